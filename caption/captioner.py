@@ -1,0 +1,240 @@
+"""What a person holds: a checkpoint that captions pictures and embeddings.
+
+    captioner = Captioner.from_checkpoint("checkpoints/best")
+    captioner("dog.jpg")                     # one caption
+    captioner(["dog.jpg", "cat.jpg"])        # a list of them
+    captioner(embeddings)                    # (n, d): a list; no CLIP is loaded
+    captioner.score(embeddings, captions)    # the loss of each token
+
+n pictures or embeddings, d numbers in an embedding.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clipcap.caption.decoding import Greedy, Strategy, choose_strategy
+from clipcap.data.device import autocast, choose_device, choose_precision
+from clipcap.data.errors import CheckpointError, ImageError, UsageError
+from clipcap.data.fingerprint import Fingerprint
+from clipcap.data.tokenizer import encode_captions
+from clipcap.precompute.encoder import Encoder, load_encoder
+from clipcap.precompute.images import open_image, to_pixels, to_rgb
+from clipcap.train.checkpoint import CheckpointConfig, load_checkpoint
+from clipcap.train.model import ClipCapModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Picture = str | Path | Image.Image
+Embeddings = np.ndarray[Any, Any] | torch.Tensor
+
+
+class Captioner:
+    """Captions pictures and embeddings with one checkpoint. CLIP is loaded when the first picture comes, not before.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        tokenizer: of its language model.
+        config: what its checkpoint says of it.
+        device: of the model, and of CLIP.
+        precision: `fp32`, `bf16` or `fp16`.
+        pretrained: a file or folder of CLIP weights, where the one that the checkpoint names has moved.
+    """
+
+    def __init__(
+        self,
+        model: ClipCapModel,
+        tokenizer: "PreTrainedTokenizerBase",
+        config: CheckpointConfig,
+        device: torch.device,
+        precision: str,
+        pretrained: str | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.device, self.precision = device, precision
+        self._pretrained = pretrained
+        self._encoder: Encoder | None = None
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, *, device: str = "auto", precision: str = "auto", pretrained: str | None = None
+    ) -> "Captioner":
+        """Open a checkpoint that `clipcap-train` wrote.
+
+        Args:
+            path: its folder, or a run's folder (then its best).
+            device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+            precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it, else fp32.
+            pretrained: CLIP weights, where they are no longer where the checkpoint says.
+
+        Raises:
+            CheckpointError: there is none, or it is broken.
+            UsageError: the device or the precision is not known.
+        """
+        folder = Path(path)
+        if not (folder / "config.json").is_file() and (folder / "best").is_dir():
+            folder = folder / "best"
+        where = choose_device(device)
+        arithmetic = choose_precision(precision, where)
+        model, tokenizer, config = load_checkpoint(folder)
+        return cls(model.to(where), tokenizer, config, where, arithmetic, pretrained)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The image encoder that the model was trained on; loaded on first use.
+
+        Raises:
+            ModelError: it cannot be had.
+            CheckpointError: its weights are not those that the model was trained on.
+        """
+        if self._encoder is None:
+            trained_on = self.config.encoder
+            encoder = load_encoder(
+                trained_on.encoder,
+                self._pretrained or trained_on.pretrained,
+                device=self.device,
+                precision=self.precision,
+                features=trained_on.features,
+            )
+            if encoder.weights_sha256 != trained_on.weights_sha256:
+                raise CheckpointError(
+                    f"{encoder.pretrained} is not the encoder that this model was trained on (weights "
+                    f"{encoder.weights_sha256[:12]}, not {trained_on.weights_sha256[:12]}); give the right file "
+                    f"with --pretrained"
+                )
+            self._encoder = encoder
+        return self._encoder
+
+    def __call__(
+        self,
+        inputs: "Picture | Sequence[Picture] | Embeddings",
+        *,
+        decode: str | Strategy = "greedy",
+        beams: int = 5,
+        n: int = 1,
+        max_tokens: int | None = None,
+    ) -> Any:
+        """Caption pictures or embeddings.
+
+        Args:
+            inputs: a path, a PIL picture, a list of them, or embeddings, float (n, d) or (d,), as the cache has them.
+            decode: `greedy`, `beam`, or a strategy.
+            beams: for `beam`.
+            n: captions of each input.
+            max_tokens: the longest caption.
+
+        Returns:
+            A caption for a single input, a list for several. With `n` above 1 each caption is a list, best first.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            UsageError: the embeddings have another width, or an option cannot be honoured.
+        """
+        limit = Greedy().max_tokens if max_tokens is None else max_tokens
+        strategy = (
+            choose_strategy(decode, beams=beams, captions=n, max_tokens=limit) if isinstance(decode, str) else decode
+        )
+        if isinstance(inputs, np.ndarray | torch.Tensor):
+            single = inputs.ndim == 1
+            embedding = self.check_embeddings(inputs[None] if single else inputs)
+        else:
+            single = isinstance(inputs, str | Path | Image.Image)
+            pictures: list[Picture] = [inputs] if single else list(inputs)  # type: ignore[list-item, arg-type]
+            embedding = self.encode(pictures)
+        captions = self.caption(embedding, strategy)
+        results = [some if len(some) > 1 else some[0] for some in captions]
+        return results[0] if single else results
+
+    def caption(self, embedding: torch.Tensor, strategy: Strategy) -> list[list[str]]:
+        """The captions of each embedding, float (n, d), best first, all in one batch."""
+        if not len(embedding):
+            return []
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            tokens = strategy.decode(self.model, embedding.to(self.device))
+        return [
+            [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
+            for rows in tokens.tolist()
+        ]
+
+    def encode(self, pictures: Sequence[Picture]) -> torch.Tensor:
+        """The embeddings of pictures, float32 (n, d), as stage 1 would cache them (but not rounded to float16).
+
+        Raises:
+            ImageError: one cannot be read; the message names it.
+        """
+        transform = self.encoder.transform
+        pixels = [to_pixels(_open(picture), transform) for picture in pictures]
+        return self.encoder.encode(torch.stack(pixels)) if pixels else torch.empty(0, self.encoder.width)
+
+    def score(self, embeddings: Embeddings, captions: Sequence[str]) -> list[list[float]]:
+        """The loss of each token of each caption, the end-of-text that follows it included.
+
+        Args:
+            embeddings: float (n, d).
+            captions: n texts, one an embedding.
+
+        Returns:
+            A list a caption: natural-log losses (nats) of its tokens in order.
+
+        Raises:
+            UsageError: the numbers or widths do not fit, or a caption has nothing in it or more than fits into the
+                model.
+        """
+        embedding = self.check_embeddings(embeddings)
+        if len(embedding) != len(captions):
+            raise UsageError(f"{len(embedding)} embeddings and {len(captions)} captions; give one caption an embedding")
+        if not captions:
+            return []
+        tokens = encode_captions(self.tokenizer, list(captions))
+        room = self.model.gpt.config.n_positions - self.config.mapper.prefix_length
+        for text, row in zip(captions, tokens, strict=True):
+            if len(row) == 1 or len(row) > room:
+                raise UsageError(
+                    f"a caption of {len(row) - 1} tokens cannot be scored (1 to {room - 1} can): {text[:60]!r}"
+                )
+        lengths = torch.tensor([len(row) for row in tokens])
+        padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in tokens], batch_first=True)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            losses = self.model.token_losses(embedding.to(self.device), padded.to(self.device), lengths.to(self.device))
+        return [row.tolist() for row in losses.cpu().split(lengths.tolist())]
+
+    def check_embeddings(self, embeddings: Embeddings) -> torch.Tensor:
+        """Embeddings as float32 (n, d).
+
+        Raises:
+            UsageError: they have another shape, or values that are not finite.
+        """
+        rows = torch.as_tensor(embeddings).float()
+        width = self.config.mapper.embedding_width
+        if rows.ndim != 2 or rows.shape[1] != width:
+            raise UsageError(f"embeddings have the shape {tuple(rows.shape)}; this model takes (n, {width})")
+        if not rows.isfinite().all():
+            raise UsageError("embeddings hold values that are not finite; leave those rows out")
+        return rows
+
+    def check_fingerprint(self, cache: Path, fingerprint: Fingerprint) -> None:
+        """Refuse a cache whose embeddings came from another encoder than this model was trained on.
+
+        Raises:
+            CheckpointError: they did.
+        """
+        differences = self.config.encoder.encoder_differences(fingerprint)
+        if differences:
+            raise CheckpointError(
+                f"this model was trained on embeddings of another encoder than those in {cache} ({differences[0]}); "
+                "caption a cache of the same encoder"
+            )
+
+
+def _open(picture: Picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return to_rgb(picture)
+    try:
+        return open_image(Path(picture))
+    except ImageError as error:
+        raise ImageError(f"{picture}: {error}") from error

@@ -1,0 +1,139 @@
+"""What `clipcap-caption` captions: files, folders, rows of `.npy` files and caches, as a stream of batches in order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from clipcap.data.errors import ImageError, SourceError, UsageError
+from clipcap.data.records import SPLITS
+
+if TYPE_CHECKING:
+    from clipcap.caption.captioner import Captioner
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
+CACHES = {".h5", ".hdf5"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Inputs that are captioned together.
+
+    Attributes:
+        names: as results name them: a path, the `images/path` of a cached row, `rows.npy[3]`.
+        embedding: float32 (len(names), d).
+        skipped: (path, reason) of pictures that could not be read.
+    """
+
+    names: list[str]
+    embedding: torch.Tensor
+    skipped: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """All inputs, in the order in which they were given.
+
+    Args:
+        given: paths of files, folders, `.npy` files and caches.
+        split: only rows of this split, of caches.
+        batch_size: inputs in a group.
+
+    Raises:
+        SourceError: a path does not exist, or a folder holds no picture.
+        UsageError: a split that does not exist, or for inputs that have none.
+    """
+
+    given: list[Path]
+    split: str | None
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if self.split is not None and self.split not in SPLITS:
+            raise UsageError(f"--split {self.split} is not known; use {', '.join(SPLITS)}")
+        for path in self.given:
+            if not path.exists():
+                raise SourceError(f"{path} does not exist; give a picture, a folder, rows (.npy) or a cache (.h5)")
+            if self.split is not None and path.suffix not in CACHES:
+                raise UsageError(f"--split {self.split} is for caches; {path} is none")
+            if path.is_dir() and not _pictures(path):
+                raise SourceError(f"{path} holds no pictures ({', '.join(sorted(PICTURES))})")
+
+    @property
+    def one_picture(self) -> bool:
+        """Whether the input is a single picture's file."""
+        return len(self.given) == 1 and self.given[0].is_file() and self.given[0].suffix not in {".npy", *CACHES}
+
+    def groups(self, captioner: "Captioner") -> Iterator[Group]:
+        """Read and embed the inputs, a group at a time.
+
+        Raises:
+            ClipCapError: a file of rows or a cache cannot be read or does not fit the model.
+        """
+        pictures: list[Path] = []
+        for path in self.given:
+            if path.suffix == ".npy" or path.suffix in CACHES:
+                yield from self._picture_groups(pictures, captioner)
+                pictures = []
+                rows = self._rows(path, captioner) if path.suffix == ".npy" else self._cached(path, captioner)
+                yield from rows
+            else:
+                pictures.extend(_pictures(path) if path.is_dir() else [path])
+        yield from self._picture_groups(pictures, captioner)
+
+    def _picture_groups(self, pictures: list[Path], captioner: "Captioner") -> Iterator[Group]:
+        for start in range(0, len(pictures), self.batch_size):
+            readable: list[Any] = []
+            names: list[str] = []
+            skipped: list[tuple[str, str]] = []
+            for path in pictures[start : start + self.batch_size]:
+                from clipcap.precompute.images import open_image
+
+                try:
+                    readable.append(open_image(path))
+                    names.append(str(path))
+                except ImageError as error:
+                    skipped.append((str(path), str(error)))
+            yield Group(names=names, embedding=captioner.encode(readable), skipped=skipped)
+
+    def _rows(self, path: Path, captioner: "Captioner") -> Iterator[Group]:
+        try:
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise SourceError(f"{path} holds no rows of numbers ({error}); save them with numpy.save") from error
+        if rows.ndim == 1:
+            rows = rows[None]
+        if rows.dtype.kind not in "fiu":
+            raise SourceError(f"{path} holds {rows.dtype}, not numbers; save float rows with numpy.save")
+        for start in range(0, len(rows), self.batch_size):
+            part = captioner.check_embeddings(np.array(rows[start : start + self.batch_size], dtype=np.float32))
+            names = [f"{path}[{start + i}]" for i in range(len(part))]
+            yield Group(names=names, embedding=part, skipped=[])
+
+    def _cached(self, path: Path, captioner: "Captioner") -> Iterator[Group]:
+        from clipcap.data.cache import Cache
+
+        cache = Cache.open(path)
+        captioner.check_fingerprint(path, cache.fingerprint)
+        found = 0
+        for tables in cache.tables():
+            chosen = np.arange(len(tables.id))
+            if self.split is not None:
+                chosen = np.flatnonzero(tables.split == SPLITS.index(self.split))
+            found += len(chosen)
+            for start in range(0, len(chosen), self.batch_size):
+                rows = chosen[start : start + self.batch_size]
+                yield Group(
+                    names=[tables.path[row] for row in rows],
+                    embedding=captioner.check_embeddings(tables.embedding[rows].astype(np.float32)),
+                    skipped=[],
+                )
+        if not found:
+            raise SourceError(f"{path} has no pictures" + (f" in the split {self.split}" if self.split else ""))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())

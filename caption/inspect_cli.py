@@ -1,0 +1,116 @@
+"""`clipcap-inspect CACHE|CHECKPOINT`: what a file or folder of ours is, and whether it is whole."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipcap.data.command import Debug, Version, new_app, run_command
+from clipcap.data.errors import UsageError
+from clipcap.data.progress import Progress, note, plural
+
+app = new_app()
+FAILURES_SHOWN = 20
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(metavar="CACHE|CHECKPOINT", help="A cache.h5, a shard, or a checkpoint's folder.")
+    ],
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything and compute the sums again.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All that is known, as one JSON object.")] = False,
+    debug: Debug = False,
+    version: Version = False,
+) -> None:
+    """Say what a cache or a checkpoint is."""
+    if not path.exists():
+        raise UsageError(f"{path} does not exist; give a cache.h5 or a checkpoint's folder")
+    facts = describe_checkpoint(path, verify) if path.is_dir() else describe_cache(path, verify)
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False, indent=1))
+        return
+    for name, value in facts.items():
+        if name == "failures":
+            _print_failures(value)
+        else:
+            print(f"{name.replace('_', ' ')}: {_plain(value)}")
+
+
+def describe_cache(path: Path, verify: bool) -> dict[str, Any]:
+    """Counts, splits, recipe and failures of a cache; with `verify`, after checking the sum of every shard.
+
+    Raises:
+        CacheError: it is not whole.
+    """
+    import numpy as np
+
+    from clipcap.data.cache import Cache
+    from clipcap.data.records import SPLITS
+
+    cache = Cache.open(path)
+    if verify:
+        with Progress("verifying", "shards", len(cache.shards)) as progress:
+            for _ in cache.verify():
+                progress.advance()
+        note(f"{plural(len(cache.shards), 'shard')} verified: every sum is right")
+    splits: Counter[str] = Counter()
+    failures: list[dict[str, str]] = []
+    for tables in cache.tables():
+        splits.update({SPLITS[i]: int(n) for i, n in enumerate(np.bincount(tables.split, minlength=len(SPLITS))) if n})
+        pairs = zip(tables.failure_path, tables.failure_reason, strict=True)
+        failures.extend({"path": picture, "reason": reason} for picture, reason in pairs)
+    return {
+        "kind": "cache, format 1",
+        "images": cache.images,
+        "captions": cache.captions,
+        "tokens": cache.tokens,
+        "shards": len(cache.shards),
+        "splits": dict(splits),
+        "verified": verify,
+        "fingerprint": asdict(cache.fingerprint),
+        "failures": failures,
+    }
+
+
+def describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:
+    """What a checkpoint holds; with `verify`, after loading it.
+
+    Raises:
+        CheckpointError: there is none, or it is broken.
+    """
+    folder = path / "best" if not (path / "config.json").exists() and (path / "best").is_dir() else path
+    from clipcap.train.checkpoint import load_checkpoint, read_config
+
+    config = read_config(folder)
+    if verify:
+        load_checkpoint(folder)
+        note("the model was loaded: its weights are all there")
+    return {"kind": "checkpoint, format 1", "folder": str(folder), "verified": verify, **asdict(config)}
+
+
+def _plain(value: Any) -> str:
+    """A dict as an indented block, anything else as it is."""
+    if isinstance(value, dict):
+        return "".join(f"\n  {name}: {json.dumps(item, ensure_ascii=False)}" for name, item in value.items())
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _print_failures(failures: list[dict[str, str]]) -> None:
+    print(f"failures: {len(failures):,}")
+    for failure in failures[:FAILURES_SHOWN]:
+        print(f"  {failure['path']}: {failure['reason']}")
+    if len(failures) > FAILURES_SHOWN:
+        print(f"  and {len(failures) - FAILURES_SHOWN:,} more: --json shows all")
+
+
+def main() -> None:
+    """Entry point of `clipcap-inspect`."""
+    run_command(app, "clipcap-inspect")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""How captions are written: one small class a format.
+
+Each writes as captions come, so that thousands need no memory.
+"""
+
+import csv
+import json
+from typing import Protocol, TextIO
+
+
+class Writer(Protocol):
+    """Writes results to a text stream."""
+
+    def write(self, name: str, captions: list[str]) -> None:
+        """One input and its captions, best first."""
+
+    def close(self) -> None:
+        """What comes after the last."""
+
+
+class Text:
+    """`name: caption`, a line each; for a single picture the captions alone.
+
+    Args:
+        stream: where to.
+        bare: leave the names out.
+    """
+
+    def __init__(self, stream: TextIO, bare: bool) -> None:
+        self.stream, self.bare = stream, bare
+
+    def write(self, name: str, captions: list[str]) -> None:
+        for caption in captions:
+            self.stream.write((caption if self.bare else f"{name}: {caption}") + "\n")
+
+    def close(self) -> None:
+        pass
+
+
+class JsonLines:
+    """An object a line: `input` and `caption`, or `captions` where several were asked for.
+
+    Args:
+        stream: where to.
+        several: whether `-n` is above 1.
+    """
+
+    def __init__(self, stream: TextIO, several: bool) -> None:
+        self.stream, self.several = stream, several
+
+    def write(self, name: str, captions: list[str]) -> None:
+        self.stream.write(self.object(name, captions) + "\n")
+
+    def object(self, name: str, captions: list[str]) -> str:
+        """The JSON of one input."""
+        result = {"input": name, "captions": captions} if self.several else {"input": name, "caption": captions[0]}
+        return json.dumps(result, ensure_ascii=False)
+
+    def close(self) -> None:
+        pass
+
+
+class Json(JsonLines):
+    """One array of the same objects."""
+
+    def __init__(self, stream: TextIO, several: bool) -> None:
+        super().__init__(stream, several)
+        self._separator = "["
+
+    def write(self, name: str, captions: list[str]) -> None:
+        self.stream.write(f"{self._separator}\n{self.object(name, captions)}")
+        self._separator = ","
+
+    def close(self) -> None:
+        self.stream.write("[]\n" if self._separator == "[" else "\n]\n")
+
+
+class Csv:
+    """A table: `input,caption`, a row a caption.
+
+    Args:
+        stream: where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._rows = csv.writer(stream, lineterminator="\n")
+        self._rows.writerow(["input", "caption"])
+
+    def write(self, name: str, captions: list[str]) -> None:
+        self._rows.writerows([name, caption] for caption in captions)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,100 @@
+"""The frame around every command: one-line errors, exit statuses, Ctrl-C, and libraries kept quiet.
+
+Results go to stdout, everything else to stderr. Exit status 0: done; 1: a fault of ours; 2: something the person can
+mend; 130: interrupted.
+"""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from clipcap.data.errors import ClipCapError, one_line
+
+
+def print_version(wanted: bool) -> None:
+    """Print the installed version and stop, where `--version` was given."""
+    if wanted:
+        print(program_version())
+        raise typer.Exit
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the whole traceback.")]
+Version = Annotated[
+    bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+]
+
+
+def program_version() -> str:
+    """The version of the installed distribution; `0+checkout` in a tree that was never installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("clipcap-cache")
+    except PackageNotFoundError:
+        return "0+checkout"
+
+
+def new_app() -> typer.Typer:
+    """A typer application as all our commands use it."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a single-command app as the program `name`, and leave with its exit status.
+
+    Args:
+        app: an app with one command.
+        name: the program's name, as errors begin with it.
+        arguments: what stands behind the name on the command line; by default that of this process.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    quiet_libraries(debug)
+    try:
+        status = typer.main.get_command(app).main(arguments, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except ClipCapError as error:
+        status = _report(name, one_line(error), 2, debug)
+    except KeyboardInterrupt:
+        status = _report(name, "interrupted", 130, debug)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); keep Python from complaining when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 0
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument, a bad value
+            status = _report(name, f"{one_line_of_usage(error)} See {name} --help.", 2, debug)
+        else:
+            fact = f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)"
+            status = _report(name, fact, 1, debug)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def one_line_of_usage(error: Exception) -> str:
+    """What typer says of a wrong command line, as one sentence on one line."""
+    message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+    return message if message.endswith(".") else message + "."
+
+
+def quiet_libraries(debug: bool) -> None:
+    """Keep the warnings and log lines of the libraries off the person's screen, unless they debug."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else every forked worker prints a warning
+    if debug:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())  # open_clip logs to the root logger
+
+
+def _report(name: str, message: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"{name}: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,112 @@
+"""What long work shows on stderr: a bar in a terminal, a plain line every few seconds in a pipe."""
+
+import sys
+import time
+from functools import cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINE_EVERY = 10.0  # seconds between two lines in a pipe
+
+
+@cache
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def note(text: str, style: str = "") -> None:
+    """Say something to the person, on stderr, above a running bar; never on stdout."""
+    if sys.stderr.isatty():
+        _console().print(text, markup=False, style=style)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Say what went wrong and was survived."""
+    note(f"warning: {text}", style="yellow")
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 picture`, `2,048 pictures`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`8s`, `3m 20s`, `7h 05m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+class Progress:
+    """How far a loop has come: count, rate, time left, what was skipped, and a word of the loop's own.
+
+    Args:
+        what: the activity, as a verb: `encoding`.
+        unit: what is counted, in the plural: `pictures`.
+        total: how many there are, or None where nobody knows.
+        done: how many were there already when this run began (they do not count for the rate).
+    """
+
+    def __init__(self, what: str, unit: str, total: int | None, done: int = 0) -> None:
+        self.what, self.unit, self.total = what, unit, total
+        self.done = self._done_before = done
+        self.skipped = 0
+        self.remark = ""
+        self._start = self._last_line = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        self._start = self._last_line = time.monotonic()
+        if sys.stderr.isatty():
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn(self.what), BarColumn(), TextColumn("{task.description}", markup=False),
+                console=_console(), transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task(self.text(), total=self.total, completed=self.done)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, count: int = 1, skipped: int = 0, remark: str = "") -> None:
+        """Count `count` more as done, `skipped` of them as left out."""
+        self.done += count
+        self.skipped += skipped
+        self.remark = remark or self.remark
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, description=self.text())
+        elif time.monotonic() - self._last_line >= LINE_EVERY:
+            self._last_line = time.monotonic()
+            note(f"{self.what} {self.text()}")
+
+    def text(self) -> str:
+        """The state on one line: `512/118,287 pictures, 230.1/s, 8m 32s left, 3 skipped`."""
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        rate = (self.done - self._done_before) / elapsed
+        count = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
+        parts = [f"{count} {self.unit}", f"{rate:.1f}/s"]
+        if self.total is not None and rate > 0:
+            parts.append(f"{duration((self.total - self.done) / rate)} left")
+        if self.skipped:
+            parts.append(f"{self.skipped:,} skipped")
+        if self.remark:
+            parts.append(self.remark)
+        return ", ".join(parts)

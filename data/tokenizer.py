@@ -1,0 +1,77 @@
+"""The tokenizer of the language model: loading it by name or from a folder, and what identifies it.
+
+Stage 1 tokenises with it, stage 2 stores it in the checkpoint, captioning turns tokens back into text.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipcap.data.errors import ModelError, one_line
+from clipcap.data.hub import use_hub_if_reachable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """Load a tokenizer by its name on the hub, or from a folder.
+
+    Args:
+        name: `gpt2`, or a folder with `tokenizer.json`, or with `vocab.json` and `merges.txt`.
+
+    Raises:
+        ModelError: it cannot be had, or has no end-of-text token.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(name)
+    if folder.is_dir():
+        if not ((folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()):
+            raise ModelError(f"{name} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt); name another")
+    elif folder.exists():
+        raise ModelError(f"--tokenizer {name} is a file; give the folder that holds it")
+    else:
+        use_hub_if_reachable()
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # the library raises OSError, ValueError, KeyError and the errors of its parsers
+        if folder.is_dir():
+            raise ModelError(f"the tokenizer in {name} cannot be read ({one_line(error)}); name another") from error
+        raise ModelError(
+            f"the tokenizer {name!r} could not be had: no network, or no such name, and it was never downloaded here; "
+            "connect once, or give a folder with its vocab.json and merges.txt"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer {name!r} has no end-of-text token, so captions could not end; use GPT-2's")
+    return tokenizer
+
+
+def encode_captions(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+    """The tokens of each caption as the model is trained on them: white space tidied, end-of-text at the end.
+
+    A caption that spells `<|endoftext|>` gets the tokens of these letters, not the token that ends it.
+    """
+    tidy = [" ".join(text.split()) for text in texts]
+    if not tidy:
+        return []
+    encoded = tokenizer(tidy, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    return [[*tokens, end] for tokens in encoded]
+
+
+def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """A sum over what decides the tokens: vocabulary, merges, and the end-of-text token.
+
+    The kind of file does not matter.
+    """
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"] if tokenizer.is_fast else {}
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
+    parts = [sorted(tokenizer.get_vocab().items()), merges, tokenizer.eos_token_id]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Write the tokenizer's own files into a folder, which `load_tokenizer` reads."""
+    tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,191 @@
+"""`clipcap-precompute SOURCE`: the command line of stage 1."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipcap.data.command import Debug, Version, new_app, program_version, run_command
+from clipcap.data.errors import SourceError
+from clipcap.data.progress import note, plural, warn
+
+if TYPE_CHECKING:
+    from clipcap.data.records import Source
+
+app = new_app()
+SHARD_SIZE = 4096
+
+
+@app.command(epilog="Run it again after a crash or Ctrl-C: it goes on with what is missing.")
+def precompute(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The folder that holds the dataset.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The cache; its shards are named after it.")] = Path(
+        "cache.h5"
+    ),
+    format_name: Annotated[
+        str | None, typer.Option("--format", help="What SOURCE is: coco. By default it is found out.")
+    ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="CLIP architecture by open_clip's name, or a folder that open_clip saved.")
+    ] = "ViT-B-32",
+    pretrained: Annotated[
+        str | None, typer.Option(help="Tag of its weights, or a file of weights. Default: openai, where there is one.")
+    ] = None,
+    features: Annotated[str, typer.Option(help="Kind of feature: projected.")] = "projected",
+    tokenizer: Annotated[str, typer.Option(help="Tokenizer of the language model: a name or a folder.")] = "gpt2",
+    shard_size: Annotated[int, typer.Option(min=1, help="Pictures in a shard.")] = SHARD_SIZE,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a forward pass.")] = 128,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode pictures. Default: one a core, at most 8.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or fp16. auto: bf16 on a GPU that has it, else fp32.")
+    ] = "auto",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many pictures, evenly spaced over the dataset.")
+    ] = None,
+    val_fraction: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Part of the pictures to validate on, if SOURCE has no val split.")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the drawn split.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what SOURCE is understood to be; write nothing.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End at the first picture that cannot be read.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a cache of another recipe.")] = False,
+    debug: Debug = False,
+    version: Version = False,
+) -> None:
+    """Encode every picture of a dataset once with a frozen CLIP, and write embeddings and tokens to a cache."""
+    from clipcap.data.readers import read_source
+    from clipcap.data.splits import draw_splits
+
+    understood = read_source(source, format_name)
+    if limit is not None:
+        understood = understood.limited(limit)
+    understood, drawn = draw_splits(understood, val_fraction, seed)
+    if dry_run:
+        _describe(understood)
+        return
+    _check(understood, strict)
+    for text in understood.notes:
+        note(text)
+
+    from clipcap.precompute.output import Output
+
+    place = Output(output)
+    note(f"{source}: {_summary(understood)}; loading {encoder}")
+
+    from clipcap.data.cache import Cache
+    from clipcap.data.device import choose_device, choose_precision
+    from clipcap.data.fingerprint import Fingerprint
+    from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
+    from clipcap.precompute.encoder import load_encoder
+    from clipcap.precompute.run import encode_source
+
+    where = choose_device(device)
+    arithmetic = choose_precision(precision, where)
+    words = load_tokenizer(tokenizer)
+    tower = load_encoder(encoder, pretrained, device=where, precision=arithmetic, features=features)
+    fingerprint = Fingerprint(
+        encoder=tower.name,
+        pretrained=tower.pretrained,
+        weights_sha256=tower.weights_sha256,
+        features=features,
+        width=tower.width,
+        preprocess=tower.preprocess,
+        normalized=False,
+        tokenizer=str(Path(tokenizer).resolve()) if Path(tokenizer).is_dir() else tokenizer,
+        tokenizer_sha256=tokenizer_sha256(words),
+        source_format=understood.format,
+        source_sha256=understood.sha256(),
+        split_seed=seed if drawn else None,
+        precision=arithmetic,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        version=program_version(),
+    )
+    if place.check(fingerprint, overwrite):
+        note(f"{output} is finished already and of this recipe; nothing to do (--overwrite makes it again)")
+    else:
+        try:
+            failures = encode_source(
+                understood, place, tower, words, fingerprint, workers=_workers(workers), strict=strict
+            )
+        except KeyboardInterrupt:
+            note(f"interrupted; {plural(len(place.shards()), 'shard')} kept: run the same command again to go on")
+            raise
+        _report_failures(failures, output)
+    cache = Cache.open(output)
+    print(
+        f"{output}: {plural(cache.images, 'picture')}, {plural(cache.captions, 'caption')}, "
+        f"{plural(cache.tokens, 'token')}, {plural(len(cache.shards), 'shard')}, width {tower.width}"
+    )
+
+
+def _workers(wanted: int | None) -> int:
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores) if wanted is None else wanted
+
+
+def _check(source: "Source", strict: bool) -> None:
+    """The two rules about pictures that do not exist, before anything heavy is loaded."""
+    listed, missing = len(source.records), len(source.missing)
+    if not listed:
+        raise SourceError(f"{source.root} lists no pictures; see clipcap-precompute --dry-run")
+    if not missing:
+        return
+    fact = f"{missing:,} of {listed:,} listed pictures do not exist (as {source.missing[0]})"
+    if strict:
+        raise SourceError(f"{fact}; --strict allows none")
+    if 2 * missing > listed:
+        raise SourceError(
+            f"{fact}, {listed - missing:,} do: more than half are missing, most likely the pictures are not all "
+            f"unpacked; "
+            f"complete the folder, or take what is there with --limit {listed - missing}"
+        )
+    warn(fact)
+
+
+def _summary(source: "Source") -> str:
+    splits = ", ".join(f"{count:,} {split}" for split, count in source.counts().items())
+    return (
+        f"{source.format}, {plural(len(source.records), 'picture')} ({splits}), {plural(source.captions(), 'caption')}"
+    )
+
+
+def _describe(source: "Source") -> None:
+    """What `--dry-run` prints on stdout."""
+    print(_summary(source))
+    for text in source.notes:
+        print(text)
+    print(f"listed but not there: {_some(source.missing)}")
+    print(f"there but listed nowhere, left alone: {_some(source.unlisted)}")
+    for record in source.records[:3]:
+        print(f"{record.path} [{record.split}] {record.captions[0] if record.captions else '(no caption)'!r}")
+
+
+def _some(paths: list[str]) -> str:
+    return f"{plural(len(paths), 'picture')} (as {paths[0]})" if paths else "none"
+
+
+def _report_failures(failures: list[tuple[str, str]], output: Path) -> None:
+    if not failures:
+        return
+    for reason, count in Counter(reason for _, reason in failures).most_common(5):
+        first = next(path for path, why in failures if why == reason)
+        warn(f"{plural(count, 'picture')} skipped: {reason} (as {first})")
+    note(f"all {plural(len(failures), 'skipped picture')} are listed by: clipcap-inspect {output}")
+
+
+def main() -> None:
+    """Entry point of `clipcap-precompute`."""
+    run_command(app, "clipcap-precompute")
+
+
+if __name__ == "__main__":
+    main()

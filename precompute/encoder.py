@@ -1,0 +1,194 @@
+"""The frozen image tower of a CLIP: loading it through open_clip by name and tag or from a file, and encoding batches.
+
+Knows nothing of datasets and caches.
+"""
+
+import difflib
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from clipcap.data.device import autocast
+from clipcap.data.errors import ModelError, UsageError, one_line
+from clipcap.data.hub import use_hub_if_reachable
+from clipcap.data.weights import weights_sha256
+
+if TYPE_CHECKING:
+    from clipcap.precompute.images import Transform
+
+FEATURES = ("projected",)
+
+
+@dataclass(kw_only=True)
+class Encoder:
+    """A frozen image encoder with its preprocessing.
+
+    Attributes:
+        name: open_clip's name of the architecture.
+        pretrained: tag, or absolute path of the weights' file.
+        weights_sha256: over the image tower.
+        preprocess: size (height, width), mean, std, interpolation, resize_mode, fill_color.
+        transform: a PIL picture in RGB -> a PIL picture of the right size.
+        width: numbers in an embedding.
+        features: `projected`.
+        precision: `fp32`, `bf16` or `fp16`.
+    """
+
+    name: str
+    pretrained: str
+    weights_sha256: str
+    preprocess: dict[str, Any]
+    transform: "Transform"
+    width: int
+    features: str
+    precision: str
+    _model: nn.Module
+    _device: torch.device
+
+    @torch.inference_mode()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embed pictures.
+
+        Args:
+            pixels: uint8 (B, H, W, 3), on any device.
+
+        Returns:
+            float32 (B, d) on the CPU, not normalised.
+        """
+        mean = torch.tensor(self.preprocess["mean"], device=self._device).view(3, 1, 1)
+        std = torch.tensor(self.preprocess["std"], device=self._device).view(3, 1, 1)
+        batch = pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, H, W)
+        batch = ((batch.float() / 255) - mean) / std
+        with autocast(self._device, self.precision):
+            embedding = self._model.encode_image(batch)  # type: ignore[operator]
+        return embedding.float().cpu()  # type: ignore[no-any-return]
+
+
+def load_encoder(
+    name: str,
+    pretrained: str | None = None,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    features: str = "projected",
+) -> Encoder:
+    """Load a CLIP for encoding pictures.
+
+    Args:
+        name: an open_clip name (`ViT-B-32`), a folder with open_clip's `open_clip_config.json` and weights, or
+            `hf-hub:NAME`.
+        pretrained: a tag (`openai`), a file of weights, or such a folder; by default the tag `openai` where there is
+            one.
+        device: where to encode.
+        precision: `fp32`, `bf16` or `fp16`.
+        features: `projected`: the embedding that CLIP compares with texts.
+
+    Raises:
+        UsageError: the tag or the kind of features is not known.
+        ModelError: the architecture is not known, its weights cannot be had, or do not fit it.
+    """
+    if features not in FEATURES:
+        raise UsageError(f"--features {features} is not known; use {', '.join(FEATURES)}")
+    open_clip = importlib.import_module("open_clip")
+    choice = _choose(open_clip, name, pretrained)
+    try:
+        model = open_clip.create_model(
+            choice.model_name, precision="fp32", device="cpu", require_pretrained=True, **choice.arguments
+        )
+    except Exception as error:  # open_clip raises RuntimeError, OSError, KeyError, and what torch.load raises
+        raise _load_error(choice, error) from error
+    model.eval().requires_grad_(False)
+    preprocess = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in model.visual.preprocess_cfg.items()
+        if key != "mode"
+    }
+    size = preprocess["size"]
+    preprocess["size"] = [size, size] if isinstance(size, int) else size
+    sha256 = weights_sha256(model.visual)
+    encoder = Encoder(
+        name=choice.name,
+        pretrained=choice.pretrained,
+        weights_sha256=sha256,
+        preprocess=preprocess,
+        transform=_picture_transform(model.visual.preprocess_cfg),
+        width=0,
+        features=features,
+        precision=precision,
+        _model=model.to(device),
+        _device=device,
+    )
+    encoder.width = encoder.encode(torch.zeros(1, *preprocess["size"], 3, dtype=torch.uint8)).shape[-1]
+    return encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """Which weights were asked for: for open_clip (`model_name`, `arguments`), and as the fingerprint records it."""
+
+    name: str
+    pretrained: str
+    model_name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def _choose(open_clip: Any, name: str, pretrained: str | None) -> _Choice:
+    if name.startswith("hf-hub:"):
+        use_hub_if_reachable()
+        return _Choice(name=name, pretrained=name, model_name=name)
+    known = open_clip.list_models()
+    folder = Path(pretrained or name.removeprefix("local-dir:"))
+    if folder.is_dir() and str(folder) not in known:
+        if not (folder / "open_clip_config.json").is_file():
+            raise ModelError(f"{folder} has no open_clip_config.json; give a folder that open_clip saved, or a name")
+        return _Choice(name=folder.name, pretrained=str(folder.resolve()), model_name=f"local-dir:{folder}")
+    if name.replace("/", "-") not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, 3, 0.4)) or "none"
+        raise ModelError(f"--encoder {name} is neither a folder nor an architecture of open_clip; near names: {near}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    listed = ", ".join(tags) or "(it has none)"
+    if pretrained is None and "openai" not in tags:
+        raise UsageError(f"{name} has no weights by default; give --pretrained FILE or one of: {listed}")
+    pretrained = pretrained or "openai"
+    if Path(pretrained).is_file():
+        file = str(Path(pretrained).resolve())
+        return _Choice(name=name, pretrained=file, model_name=name, arguments={"pretrained": file})
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    if not tag:
+        raise UsageError(f"--pretrained {pretrained} is neither a file nor a tag of {name}; its tags: {listed}")
+    use_hub_if_reachable()
+    # open_clip itself only warns when an architecture without QuickGELU gets weights that were trained with it.
+    arguments = {"pretrained": pretrained, "force_quick_gelu": bool(tag.get("quick_gelu"))}
+    return _Choice(name=name, pretrained=pretrained, model_name=name, arguments=arguments)
+
+
+def _load_error(choice: _Choice, error: Exception) -> ModelError:
+    fact = one_line(error)
+    if Path(choice.pretrained).is_file():
+        return ModelError(
+            f"{choice.pretrained} does not hold weights of {choice.name} ({fact[:160]}); "
+            "name the architecture that it was saved from with --encoder"
+        )
+    if Path(choice.pretrained).is_dir():
+        return ModelError(f"{choice.pretrained} could not be loaded ({fact[:200]}); see that its weights are there")
+    return ModelError(
+        f"the weights {choice.pretrained!r} of {choice.name} could not be had: no network, and they were never "
+        f"downloaded "
+        "here; connect once, or give a file of weights with --pretrained FILE"
+    )
+
+
+def _picture_transform(config: dict[str, Any]) -> "Transform":
+    """open_clip's own way from a picture to a square, without its last two steps (to a tensor, normalise).
+
+    They run on the device.
+    """
+    transforms = importlib.import_module("open_clip.transform")
+    whole = transforms.image_transform_v2(transforms.PreprocessCfg(**config), is_train=False)
+    steps = whole.transforms[:-2]
+    assert [type(step).__name__ for step in whole.transforms[-2:]] == ["MaybeToTensor", "Normalize"], whole
+    return type(whole)(steps)  # type: ignore[no-any-return]

@@ -1,0 +1,81 @@
+"""From a picture's file to the uint8 square that an encoder takes. Runs in worker processes."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from clipcap.data.errors import ImageError, one_line
+
+Transform = Callable[[Image.Image], Image.Image]
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open a picture as a viewer shows it: upright, in RGB.
+
+    Raises:
+        ImageError: it does not exist, is not a picture, or is cut off.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large pictures, odd metadata: either it opens or it does not
+            with Image.open(path) as image:
+                return to_rgb(image)
+    except FileNotFoundError as error:
+        raise ImageError("there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not a picture of a known format") from error
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise ImageError(one_line(error)) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture as a viewer shows it: its EXIF orientation applied, in RGB."""
+    upright = ImageOps.exif_transpose(image)
+    return upright.convert("RGB")
+
+
+def to_pixels(image: Image.Image, transform: Transform) -> torch.Tensor:
+    """Resize and crop as the encoder wants it.
+
+    Uint8 (H, W, 3), so that a batch crosses to the device at a quarter the size.
+    """
+    return torch.from_numpy(np.array(transform(image), dtype=np.uint8))
+
+
+class PictureBatches(torch.utils.data.Dataset[tuple[torch.Tensor, list[str | None]]]):
+    """Decoded pictures, for a torch DataLoader whose batches are chosen by the caller.
+
+    An item is a picture's uint8 (H, W, 3) tensor and None, or an empty tensor and why it could not be read.
+
+    Args:
+        paths: files.
+        transform: the encoder's resize and crop.
+    """
+
+    def __init__(self, paths: list[Path], transform: Transform) -> None:
+        self.paths = paths
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return to_pixels(open_image(self.paths[index]), self.transform), None
+        except ImageError as error:
+            return torch.empty(0, dtype=torch.uint8), str(error)
+
+
+def collate(items: list[tuple[torch.Tensor, str | None]]) -> tuple[torch.Tensor, list[str | None]]:
+    """Stack what could be read.
+
+    Uint8 (B', H, W, 3), and for each of the B items None or the reason it is not among them.
+    """
+    readable = [pixels for pixels, reason in items if reason is None]
+    pixels = torch.stack(readable) if readable else torch.empty(0, dtype=torch.uint8)
+    return pixels, [reason for _, reason in items]

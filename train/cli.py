@@ -1,0 +1,214 @@
+"""`clipcap-train CACHE`: the command line of stage 2."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipcap.data.command import Debug, Version, new_app, run_command
+from clipcap.data.errors import CacheError, UsageError
+from clipcap.data.progress import note, plural, warn
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from clipcap.data.cache import Cache
+    from clipcap.train.corpus import Corpus
+
+app = new_app()
+
+
+@app.command(epilog="Ctrl-C saves; --resume goes on to the same weights as a run that was not stopped.")
+def train(
+    context: typer.Context,
+    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache.h5 that clipcap-precompute wrote.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The run's folder: best/, last/, metrics.jsonl.")
+    ] = Path("checkpoints"),
+    mapper: Annotated[str, typer.Option(help="From embedding to prefix: mlp.")] = "mlp",
+    prefix_length: Annotated[int, typer.Option(min=1, help="Positions of the prefix.")] = 10,
+    lm: Annotated[str, typer.Option(help="GPT-2 of any size: a name, or a folder that transformers saved.")] = "gpt2",
+    tune: Annotated[str, typer.Option(help="What of the language model trains with the mapper: all or none.")] = "all",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over all captions.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Captions in a step.")] = 40,
+    lr: Annotated[float, typer.Option(help="Learning rate at its highest.")] = 2e-5,
+    warmup: Annotated[
+        float, typer.Option(min=0.0, help="Part of all steps in which the rate rises; from 1 on, the number of steps.")
+    ] = 0.05,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16. auto: bf16 where the device has it.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of first weights, order and dropout.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    debug: Debug = False,
+    version: Version = False,
+) -> None:
+    """Train a mapper, and GPT-2 with it, from a cache."""
+    from clipcap.data.cache import Cache
+    from clipcap.train.run_folder import RunFolder
+    from clipcap.train.settings import TrainSettings
+
+    options: dict[str, Any] = {
+        "mapper": mapper, "prefix_length": prefix_length, "lm": _absolute(lm), "tune": tune, "epochs": epochs,
+        "batch_size": batch_size, "lr": lr, "warmup": warmup, "precision": precision, "seed": seed,
+    }  # fmt: skip
+    folder = RunFolder(output)
+    opened = Cache.open(cache)
+
+    from clipcap.data.device import choose_device
+
+    where = choose_device(device)
+    stored = folder.stored_settings() if resume else None
+    if stored is not None:  # a run goes on as it was started; what was not given again is as it was
+        given = {name for name in options if _given(context, name) and options[name] != "auto"}
+        settings = replace(stored, **{name: options[name] for name in given})
+    else:
+        settings = TrainSettings(**{**options, "precision": _precision(precision, where)})
+
+    import torch
+
+    from clipcap.data.weights import weights_sha256
+    from clipcap.train.checkpoint import CheckpointConfig, LanguageModelConfig
+    from clipcap.train.corpus import load_corpora
+    from clipcap.train.language_model import load_language_model
+    from clipcap.train.loop import Trainer
+    from clipcap.train.mappers import MapperConfig, build_mapper
+    from clipcap.train.model import ClipCapModel
+    from clipcap.train.model import tune as choose_tuning
+
+    note(f"{cache}: {plural(opened.images, 'picture')}, {plural(opened.captions, 'caption')}; loading {settings.lm}")
+    language_model = load_language_model(settings.lm)
+    tokenizer, cached_tokens = _tokenizer(opened, settings.lm)
+    if len(tokenizer) > language_model.config.vocab_size:
+        raise UsageError(
+            f"the tokenizer has {len(tokenizer):,} tokens, --lm {settings.lm} knows "
+            f"{language_model.config.vocab_size:,}; "
+            "give the model that belongs to it"
+        )
+    language_model.config.eos_token_id = tokenizer.eos_token_id  # what ends a caption in the cache ends it in use
+    room = language_model.config.n_positions - settings.prefix_length
+    if room < 2:
+        raise UsageError(f"--prefix-length {settings.prefix_length} leaves no room for words in {settings.lm}")
+    torch.manual_seed(settings.seed)
+    mapper_config = MapperConfig(
+        kind=settings.mapper,
+        embedding_width=opened.fingerprint.width,
+        lm_width=language_model.config.n_embd,
+        prefix_length=settings.prefix_length,
+    )
+    model = ClipCapModel(build_mapper(mapper_config), language_model)
+    described = CheckpointConfig(
+        mapper=mapper_config,
+        language_model=LanguageModelConfig(
+            name=settings.lm,
+            tuned=settings.tune != "none",
+            sha256=weights_sha256(language_model),
+            config=language_model.config.to_diff_dict(),
+        ),
+        encoder=opened.fingerprint,
+        training=dict(vars(settings)),
+        progress={},
+    )
+    choose_tuning(model, settings.tune)
+    corpora = load_corpora(opened, room, None if cached_tokens else tokenizer)
+    training, validation = _splits(corpora, cache)
+    going_on = folder.start(settings, [shard.content for shard in opened.shards], resume=resume, overwrite=overwrite)
+    trainer = Trainer(
+        model.to(where),
+        tokenizer,
+        training.to(where),
+        validation.to(where) if validation is not None else None,
+        settings,
+        described,
+        folder,
+        where,
+    )
+    if going_on:
+        trainer.resume()
+        if trainer.position.epoch >= settings.epochs:
+            note(f"{output} is finished already: {plural(settings.epochs, 'epoch')}; nothing to do")
+            print(folder.best)
+            return
+        note(f"going on after step {trainer.position.step:,} of {trainer.total_steps:,}")
+    elif resume:
+        note(f"{output} holds no checkpoint yet; starting from the beginning")
+    _plan(trainer, where)
+    if not trainer.run():
+        note(f"saved to {folder.last}; go on with: clipcap-train {cache} -o {output} --resume")
+        raise KeyboardInterrupt
+    print(folder.best)
+
+
+def _plan(trainer: Any, device: "torch.device") -> None:
+    """Say what is about to happen."""
+    settings = trainer.settings
+    counts = {
+        part: sum(p.numel() for name, p in trainer.parameters.items() if name.startswith(part))
+        for part in ("clip_project", "gpt")
+    }
+    what = f"mapper {counts['clip_project'] / 1e6:.2f}M" + (
+        f" + GPT-2 {counts['gpt'] / 1e6:.2f}M" if counts["gpt"] else ""
+    )
+    val = plural(len(trainer.val), "caption") if trainer.val is not None else "none"
+    note(
+        f"training {what} parameters on {plural(len(trainer.train), 'caption')} of "
+        f"{plural(len(trainer.train.embedding), 'picture')} (validation: {val}); {settings.epochs} x "
+        f"{plural(trainer.steps_per_epoch, 'step')} of {settings.batch_size}, warm-up {trainer.warmup_steps}, "
+        f"{settings.precision} on {device}"
+    )
+
+
+def _splits(corpora: "dict[str, Corpus]", cache: Path) -> "tuple[Corpus, Corpus | None]":
+    if "train" not in corpora:
+        found = ", ".join(f"{len(corpus):,} {split}" for split, corpus in corpora.items()) or "none"
+        raise CacheError(
+            f"{cache} has no captions to train on (found: {found}); make a cache of a dataset with captions"
+        )
+    cut = sum(corpus.cut for corpus in corpora.values())
+    if cut:
+        warn(f"{plural(cut, 'caption')} cut to the language model's length")
+    if "val" not in corpora:
+        warn(f"{cache} has no validation split; the newest checkpoint is taken for the best")
+    return corpora["train"], corpora.get("val")
+
+
+def _tokenizer(cache: "Cache", lm: str) -> "tuple[PreTrainedTokenizerBase, bool]":
+    """The language model's tokenizer, and whether it is the one that made the cache's tokens."""
+    from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
+    from clipcap.train.language_model import load_own_tokenizer
+
+    own = load_own_tokenizer(lm)
+    if own is None:
+        return load_tokenizer(cache.fingerprint.tokenizer), True
+    same = tokenizer_sha256(own) == cache.fingerprint.tokenizer_sha256
+    if not same:
+        note(f"{lm} has another tokenizer than the cache: its captions are tokenised again")
+    return own, same
+
+
+def _precision(name: str, device: "torch.device") -> str:
+    from clipcap.data.device import choose_precision, has_bf16
+
+    if name == "auto" and has_bf16(device):
+        return "bf16"
+    return choose_precision(name, device, ("fp32", "bf16"))
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def main() -> None:
+    """Entry point of `clipcap-train`."""
+    run_command(app, "clipcap-train")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""GPT-2 of any size: loading it by name or from a folder, never with a weight missing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipcap.data.errors import ModelError, one_line
+from clipcap.data.hub import use_hub_if_reachable
+from clipcap.data.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
+
+
+def load_language_model(name: str) -> "GPT2LMHeadModel":
+    """Load GPT-2 by its name on the hub (`gpt2`, `gpt2-medium`, ...), or from a folder that transformers saved.
+
+    Float32, on the CPU.
+
+    Raises:
+        ModelError: it cannot be had, is not a GPT-2, or weights are missing or of another shape.
+    """
+    import torch
+    from transformers import AutoConfig, GPT2LMHeadModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"--lm {name} holds no config.json; give a folder that transformers saved a GPT-2 to")
+    if not folder.is_dir():
+        use_hub_if_reachable()
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type != "gpt2":
+            raise ModelError(
+                f"--lm {name} is a {config.model_type}; give a GPT-2 (gpt2, gpt2-medium, gpt2-large, gpt2-xl)"
+            )
+        loaded: Any = GPT2LMHeadModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises OSError, ValueError, RuntimeError and the errors of safetensors
+        if folder.is_dir():
+            raise ModelError(
+                f"--lm {name} could not be loaded ({one_line(error)[:200]}); see that it is all there"
+            ) from error
+        raise ModelError(
+            f"the language model {name!r} could not be had: no network, or no such name, and it was never "
+            f"downloaded here; "
+            "connect once, or give a folder that transformers saved a GPT-2 to"
+        ) from error
+    model: GPT2LMHeadModel = loaded[0]
+    loading: dict[str, Any] = loaded[1]
+    wrong = sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])} - {"lm_head.weight"})
+    if wrong:
+        raise ModelError(f"--lm {name} lacks {len(wrong)} weights (as {wrong[0]}); give a complete GPT-2")
+    return model
+
+
+def load_own_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer that comes with a language model; None for a folder without one."""
+    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        return None
+    return load_tokenizer(name)

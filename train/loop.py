@@ -1,0 +1,264 @@
+"""The loop of stage 2: steps, validations, checkpoints, and going on after a stop as if there had been none.
+
+Knows nothing of command lines and of how a cache is read.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clipcap.data.device import autocast
+from clipcap.data.errors import CheckpointError
+from clipcap.data.progress import Progress, note, warn
+from clipcap.train.checkpoint import CheckpointConfig, load_trained, read_state, save_checkpoint
+from clipcap.train.corpus import Corpus, epoch_batches
+from clipcap.train.model import ClipCapModel, train_mode
+from clipcap.train.run_folder import RunFolder
+from clipcap.train.settings import TrainSettings, lr_factor
+from clipcap.train.validate import validate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CLIP_NORM = 1.0
+LOG_EVERY = 50  # steps between two lines of metrics.jsonl
+SAVE_EVERY = 600.0  # seconds between two checkpoints within an epoch
+SMALL_GAP = 0.02  # nats; a model that looks at the picture is far above
+
+
+@dataclass(kw_only=True)
+class Position:
+    """How far a run is. With the weights, the optimiser and the random numbers, all that going on needs.
+
+    Attributes:
+        step: optimiser steps done.
+        epoch: the epoch that the next step is in, from 0.
+        batch: batches of this epoch that are done.
+        best: the lowest validation loss so far.
+        loss_sum, loss_tokens: of the steps since the last line of metrics.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float | None = None
+    loss_sum: float = 0.0
+    loss_tokens: int = 0
+
+
+class Trainer:
+    """Trains one model on one corpus into one folder.
+
+    Args:
+        model: on `device`, with `requires_grad` set on what trains.
+        tokenizer: for samples and checkpoints.
+        train: what to train on, on `device`.
+        val: what to validate on, on `device`; None where the cache has no such split.
+        settings: of the run.
+        checkpoint: what checkpoints say of themselves; their progress is filled in here.
+        folder: of the run, started.
+        device: of the model.
+    """
+
+    def __init__(
+        self,
+        model: ClipCapModel,
+        tokenizer: "PreTrainedTokenizerBase",
+        train: Corpus,
+        val: Corpus | None,
+        settings: TrainSettings,
+        checkpoint: CheckpointConfig,
+        folder: RunFolder,
+        device: torch.device,
+    ) -> None:
+        self.model, self.tokenizer, self.train, self.val = model, tokenizer, train, val
+        self.settings, self.checkpoint, self.folder, self.device = settings, checkpoint, folder, device
+        self.position = Position()
+        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.total_steps = self.steps_per_epoch * settings.epochs
+        self.warmup_steps = settings.warmup_steps(self.total_steps)
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=settings.lr, weight_decay=0.0, fused=device.type in ("cpu", "cuda")
+        )
+        self._stop = False
+        self._saved_at = time.monotonic()
+        # Dropout's random numbers begin here, whatever was drawn while the model was built.
+        torch.manual_seed(settings.seed)
+
+    def resume(self) -> None:
+        """Go on from the folder's `last` checkpoint.
+
+        Raises:
+            CheckpointError: it is broken or of a model of another shape.
+        """
+        load_trained(self.folder.last, self.model)
+        tensors, state = read_state(self.folder.last)
+        try:
+            moments = {
+                index: {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                for index, name in enumerate(self.parameters)
+                if f"step.{name}" in tensors
+            }
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.position = Position(**state)
+            torch.set_rng_state(tensors["random.cpu"])
+            if self.device.type == "cuda" and "random.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the training state in {self.folder.last} is damaged ({error})") from error
+
+    def run(self) -> bool:
+        """Train to the end, or until Ctrl-C.
+
+        Returns:
+            Whether the end was reached; if not, `last` holds everything to go on with.
+        """
+        self.folder.forget_after(self.position.step, self.position.epoch)
+        with (
+            _on_interrupt(self._request_stop),
+            Progress("training", "steps", self.total_steps, self.position.step) as progress,
+        ):
+            while self.position.epoch < self.settings.epochs:
+                self._epoch(progress)
+                if self._stop:
+                    self._save_last()
+                    return False
+                self._finish_epoch()
+        return True
+
+    def _epoch(self, progress: Progress) -> None:
+        position, settings = self.position, self.settings
+        batches = epoch_batches(self.train.length, settings.batch_size, settings.seed, position.epoch)
+        train_mode(self.model)
+        started, captions = time.monotonic(), 0
+        for numbers in batches[position.batch :]:
+            if self._stop:
+                return
+            loss, tokens = self._step(numbers)
+            position.step += 1
+            position.batch += 1
+            position.loss_sum += loss * tokens
+            position.loss_tokens += tokens
+            captions += len(numbers)
+            progress.advance(remark=f"epoch {position.epoch + 1}/{settings.epochs}, loss {loss:.3f}")
+            if position.step % LOG_EVERY == 0 or position.batch == len(batches):
+                self._log_training(captions / (time.monotonic() - started))
+                started, captions = time.monotonic(), 0
+            if time.monotonic() - self._saved_at > SAVE_EVERY:
+                self._save_last()
+
+    def _step(self, numbers: torch.Tensor) -> tuple[float, int]:
+        """One optimiser step on the captions of these numbers; mean loss in nats a token, and tokens."""
+        rate = self.settings.lr * lr_factor(self.position.step, self.warmup_steps, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = self.train.batch(numbers)
+        with autocast(self.device, self.settings.precision):
+            losses = self.model.token_losses(*batch)
+        loss = losses.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.item(), len(losses)
+
+    def _finish_epoch(self) -> None:
+        """Validate, say so, and save: after this the next epoch begins."""
+        position = self.position
+        epoch = position.epoch + 1
+        result = None
+        if self.val is not None:
+            result = validate(
+                self.model,
+                self.val,
+                self.tokenizer,
+                batch_size=self.settings.batch_size,
+                device=self.device,
+                precision=self.settings.precision,
+            )
+            self.folder.log({"step": position.step, "epoch": epoch, "val_loss": result.loss, **_rest(asdict(result))})
+            note(f"epoch {epoch}: validation loss {result.loss:.4f}, image gap {result.image_gap:+.4f}")
+            for path, caption, _ in result.samples:
+                note(f"  {path}: {caption}")
+            if epoch == self.settings.epochs and result.image_gap < SMALL_GAP:
+                warn(
+                    f"the image gap is {result.image_gap:+.4f}: the model hardly looks at the pictures; train "
+                    f"longer, or see that "
+                    "captions and pictures belong together"
+                )
+        position.epoch, position.batch = epoch, 0
+        # Without validation the newest is taken for the best.
+        if result is None or position.best is None or result.loss < position.best:
+            position.best = result.loss if result else None
+            save_checkpoint(self.folder.best, self.model, self.tokenizer, self._described(epoch))
+        self._save_last()
+
+    def _save_last(self) -> None:
+        tensors = {"random.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value.detach().cpu()
+        state = (tensors, asdict(self.position))
+        save_checkpoint(self.folder.last, self.model, self.tokenizer, self._described(self.position.epoch), state)
+        self._saved_at = time.monotonic()
+
+    def _described(self, epoch: int) -> CheckpointConfig:
+        position = self.position
+        return replace(
+            self.checkpoint, progress={"step": position.step, "epoch": epoch, "best_val_loss": position.best}
+        )
+
+    def _log_training(self, rate: float) -> None:
+        position = self.position
+        self.folder.log(
+            {
+                "step": position.step,
+                "epoch": position.epoch + 1,
+                "train_loss": position.loss_sum / position.loss_tokens,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "captions_per_second": round(rate, 2),
+            }
+        )
+        position.loss_sum, position.loss_tokens = 0.0, 0
+
+    def _request_stop(self) -> None:
+        self._stop = True
+        note("stopping after this step, and saving; Ctrl-C again stops at once")
+
+
+def _rest(validation: dict[str, Any]) -> dict[str, Any]:
+    samples = [dict(zip(("path", "caption", "reference"), sample, strict=True)) for sample in validation["samples"]]
+    return {"image_gap": validation["image_gap"], "samples": samples}
+
+
+@contextmanager
+def _on_interrupt(request: Any) -> Iterator[None]:
+    """While inside, the first Ctrl-C (or SIGTERM) calls `request`; the second does what it always does."""
+    before: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before[number])
+        request()
+
+    try:
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            before[number] = signal.getsignal(number)
+            signal.signal(number, handle)
+    except ValueError:  # not in the main thread: signals are somebody else's business
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

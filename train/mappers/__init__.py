@@ -1,0 +1,23 @@
+"""Mappers turn an embedding into a prefix. One file a mapper; a new one is its file and its line in `MAPPERS`."""
+
+from clipcap.data.errors import UsageError
+from clipcap.train.mappers.base import Mapper, MapperConfig
+from clipcap.train.mappers.mlp import MLPMapper
+
+MAPPERS: dict[str, type[Mapper]] = {
+    "mlp": MLPMapper,
+}
+
+
+def build_mapper(config: MapperConfig) -> Mapper:
+    """Build the mapper that `config.kind` names, with fresh weights.
+
+    Raises:
+        UsageError: there is no mapper of that name.
+    """
+    if config.kind not in MAPPERS:
+        raise UsageError(f"--mapper {config.kind} is not known; use {', '.join(MAPPERS)}")
+    return MAPPERS[config.kind](config)
+
+
+__all__ = ["MAPPERS", "Mapper", "MapperConfig", "build_mapper"]
