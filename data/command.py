@@ -59,6 +59,8 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
     try:
         status = typer.main.get_command(app).main(arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
+        if status == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except ClipCapError as error:
         status = _report(name, one_line(error), 2, debug)
     except KeyboardInterrupt:

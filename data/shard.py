@@ -79,8 +79,8 @@ class ShardTables:
             return "the tables of pictures have different lengths"
         if len(self.failure_path) != len(self.failure_reason):
             return "the tables of failures have different lengths"
-        offsets = (("images/first_caption", self.first_caption, images, captions),)
-        offsets += (("captions/first_token", self.first_token, captions, tokens),)
+        offsets = [("images/first_caption", self.first_caption, images, captions)]
+        offsets.append(("captions/first_token", self.first_token, captions, tokens))
         for name, first, rows, end in offsets:
             if len(first) != rows + 1 or first[0] != 0 or first[-1] != end or (np.diff(first) < 0).any():
                 return f"{name} does not lead through its rows"

@@ -30,7 +30,8 @@ def open_image(path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError("not a picture of a known format") from error
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise ImageError(one_line(error)) from error
+        reason = one_line(error)
+        raise ImageError("the file is cut off" if "truncated" in reason.lower() else reason) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

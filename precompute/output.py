@@ -67,7 +67,7 @@ class Output:
                 path.unlink()
             return False
         for path, recipe in recipes.items():
-            differences = fingerprint.differences(recipe)
+            differences = recipe.differences(fingerprint)
             if differences:
                 raise UsageError(
                     f"{path} is from another run ({'; '.join(differences)}); give another -o, or --overwrite to "

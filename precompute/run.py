@@ -195,7 +195,7 @@ def _encode(
     if not len(pixels):
         return np.empty((0, encoder.width), dtype=np.float16), reasons
     embedding = _encode_in_memory(encoder, pixels).numpy().astype(np.float16)
-    finite: np.ndarray[Any, Any] = np.isfinite(embedding).reshape(len(embedding), -1).all(axis=1)
+    finite = np.asarray(np.isfinite(embedding.reshape(len(embedding), -1)).all(axis=1))
     row = iter(finite.tolist())
     bad = f"its embedding is not finite in float16 (--precision {encoder.precision})"
     reasons = [(None if next(row) else bad) if reason is None else reason for reason in reasons]

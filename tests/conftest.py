@@ -1,0 +1,91 @@
+"""Fixtures that the tests share. What they are made of is in small_world.py."""
+
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from small_world import CAPTIONS, COMMANDS, Result, Run, command_line, make_clip, make_coco, make_lm, small_models
+
+ROOT = Path(__file__).resolve().parents[1]
+if importlib.util.find_spec("clipcap") is None:  # a checkout that is not installed
+    package = types.ModuleType("clipcap")
+    package.__path__ = [str(ROOT)]
+    sys.modules["clipcap"] = package
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever fetched by a test
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data; tests that need it skip where there is none."""
+    folder = os.environ.get("CLIPCAP_SHARED", "")
+    if not folder:
+        pytest.skip("CLIPCAP_SHARED is not set: no real data to test against")
+    return Path(folder)
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process: `run("precompute", folder, "-o", path)`."""
+
+    def call(command: str, *arguments: object) -> Result:
+        module = importlib.import_module(COMMANDS[command])
+        from clipcap.data.command import run_command
+
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            run_command(module.app, f"clipcap-{command}", [str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert isinstance(leaving.value.code, int)
+        return Result(leaving.value.code, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE of GPT-2's kind with a small vocabulary, trained on the captions here."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2TokenizerFast
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(CAPTIONS, vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False)
+    trained.save_model(str(folder))
+    GPT2TokenizerFast.from_pretrained(str(folder)).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lm_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Path:
+    """A small GPT-2 with random weights and the small vocabulary, saved as transformers saves one."""
+    return make_lm(tmp_path_factory.mktemp("lm"), tokenizer_folder)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CLIP with random weights in open_clip's own format: 32 pixels, width 16."""
+    return make_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """A small COCO folder of its own for each test: 12 train and 5 val pictures."""
+    return make_coco(tmp_path / "coco")
+
+
+@pytest.fixture(scope="session")
+def small_cache(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path, tokenizer_folder: Path) -> Path:
+    """The cache of a small COCO folder, two shards; tests only read it."""
+    folder = tmp_path_factory.mktemp("cache")
+    make_coco(folder / "coco")
+    arguments = [folder / "coco", "-o", folder / "cache.h5", *small_models(clip_folder, tokenizer_folder)]
+    subprocess.run(command_line("precompute", [*arguments, "--shard-size", 10]), check=True, capture_output=True)
+    return folder / "cache.h5"

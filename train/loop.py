@@ -165,7 +165,7 @@ class Trainer:
         with autocast(self.device, self.settings.precision):
             losses = self.model.token_losses(*batch)
         loss = losses.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

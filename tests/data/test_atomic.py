@@ -1,0 +1,66 @@
+"""A crash at any moment leaves the old file or the new one, and never half of one."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from clipcap.data.atomic import recover_folder, replace_folder, write_file
+from clipcap.data.errors import ClipCapError
+from small_world import Crash, crash_at
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        crash_at(patch, count)
+        try:
+            write_file(path, b"new")
+            crashed = False
+        except Crash:
+            crashed = True
+    assert path.read_bytes() == (b"old" if count < 2 else b"new")
+    assert crashed == (count < 3)
+    write_file(path, b"newer")
+    assert path.read_bytes() == b"newer"
+    assert [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_a_folder_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    old, new = tmp_path / "last", tmp_path / "new"
+    for folder, text in ((old, "old"), (new, "new")):
+        folder.mkdir()
+        (folder / "a").write_text(text)
+        (folder / "b").write_text(text)
+    with monkeypatch.context() as patch:
+        crash_at(patch, count)
+        try:
+            replace_folder(new, old)
+            crashed = False
+        except Crash:
+            crashed = True
+    assert crashed == (count < 5)
+    recover_folder(old)
+    contents = {(old / name).read_text() for name in "ab"}
+    # The renames are the third and fourth calls: two files are synced before them.
+    assert contents == ({"old"} if count < 4 else {"new"})
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cache.h5"
+    path.write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ClipCapError, match="cannot be written: No space left on device; mend that and run the same"):
+        write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [child.name for child in tmp_path.iterdir()] == ["cache.h5"]

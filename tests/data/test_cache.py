@@ -1,0 +1,349 @@
+"""The cache, format 1: what is written is read, sums are as specified, nothing wrong is ever read as zeros."""
+
+import hashlib
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from clipcap.data.cache import Cache, ShardEntry, write_index
+from clipcap.data.errors import CacheError, DamagedCacheError
+from clipcap.data.fingerprint import Fingerprint
+from clipcap.data.shard import ShardTables, read_shard, write_shard
+
+FINGERPRINT = Fingerprint(
+    encoder="ViT-B-32",
+    pretrained="openai",
+    weights_sha256="a" * 64,
+    features="projected",
+    width=3,
+    preprocess={"size": [224, 224]},
+    normalized=False,
+    tokenizer="gpt2",
+    tokenizer_sha256="b" * 64,
+    source_format="coco",
+    source_sha256="c" * 64,
+    split_seed=None,
+    precision="fp32",
+    batch_size=2,
+    shard_size=2,
+    version="0.1.0",
+)
+
+
+def tables(number: int = 0, dtype: Any = np.uint16) -> ShardTables:
+    """Two pictures, the first with two captions, the second with none; one failure."""
+    return ShardTables(
+        embedding=np.array([[1.5, -2, number], [0, 0.25, 65504]], dtype=np.float16),
+        id=[f"{number}a", f"{number}ü"],
+        path=[f"train/{number}a.jpg", "train/日本.jpg"],
+        split=np.array([0, 1], dtype=np.uint8),
+        first_caption=np.array([0, 2, 2]),
+        text=["Um cão à janela", ""],
+        first_token=np.array([0, 3, 4]),
+        token=np.array([5, 0, 50256, 50256], dtype=dtype),
+        failure_path=["train/bad.jpg"],
+        failure_reason=["truncated"],
+    )
+
+
+def make_cache(folder: Path, shards: int = 3) -> Path:
+    entries = []
+    for number in range(shards):
+        path = folder / f"cache-{number:05d}.h5"
+        content = write_shard(path, tables(number), FINGERPRINT.to_json(), number)
+        entries.append(ShardEntry(path=path, images=2, captions=2, tokens=4, content=content))
+    write_index(folder / "cache.h5", FINGERPRINT, entries)
+    return folder / "cache.h5"
+
+
+def assert_same(one: ShardTables, other: ShardTables) -> None:
+    for name, table in vars(one).items():
+        found = getattr(other, name)
+        if isinstance(table, list):
+            assert found == table
+        else:
+            assert found.dtype == table.dtype
+            assert (found == table).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_what_is_written_is_read(tmp_path: Path, dtype: Any) -> None:
+    write_shard(tmp_path / "s.h5", tables(dtype=dtype), FINGERPRINT.to_json(), 0)
+    assert_same(read_shard(tmp_path / "s.h5"), tables(dtype=dtype))
+
+
+def test_a_shard_of_failures_alone(tmp_path: Path) -> None:
+    empty = replace(
+        tables(),
+        embedding=np.empty((0, 3), dtype=np.float16),
+        id=[],
+        path=[],
+        split=np.empty(0, dtype=np.uint8),
+        first_caption=np.array([0]),
+        text=[],
+        first_token=np.array([0]),
+        token=np.empty(0, dtype=np.uint16),
+    )
+    write_shard(tmp_path / "s.h5", empty, FINGERPRINT.to_json(), 0)
+    assert_same(read_shard(tmp_path / "s.h5"), empty)
+
+
+def test_the_file_is_as_format_md_says(tmp_path: Path) -> None:
+    with h5py.File(make_cache(tmp_path)) as index:
+        assert dict(index.attrs) == {
+            "format": "clipcap-cache",
+            "format_version": 1,
+            "fingerprint": FINGERPRINT.to_json(),
+        }
+        assert list(index["shards/name"].asstr()) == ["cache-00000.h5", "cache-00001.h5", "cache-00002.h5"]
+        assert {name: (d.dtype.str, d.shape) for name, d in index["shards"].items() if d.dtype.kind == "i"} == {
+            "images": ("<i8", (3,)),
+            "captions": ("<i8", (3,)),
+            "tokens": ("<i8", (3,)),
+        }
+        sums = list(index["shards/content"].asstr())
+    with h5py.File(tmp_path / "cache-00001.h5") as shard:
+        assert shard.attrs["content"] == sums[1]
+        assert shard.attrs["shard"] == 1
+        found = {}
+        shard.visititems(lambda name, item: found.update({name: item.dtype.str}) if hasattr(item, "dtype") else None)
+        assert found == {
+            "captions/first_token": "<i8",
+            "captions/text": "|O",
+            "captions/token": "<u2",
+            "failures/path": "|O",
+            "failures/reason": "|O",
+            "images/embedding": "<f2",
+            "images/first_caption": "<i8",
+            "images/id": "|O",
+            "images/path": "|O",
+            "images/split": "|u1",
+        }
+        assert shard["images/embedding"].fletcher32
+        assert list(shard["images/split"].attrs["names"]) == ["train", "val", "test"]
+
+
+def test_the_content_sum_is_as_format_md_says() -> None:
+    def strings(name: str, texts: list[str]) -> bytes:
+        data = b"".join(struct.pack("<q", len(text.encode())) + text.encode() for text in texts)
+        return f"{name}\0str\0{len(texts)}\0".encode() + data
+
+    t = tables()
+    expected = b"".join(
+        [
+            b"captions/first_token\0<i8\x003\0" + struct.pack("<3q", 0, 3, 4),
+            strings("captions/text", t.text),
+            b"captions/token\0<u2\x004\0" + struct.pack("<4H", 5, 0, 50256, 50256),
+            strings("failures/path", t.failure_path),
+            strings("failures/reason", t.failure_reason),
+            b"images/embedding\0<f2\x002,3\0" + struct.pack("<6e", 1.5, -2, 0, 0, 0.25, 65504),
+            b"images/first_caption\0<i8\x003\0" + struct.pack("<3q", 0, 2, 2),
+            strings("images/id", t.id),
+            strings("images/path", t.path),
+            b"images/split\0|u1\x002\0" + bytes([0, 1]),
+        ]
+    )
+    assert t.content() == hashlib.sha256(expected).hexdigest()
+
+
+def test_open_counts_and_reads_in_order(tmp_path: Path) -> None:
+    cache = Cache.open(make_cache(tmp_path))
+    assert (cache.images, cache.captions, cache.tokens, len(cache.shards)) == (6, 6, 12, 3)
+    assert cache.fingerprint == FINGERPRINT
+    assert [shard.id[0] for shard in cache.tables()] == ["0a", "1a", "2a"]
+    assert len(list(cache.verify())) == 3
+
+
+def test_a_single_shard_is_a_cache(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    cache = Cache.open(tmp_path / "cache-00001.h5")
+    assert (cache.images, len(cache.shards)) == (2, 1)
+    assert_same(next(cache.tables()), tables(1))
+
+
+def test_the_set_moves_together_and_opens_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").mkdir()
+    make_cache(tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / "link.h5").symlink_to(tmp_path / "new/cache.h5")
+    # A file of the same name in the current directory is none of its business.
+    (tmp_path / "cache-00000.h5").write_bytes(b"decoy")
+    monkeypatch.chdir(tmp_path)
+    assert Cache.open(Path("link.h5")).images == 6
+
+
+def damage(path: Path, *, keep: int | None = None, data: bytes | None = None) -> None:
+    path.write_bytes(path.read_bytes()[:keep] if data is None else data)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    index = make_cache(tmp_path)
+    with pytest.raises(CacheError, match=r"nothing\.h5 does not exist; make a cache with: clipcap-precompute"):
+        Cache.open(tmp_path / "nothing.h5")
+    (tmp_path / "cache-00001.h5").unlink()
+    with pytest.raises(CacheError, match=r"cache-00001\.h5, a shard of .*cache\.h5, is missing"):
+        Cache.open(index)
+
+
+@pytest.mark.parametrize("keep", [100, 1000, 4000])
+def test_a_truncated_shard(tmp_path: Path, keep: int) -> None:
+    index = make_cache(tmp_path)
+    damage(tmp_path / "cache-00002.h5", keep=keep)
+    with pytest.raises(DamagedCacheError, match=r"cache-00002\.h5 is truncated or damaged"):
+        Cache.open(index)
+
+
+def test_every_truncation_of_a_shard_is_an_error_never_zeros(tmp_path: Path) -> None:
+    index = make_cache(tmp_path)
+    whole = (tmp_path / "cache-00002.h5").read_bytes()
+    for keep in range(0, len(whole), 97):
+        damage(tmp_path / "cache-00002.h5", data=whole[:keep])
+        with pytest.raises(CacheError):
+            list(Cache.open(index).tables())
+    damage(tmp_path / "cache-00002.h5", data=whole)
+    assert len(list(Cache.open(index).tables())) == 3
+
+
+def test_swapped_shards(tmp_path: Path) -> None:
+    index = make_cache(tmp_path)
+    shutil.copy(tmp_path / "cache-00000.h5", tmp_path / "cache-00002.h5")
+    with pytest.raises(CacheError, match=r"cache-00002\.h5 is not the shard that .*cache\.h5 lists"):
+        Cache.open(index)
+
+
+def test_a_shard_of_another_recipe(tmp_path: Path) -> None:
+    index = make_cache(tmp_path)
+    other = replace(FINGERPRINT, encoder="RN50")
+    write_shard(tmp_path / "cache-00001.h5", tables(1), other.to_json(), 1)
+    with pytest.raises(CacheError, match=r"made by another recipe than .* \(encoder: ViT-B-32, not RN50\)"):
+        Cache.open(index)
+
+
+def test_a_shard_that_came_from_elsewhere_but_has_the_same_recipe_is_fine(tmp_path: Path) -> None:
+    index = make_cache(tmp_path)
+    other = replace(FINGERPRINT, pretrained="/elsewhere/openai.pt", version="0.2.0")
+    write_shard(tmp_path / "cache-00001.h5", tables(1), other.to_json(), 1)
+    assert Cache.open(index).images == 6
+
+
+def test_an_unknown_version(tmp_path: Path) -> None:
+    index = make_cache(tmp_path)
+    with h5py.File(index, "r+") as file:
+        file.attrs["format_version"] = 2
+    with pytest.raises(CacheError, match="format version 2, this program reads version 1; install a newer one"):
+        Cache.open(index)
+
+
+def test_hdf5_that_is_not_ours(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = [1, 2, 3]
+    with pytest.raises(CacheError, match=r"other\.h5 is an HDF5 file but not a clipcap cache"):
+        Cache.open(tmp_path / "other.h5")
+
+
+@pytest.mark.parametrize("data", [b"", b"not HDF5 at all", b"\x89PNG\r\n\x1a\n" + bytes(5000)])
+def test_not_hdf5(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.h5").write_bytes(data)
+    with pytest.raises(CacheError, match=rf"x\.h5 is not an HDF5 file \({len(data):,} bytes\)"):
+        Cache.open(tmp_path / "x.h5")
+
+
+def test_an_unfinished_shard_is_not_a_shard(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    with h5py.File(tmp_path / "cache-00000.h5", "r+") as file:
+        del file.attrs["content"]
+    with pytest.raises(CacheError, match="is not a complete shard"):
+        Cache.open(tmp_path / "cache-00000.h5")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file["images/embedding"].__setitem__((0, 0), 7),
+        lambda file: file["captions/text"].__setitem__(0, "another text"),
+        lambda file: file["captions/token"].__setitem__(1, 9),
+        lambda file: file["failures/reason"].__setitem__(0, "else"),
+    ],
+)
+def test_verify_sees_every_change_that_opening_does_not(tmp_path: Path, change: Any) -> None:
+    index = make_cache(tmp_path)
+    with h5py.File(tmp_path / "cache-00001.h5", "r+") as file:
+        change(file)
+    cache = Cache.open(index)
+    with pytest.raises(DamagedCacheError, match=r"cache-00001\.h5 is damaged: its tables have the sum"):
+        list(cache.verify())
+
+
+def test_a_flipped_bit_in_an_embedding_is_seen_when_it_is_read(tmp_path: Path) -> None:
+    index = make_cache(tmp_path)
+    path = tmp_path / "cache-00000.h5"
+    data = bytearray(path.read_bytes())
+    data[data.index(np.array([1.5, -2, 0], dtype="<f2").tobytes())] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedCacheError, match=r"cache-00000\.h5 is damaged"):
+        list(Cache.open(index).tables())
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("images/first_caption", [0, 3, 2]),
+        ("images/first_caption", [1, 2, 2]),
+        ("captions/first_token", [0, 3, 3]),
+        ("images/split", [0, 3]),
+    ],
+)
+def test_tables_that_do_not_belong_together_are_refused(tmp_path: Path, name: str, rows: list[int]) -> None:
+    write_shard(tmp_path / "s.h5", tables(), FINGERPRINT.to_json(), 0)
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        file[name][:] = rows
+    with pytest.raises(DamagedCacheError, match="is damaged"):
+        read_shard(tmp_path / "s.h5")
+
+
+def test_an_index_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    index = make_cache(tmp_path, shards=1)
+    with h5py.File(index, "r+") as file:
+        file["shards/name"][0] = "../cache-00000.h5"
+    with pytest.raises(CacheError, match="names a shard outside its folder"):
+        Cache.open(index)
+
+
+def test_2000_shards_under_a_limit_of_256_open_files(tmp_path: Path) -> None:
+    shards = 2000
+    make_cache(tmp_path, shards)
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+from pathlib import Path
+from clipcap.data.cache import Cache
+cache = Cache.open(Path({str(tmp_path / "cache.h5")!r}))
+numbers = [int(tables.embedding[0, 2]) for tables in cache.tables()]
+texts = {{text for tables in cache.tables() for text in tables.text}}
+print(cache.images, cache.tokens, numbers == list(range({shards})), sorted(texts))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # float16 holds whole numbers up to 2,048 exactly, so every shard's number is its own.
+    assert done.stdout == f"4000 8000 True {['', 'Um cão à janela']}\n"
+
+
+def test_a_fingerprint_says_what_differs() -> None:
+    other = replace(FINGERPRINT, encoder="RN50", weights_sha256="d" * 64, batch_size=7, version="9")
+    assert FINGERPRINT.differences(other) == [
+        "encoder: ViT-B-32, not RN50",
+        f"weights_sha256: {'a' * 12}, not {'d' * 12}",
+        "batch_size: 2, not 7",
+    ]
+    assert FINGERPRINT.encoder_differences(replace(FINGERPRINT, batch_size=7, precision="bf16")) == []
+    assert Fingerprint.from_json(FINGERPRINT.to_json()) == FINGERPRINT
+    with pytest.raises(CacheError, match="fingerprint cannot be read"):
+        Fingerprint.from_json("{}")
+    assert asdict(Fingerprint.from_json(FINGERPRINT.to_json()[:-1] + ', "later": 1}')) == asdict(FINGERPRINT)

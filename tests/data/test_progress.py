@@ -1,0 +1,25 @@
+"""What long work says: in a pipe, plain lines."""
+
+import pytest
+
+from clipcap.data import progress
+from clipcap.data.progress import Progress, duration, plural
+
+
+def test_the_words() -> None:
+    assert [plural(1, "picture"), plural(0, "picture"), plural(2048, "picture")] == [
+        "1 picture",
+        "0 pictures",
+        "2,048 pictures",
+    ]
+    assert [duration(8.4), duration(200), duration(25_500)] == ["8s", "3m 20s", "7h 05m"]
+
+
+def test_rate_time_left_and_skipped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([0.0, 0.0, 20.0, 20.0, 20.0, 25.0, 25.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Progress("encoding", "pictures", 1000, done=200) as bar:
+        bar.advance(400, skipped=3)  # after 20 seconds: a line
+        bar.advance(100)  # 5 seconds later: none yet
+        assert bar.done == 700
+    assert capsys.readouterr().err == "encoding 600/1,000 pictures, 20.0/s, 20s left, 3 skipped\n"

@@ -1,0 +1,49 @@
+"""Tokens: the real GPT-2's, end-of-text, tidy white space, and what identifies a tokenizer."""
+
+from pathlib import Path
+
+import pytest
+
+from clipcap.data.errors import ModelError
+from clipcap.data.tokenizer import encode_captions, load_tokenizer, save_tokenizer, tokenizer_sha256
+
+
+def test_the_real_gpt2(shared: Path) -> None:
+    tokenizer = load_tokenizer(str(shared / "data/gpt2"))
+    assert encode_captions(tokenizer, ["Hello world", "  Hello \n world ", "!"]) == [
+        [15496, 995, 50256],
+        [15496, 995, 50256],
+        [0, 50256],
+    ]
+
+
+def test_a_caption_that_spells_end_of_text_does_not_end_there(tokenizer_folder: Path) -> None:
+    tokenizer = load_tokenizer(str(tokenizer_folder))
+    tokens = encode_captions(tokenizer, ["a <|endoftext|> b"])[0]
+    assert tokens.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(tokens[:-1]) == "a <|endoftext|> b"
+
+
+def test_the_sum_does_not_depend_on_the_kind_of_file(shared: Path, tmp_path: Path) -> None:
+    from_vocab = load_tokenizer(str(shared / "data/gpt2"))
+    save_tokenizer(from_vocab, tmp_path)
+    assert (tmp_path / "tokenizer.json").exists()
+    from_json = load_tokenizer(str(tmp_path))
+    assert tokenizer_sha256(from_json) == tokenizer_sha256(from_vocab)
+
+
+def test_another_vocabulary_has_another_sum(shared: Path, tokenizer_folder: Path) -> None:
+    real, small = load_tokenizer(str(shared / "data/gpt2")), load_tokenizer(str(tokenizer_folder))
+    assert tokenizer_sha256(real) != tokenizer_sha256(small)
+
+
+def test_errors(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no tokenizer \(tokenizer\.json, or vocab\.json and merges\.txt\)"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"the tokenizer in .* cannot be read"):
+        load_tokenizer(str(tmp_path))
+    with pytest.raises(ModelError, match="is a file; give the folder"):
+        load_tokenizer(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ModelError, match=r"'no-such-name' could not be had: .*; connect once, or give a folder"):
+        load_tokenizer("no-such-name")

@@ -1,0 +1,386 @@
+"""Stage 1 on a small dataset with a small CLIP: what is written, what is skipped, what goes on, what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from clipcap.data.cache import Cache
+from clipcap.data.shard import ShardTables, read_shard
+from clipcap.data.tokenizer import encode_captions, load_tokenizer
+from clipcap.precompute.encoder import Encoder
+
+Options = list[object]
+
+
+@pytest.fixture
+def options(clip_folder: Path, tokenizer_folder: Path) -> Options:
+    return [
+        *("--encoder", clip_folder, "--tokenizer", tokenizer_folder),
+        *("--batch-size", 4, "--workers", 0, "--device", "cpu", "--shard-size", 7),
+    ]
+
+
+def all_tables(cache: Path) -> list[ShardTables]:
+    return list(Cache.open(cache).tables())
+
+
+def contents(cache: Path) -> list[str]:
+    return [shard.content for shard in Cache.open(cache).shards]
+
+
+def break_picture(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    path.write_bytes({"truncated": data[: len(data) // 2], "text": b"<html>not found</html>", "empty": b""}[how])
+
+
+def test_every_picture_and_caption_is_in_the_cache_in_order(
+    coco: Path, tmp_path: Path, run: Any, options: Options, tokenizer_folder: Path
+) -> None:
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 0, result.err
+    tokens = Cache.open(tmp_path / "c.h5").tokens
+    assert result.out == f"{tmp_path}/c.h5: 17 pictures, 48 captions, {tokens:,} tokens, 3 shards, width 16\n"
+    assert [shard.path.name for shard in Cache.open(tmp_path / "c.h5").shards] == [
+        "c-00000.h5",
+        "c-00001.h5",
+        "c-00002.h5",
+    ]
+    shards = all_tables(tmp_path / "c.h5")
+    assert [len(shard.id) for shard in shards] == [7, 7, 3]
+    listed = []
+    for split in ("train", "val"):
+        content = json.loads((coco / f"annotations/captions_{split}2017.json").read_text())
+        texts: dict[int, list[str]] = {}
+        for annotation in content["annotations"]:
+            texts.setdefault(annotation["image_id"], []).append(annotation["caption"])
+        listed += [(str(i["id"]), f"{split}2017/{i['file_name']}", split, texts[i["id"]]) for i in content["images"]]
+    tokenizer = load_tokenizer(str(tokenizer_folder))
+    found = []
+    for shard in shards:
+        for i, identifier in enumerate(shard.id):
+            rows = slice(shard.first_caption[i], shard.first_caption[i + 1])
+            found.append((identifier, shard.path[i], ("train", "val", "test")[shard.split[i]], shard.text[rows]))
+        tokens = [shard.token[a:b].tolist() for a, b in zip(shard.first_token, shard.first_token[1:], strict=False)]
+        assert tokens == encode_captions(tokenizer, shard.text)
+        assert all(row[-1] == tokenizer.eos_token_id for row in tokens)
+    assert found == listed
+
+
+def test_embeddings_are_those_of_open_clip(
+    coco: Path, tmp_path: Path, run: Any, options: Options, clip_folder: Path
+) -> None:
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--precision", "fp32").status == 0
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
+    for shard in all_tables(tmp_path / "c.h5"):
+        pixels = torch.stack([transform(Image.open(coco / path)) for path in shard.path])  # type: ignore[operator]
+        with torch.inference_mode():
+            expected = model.eval().encode_image(pixels)
+        torch.testing.assert_close(torch.from_numpy(shard.embedding).float(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_one_forward_a_picture_whatever_the_number_of_captions(
+    coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    encode = Encoder.encode
+
+    def counted(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        batches.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(Encoder, "encode", counted)
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
+    # The first is the probe for the width; no batch crosses the border of a shard of 7.
+    assert batches == [1, 4, 3, 4, 3, 3]
+
+
+def test_workers_decode_the_same(coco: Path, tmp_path: Path, run: Any, options: Options) -> None:
+    assert run("precompute", coco, "-o", tmp_path / "a.h5", *options).status == 0
+    assert run("precompute", coco, "-o", tmp_path / "b.h5", *options, "--workers", 2).status == 0
+    assert contents(tmp_path / "a.h5") == contents(tmp_path / "b.h5")
+
+
+def test_again_over_a_finished_cache_changes_nothing(coco: Path, tmp_path: Path, run: Any, options: Options) -> None:
+    run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.h5")}
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 0
+    assert "is finished already and of this recipe" in result.err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.h5")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--batch-size", 5], "batch_size: 4, not 5"),
+        (["--limit", 9], "source_sha256: "),
+        (["--precision", "bf16"], "precision: fp32, not bf16"),
+    ],
+)
+def test_another_recipe_is_refused_by_name_until_overwrite(
+    coco: Path, tmp_path: Path, run: Any, options: Options, change: list[Any], named: str
+) -> None:
+    run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    before = Cache.open(tmp_path / "c.h5")
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options, *change)
+    assert result.status == 2
+    assert named in result.err
+    assert "--overwrite" in result.err
+    assert result.err.splitlines()[-1].startswith("clipcap-precompute: ")
+    assert Cache.open(tmp_path / "c.h5") == before
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options, *change, "--overwrite").status == 0
+    assert Cache.open(tmp_path / "c.h5").fingerprint.differences(before.fingerprint)
+
+
+def test_overwrite_leaves_no_shard_of_the_larger_cache_before(
+    coco: Path, tmp_path: Path, run: Any, options: Options
+) -> None:
+    run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--limit", 5, "--overwrite")
+    assert sorted(path.name for path in tmp_path.glob("*.h5")) == ["c-00000.h5", "c.h5"]
+
+
+@pytest.mark.parametrize("name", ["c.h5", "c-00001.h5"])
+def test_a_file_that_is_not_ours_is_never_overwritten(
+    coco: Path, tmp_path: Path, run: Any, options: Options, name: str
+) -> None:
+    with h5py.File(tmp_path / name, "w") as file:
+        file["thesis"] = [1, 2, 3]
+    before = (tmp_path / name).read_bytes()
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--overwrite")
+    assert result.status == 2
+    assert "not a clipcap cache" in result.err
+    assert "left alone" in result.err
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_failing_pictures_are_skipped_recorded_and_summed_up(
+    coco: Path, tmp_path: Path, run: Any, options: Options
+) -> None:
+    clean = run("precompute", coco, "-o", tmp_path / "clean.h5", *options)
+    assert clean.status == 0
+    pictures = sorted((coco / "train2017").iterdir())
+    break_picture(pictures[0], "truncated")
+    break_picture(pictures[3], "text")
+    break_picture(pictures[8], "empty")
+    pictures[10].unlink()
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 0
+    assert "2 pictures skipped: not a picture of a known format (as train2017/000000000104.jpg)" in result.err
+    assert "1 picture skipped: there is no such file (as train2017/000000000111.jpg)" in result.err
+    assert "1 picture skipped: the file is cut off (as train2017/000000000101.jpg)" in result.err
+    shards = all_tables(tmp_path / "c.h5")
+    assert [shard.failure_path for shard in shards] == [
+        ["train2017/000000000101.jpg", "train2017/000000000104.jpg"],
+        ["train2017/000000000109.jpg", "train2017/000000000111.jpg"],
+        [],
+    ]
+    assert shards[1].failure_reason == ["not a picture of a known format", "there is no such file"]
+    # What is left is what it was: no row moved to another picture.
+    rows = {i: row for s in all_tables(tmp_path / "clean.h5") for i, row in zip(s.id, s.embedding, strict=True)}
+    left = [(i, row) for shard in shards for i, row in zip(shard.id, shard.embedding, strict=True)]
+    assert len(left) == 13
+    for identifier, row in left:
+        np.testing.assert_allclose(row.astype(float), rows[identifier].astype(float), rtol=2e-3, atol=2e-3)
+    inspected = json.loads(run("inspect", tmp_path / "c.h5", "--json").out)
+    assert len(inspected["failures"]) == 4
+
+
+def test_strict_ends_at_the_first_failure(coco: Path, tmp_path: Path, run: Any, options: Options) -> None:
+    break_picture(sorted((coco / "train2017").iterdir())[8], "text")
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--strict")
+    assert result.status == 2
+    assert "train2017/000000000109.jpg: not a picture of a known format (--strict" in result.err
+    assert sorted(path.name for path in tmp_path.glob("*.h5")) == ["c-00000.h5"]  # the whole shard before it stays
+    again = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert again.status == 0
+    assert "going on: 1 of 3 shards are there (7 of 17 pictures)" in again.err
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--strict", "--overwrite")
+    assert result.status == 2
+
+
+def test_more_than_half_failing_is_fatal_with_the_likeliest_cause(
+    coco: Path, tmp_path: Path, run: Any, options: Options
+) -> None:
+    for path in sorted((coco / "train2017").iterdir())[:9]:
+        break_picture(path, "text")
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 2
+    assert "9 of 17 pictures could not be read, which is more than half; most often: not a picture" in result.err
+    assert not (tmp_path / "c.h5").exists()
+
+
+def test_half_failing_is_not(coco: Path, tmp_path: Path, run: Any, options: Options) -> None:
+    for path in sorted((coco / "train2017").iterdir())[:8]:
+        break_picture(path, "text")
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
+    assert Cache.open(tmp_path / "c.h5").images == 9
+
+
+def test_more_than_half_missing_is_fatal_before_anything_is_loaded(
+    coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in sorted((coco / "train2017").iterdir())[:9]:
+        path.unlink()
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("the encoder was loaded"))
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 2
+    assert "9 of 17 listed pictures do not exist (as train2017/000000000101.jpg), 8 do: more than half" in result.err
+    assert "--limit 8" in result.err
+
+
+def test_the_way_out_that_the_error_names_works(coco: Path, tmp_path: Path, run: Any, options: Options) -> None:
+    for path in sorted((coco / "train2017").iterdir())[:9]:
+        path.unlink()
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--limit", 8).status == 0
+    assert Cache.open(tmp_path / "c.h5").images == 8
+
+
+def test_an_embedding_that_is_not_finite_is_a_failure_not_a_row(
+    coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = Encoder.encode
+
+    def overflowing(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        embedding = encode(self, pixels).clone()
+        if len(embedding) == 4:
+            embedding[1, 3], embedding[2, 0] = float("nan"), 70000.0  # the second is infinite in float16
+        return embedding
+
+    monkeypatch.setattr(Encoder, "encode", overflowing)
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
+    first = read_shard(tmp_path / "c-00000.h5")
+    assert first.failure_path == ["train2017/000000000102.jpg", "train2017/000000000103.jpg"]
+    assert first.id[:2] == ["101", "104"]
+    assert np.isfinite(first.embedding).all()
+
+
+def test_too_little_memory_for_a_batch_goes_on_in_halves(
+    coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("precompute", coco, "-o", tmp_path / "a.h5", *options)
+    encode = Encoder.encode
+
+    def small(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(self, pixels)
+
+    monkeypatch.setattr(Encoder, "encode", small)
+    result = run("precompute", coco, "-o", tmp_path / "b.h5", *options)
+    assert result.status == 0
+    assert "a batch of 4 pictures does not fit into memory" in result.err
+    for a, b in zip(all_tables(tmp_path / "a.h5"), all_tables(tmp_path / "b.h5"), strict=True):
+        cosine = torch.cosine_similarity(torch.from_numpy(a.embedding).float(), torch.from_numpy(b.embedding).float())
+        assert cosine.min() > 0.9999
+
+
+def test_pictures_of_other_modes_and_orientation(coco: Path, tmp_path: Path, run: Any, options: Options) -> None:
+    pictures = sorted((coco / "val2017").iterdir())
+    upright = Image.open(pictures[0])
+    upright.load()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    for path, mode in zip(pictures[1:4], ("L", "P", "CMYK"), strict=True):
+        with Image.open(path) as image:
+            image.convert(mode).save(path, format="TIFF" if mode == "CMYK" else "PNG")
+    run("precompute", coco, "-o", tmp_path / "a.h5", *options)
+    assert all(not shard.failure_path for shard in all_tables(tmp_path / "a.h5"))
+    upright.save(pictures[0], format="PNG")
+    run("precompute", coco, "-o", tmp_path / "upright.h5", *options)
+    pictures[0].write_bytes((tmp_path / "turned.png").read_bytes())
+    run("precompute", coco, "-o", tmp_path / "turned.h5", *options)
+    assert contents(tmp_path / "upright.h5") == contents(tmp_path / "turned.h5")
+
+
+def test_dry_run_says_what_was_understood_and_writes_nothing(
+    coco: Path, tmp_path: Path, run: Any, options: Options
+) -> None:
+    (coco / "val2017/extra.jpg").write_bytes(b"")
+    (coco / "train2017/000000000104.jpg").unlink()
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--dry-run")
+    assert result.status == 0
+    assert result.out.splitlines() == [
+        "coco, 17 pictures (12 train, 5 val), 48 captions",
+        "listed but not there: 1 picture (as train2017/000000000104.jpg)",
+        "there but listed nowhere, left alone: 1 picture (as val2017/extra.jpg)",
+        "train2017/000000000101.jpg [train] 'A red square on a white table.'",
+        "train2017/000000000102.jpg [train] 'Two blue circles next to a green triangle!'",
+        "train2017/000000000103.jpg [train] 'a small dog runs over the wet grass'",
+    ]
+    assert not list(tmp_path.glob("*.h5"))
+
+
+def test_a_dataset_without_val_gets_one_by_the_hash_of_its_ids(
+    coco: Path, tmp_path: Path, run: Any, options: Options
+) -> None:
+    (coco / "annotations/captions_val2017.json").unlink()
+    run("precompute", coco, "-o", tmp_path / "a.h5", *options, "--val-fraction", 0.3, "--seed", 1)
+    run("precompute", coco, "-o", tmp_path / "b.h5", *options, "--val-fraction", 0.3, "--seed", 2)
+    splits = {}
+    for name in ("a", "b"):
+        splits[name] = {
+            i: s for t in all_tables(tmp_path / f"{name}.h5") for i, s in zip(t.id, t.split.tolist(), strict=True)
+        }
+        assert set(splits[name].values()) == {0, 1}
+    assert splits["a"] != splits["b"]
+    assert Cache.open(tmp_path / "a.h5").fingerprint.split_seed == 1
+
+
+def test_a_missing_or_broken_shard_is_made_again_and_the_rest_is_kept(
+    coco: Path, tmp_path: Path, run: Any, options: Options
+) -> None:
+    run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    before = contents(tmp_path / "c.h5")
+    kept = (tmp_path / "c-00000.h5").stat().st_mtime_ns
+    (tmp_path / "c-00001.h5").write_bytes((tmp_path / "c-00001.h5").read_bytes()[:3000])
+    (tmp_path / "c-00002.h5").unlink()
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 0
+    assert "c-00001.h5 is made again" in result.err
+    assert contents(tmp_path / "c.h5") == before
+    assert (tmp_path / "c-00000.h5").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda c, t: [c / "nowhere"], "nowhere does not exist; give the folder that holds the dataset"),
+        (lambda c, t: [c / "val2017"], "is not a dataset that is known here; looked for coco:"),
+        (lambda c, t: [c, "-o", t / "cache.txt"], "must end in .h5"),
+        (lambda c, t: [c, "-o", t], "must end in .h5"),
+        (lambda c, t: [c, "--encoder", "ViT-B-33"], "ViT-B-33 is neither a folder nor an architecture of open_clip; near"),
+        (lambda c, t: [c, "--encoder", "ViT-B-32", "--pretrained", "opneai"], "neither a file nor a tag of ViT-B-32"),
+        (lambda c, t: [c, "--encoder", "ViT-B-32", "--pretrained", c / "annotations/captions_val2017.json"],
+         "does not hold weights of ViT-B-32"),
+        (lambda c, t: [c, "--encoder", c], "has no open_clip_config.json"),
+        (lambda c, t: [c, "--features", "smells"], "--features smells is not known; use projected"),
+        (lambda c, t: [c, "--precision", "fp8"], "--precision fp8 is not known; use auto, fp32, bf16, fp16"),
+        (lambda c, t: [c, "--device", "toaster"], "--device toaster is not a device"),
+        (lambda c, t: [c, "--tokenizer", c], "holds no tokenizer"),
+        (lambda c, t: [c, "--shard-size", 0], "Invalid value for '--shard-size'"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_and_write_nothing(
+    coco: Path,
+    tmp_path: Path,
+    run: Any,
+    options: Options,
+    arguments: Callable[[Path, Path], list[object]],
+    message: str,
+) -> None:
+    result = run("precompute", "-o", tmp_path / "c.h5", *options, *arguments(coco, tmp_path))
+    assert result.status == 2
+    assert result.out == ""
+    assert message in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
+    assert not list(tmp_path.glob("*.h5"))

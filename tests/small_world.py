@@ -1,0 +1,139 @@
+"""A small world for the tests: small real models, a small real dataset, and ways to run, stop and kill the commands."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMANDS = {
+    "precompute": "clipcap.precompute.cli",
+    "train": "clipcap.train.cli",
+    "caption": "clipcap.caption.cli",
+    "inspect": "clipcap.caption.inspect_cli",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: exit status, stdout, stderr."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+def command_line(command: str, arguments: Sequence[object]) -> list[str]:
+    """The command as a new process runs it, from this checkout."""
+    return [sys.executable, "-m", COMMANDS[command], *map(str, arguments)]
+
+
+def spawn(command: str, *arguments: object, **environment: str) -> "subprocess.Popen[str]":
+    """Start a command in a new process."""
+    return subprocess.Popen(
+        command_line(command, arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+class Crash(BaseException):
+    """Stands for SIGKILL: nothing catches it on its way."""
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let the program die at its call number `count`, from 0, of those that change names or make them lasting."""
+    made = 0
+
+    def wrap(function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            nonlocal made
+            made += 1
+            if made == count + 1:
+                raise Crash
+            return function(*arguments)
+
+        return call
+
+    for name in ("replace", "fsync"):
+        monkeypatch.setattr(os, name, wrap(getattr(os, name)))
+
+
+CAPTIONS = [
+    "A red square on a white table.",
+    "Two blue circles next to a green triangle!",
+    "a small dog runs over the wet grass",
+    "The man in the yellow hat looks at a bird.",
+    "An old train stands in a station, waiting.",
+    "some people sitting around a wooden table",
+]
+
+
+def make_lm(folder: Path, tokenizer_folder: Path, seed: int = 0, **config: Any) -> Path:
+    """Save a GPT-2 with random weights beside a tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+    torch.manual_seed(seed)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": len(tokenizer), **config}
+    end = tokenizer.eos_token_id
+    GPT2LMHeadModel(GPT2Config(bos_token_id=end, eos_token_id=end, **sizes)).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def make_clip(folder: Path, seed: int = 0) -> Path:
+    """Save a small CLIP with random weights as open_clip saves one."""
+    import torch
+    from open_clip.model import CLIP
+    from safetensors.torch import save_file
+
+    model = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(seed)
+    save_file(CLIP(**model).state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": {}}))
+    return folder
+
+
+def make_coco(folder: Path, train: int = 12, val: int = 5) -> Path:
+    """Write a small dataset in COCO's layout: drawn pictures, all different, with one to five captions each."""
+    from PIL import Image, ImageDraw
+
+    (folder / "annotations").mkdir(parents=True)
+    identifier = 100
+    for split, count in (("train", train), ("val", val)):
+        (folder / f"{split}2017").mkdir()
+        images, annotations = [], []
+        for number in range(count):
+            identifier += 1
+            name = f"{identifier:012d}.jpg"
+            picture = Image.new("RGB", (60 + 3 * number, 48), (20 * number % 256, 90, 255 - 15 * number))
+            ImageDraw.Draw(picture).ellipse((number, 5, number + 25, 30), fill=(250, 10 * number, 0))
+            picture.save(folder / f"{split}2017" / name, quality=95)
+            images.append({"id": identifier, "file_name": name})
+            for i in range(1 + number % 5):
+                text = CAPTIONS[(number + i) % len(CAPTIONS)]
+                annotations.append({"id": len(annotations), "image_id": identifier, "caption": text})
+        content = {"images": images, "annotations": annotations}
+        (folder / f"annotations/captions_{split}2017.json").write_text(json.dumps(content))
+    return folder
+
+
+def small_models(clip: Path, tokenizer: Path) -> list[object]:
+    """The options of stage 1 that take small models and small batches."""
+    return ["--encoder", clip, "--tokenizer", tokenizer, "--batch-size", 4, "--workers", 0, "--device", "cpu"]
