@@ -94,9 +94,15 @@ class Captioner:
         """
         if self._encoder is None:
             trained_on = self.config.encoder
+            pretrained = self._pretrained or trained_on.pretrained
+            if Path(pretrained).is_absolute() and not Path(pretrained).exists():
+                raise CheckpointError(
+                    f"the CLIP weights that this model was trained on are no longer at {pretrained}; "
+                    "say where they are with --pretrained"
+                )
             encoder = load_encoder(
                 trained_on.encoder,
-                self._pretrained or trained_on.pretrained,
+                pretrained,
                 device=self.device,
                 precision=self.precision,
                 features=trained_on.features,

@@ -53,13 +53,14 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE of GPT-2's kind with a small vocabulary, trained on the captions here."""
     from tokenizers import ByteLevelBPETokenizer
-    from transformers import GPT2TokenizerFast
+    from transformers import AutoTokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(CAPTIONS, vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False)
     trained.save_model(str(folder))
-    GPT2TokenizerFast.from_pretrained(str(folder)).save_pretrained(str(folder))
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    AutoTokenizer.from_pretrained(str(folder)).save_pretrained(str(folder))
     return folder
 
 
@@ -89,3 +90,13 @@ def small_cache(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path, tok
     arguments = [folder / "coco", "-o", folder / "cache.h5", *small_models(clip_folder, tokenizer_folder)]
     subprocess.run(command_line("precompute", [*arguments, "--shard-size", 10]), check=True, capture_output=True)
     return folder / "cache.h5"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, small_cache: Path, lm_folder: Path) -> Path:
+    """A run on the small cache, long enough for captions that differ; tests only read it."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    options = ["--lm", lm_folder, "--epochs", 25, "--batch-size", 9, "--lr", 8e-3, "--precision", "fp32"]
+    arguments = [small_cache, "-o", folder, *options, "--device", "cpu"]
+    subprocess.run(command_line("train", arguments), check=True, capture_output=True)
+    return folder

@@ -118,7 +118,8 @@ def make_coco(folder: Path, train: int = 12, val: int = 5) -> Path:
     identifier = 100
     for split, count in (("train", train), ("val", val)):
         (folder / f"{split}2017").mkdir()
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number in range(count):
             identifier += 1
             name = f"{identifier:012d}.jpg"

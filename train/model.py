@@ -24,8 +24,10 @@ class ClipCapModel(nn.Module):
         self.clip_project = mapper
         self.gpt = lm
 
-    def token_losses(self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The loss of every caption token, and of nothing else: padding has no logits.
+    def target_logits(
+        self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits that predict each caption token, and these tokens; padding and prefix have none.
 
         Position K - 1, the last of the prefix, predicts the first token; the last token is predicted, never read.
 
@@ -35,7 +37,7 @@ class ClipCapModel(nn.Module):
             lengths: int64 (B), real tokens in each row, at least 1.
 
         Returns:
-            float32 (sum of lengths), in nats, row after row.
+            Logits, float (N, V), and tokens, int64 (N): N is the sum of `lengths`, row after row.
         """
         prefix = self.clip_project(embedding)  # (B, K, D)
         words = self.gpt.transformer.wte(tokens[:, :-1])  # (B, T - 1, D)
@@ -44,8 +46,16 @@ class ClipCapModel(nn.Module):
         hidden = self.gpt.transformer(inputs_embeds=inputs, use_cache=False).last_hidden_state
         hidden = hidden[:, self.clip_project.config.prefix_length - 1 :]  # (B, T, D)
         real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]  # (B, T)
-        logits = self.gpt.lm_head(hidden[real])  # (sum of lengths, V)
-        return F.cross_entropy(logits.float(), tokens[real], reduction="none")
+        return self.gpt.lm_head(hidden[real]), tokens[real]
+
+    def token_losses(self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The loss of every caption token, and of nothing else: float32 (sum of lengths), in nats, row after row.
+
+        Args:
+            embedding, tokens, lengths: as for `target_logits`.
+        """
+        logits, targets = self.target_logits(embedding, tokens, lengths)
+        return F.cross_entropy(logits.float(), targets, reduction="none")
 
     @torch.no_grad()
     def continue_prefix(self, embedding: torch.Tensor, **options: int | float | bool) -> torch.Tensor:

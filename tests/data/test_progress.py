@@ -1,8 +1,9 @@
 """What long work says: in a pipe, plain lines."""
 
+import time
+
 import pytest
 
-from clipcap.data import progress
 from clipcap.data.progress import Progress, duration, plural
 
 
@@ -17,7 +18,7 @@ def test_the_words() -> None:
 
 def test_rate_time_left_and_skipped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 0.0, 20.0, 20.0, 20.0, 25.0, 25.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with Progress("encoding", "pictures", 1000, done=200) as bar:
         bar.advance(400, skipped=3)  # after 20 seconds: a line
         bar.advance(100)  # 5 seconds later: none yet

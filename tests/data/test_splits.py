@@ -1,12 +1,13 @@
 """Drawn splits and limits: stable, never leaking, in proportion."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipcap.data.records import Record, Source
 from clipcap.data.splits import draw_splits, fraction
 
 
-def source(splits: list[str | None]) -> Source:
+def source(splits: Sequence[str | None]) -> Source:
     records = [Record(f"id{i}", f"{i}.jpg", split, ("x",)) for i, split in enumerate(splits)]
     return Source(format="test", root=Path(), records=records)
 

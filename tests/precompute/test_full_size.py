@@ -44,7 +44,7 @@ def test_real_photographs(shared: Path, weights: Path, tmp_path: Path, run: Any)
     with torch.inference_mode():
         expected = torch.cat(
             [
-                model.encode_image(torch.stack([transform(Image.open(coco / path)) for path in paths]))  # type: ignore
+                model.encode_image(torch.stack([transform(Image.open(coco / path)) for path in paths]))
                 for paths in (tables.path[i : i + 53] for i in range(0, 159, 53))
             ]
         )

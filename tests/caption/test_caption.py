@@ -1,0 +1,206 @@
+"""`clipcap-caption`: inputs of every kind, outputs of every format, in order, with CLIP loaded only for pictures."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+
+from clipcap.caption import Captioner
+from clipcap.data.cache import Cache
+from small_world import make_clip, make_coco, small_models
+
+
+@pytest.fixture
+def model(trained: Path) -> list[object]:
+    return ["--model", trained / "best", "--device", "cpu"]
+
+
+@pytest.fixture
+def no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("CLIP was loaded"))
+
+
+def test_one_picture_is_its_caption_alone(run: Any, model: list[object], trained: Path, small_cache: Path) -> None:
+    picture = small_cache.parent / "coco/val2017/000000000113.jpg"
+    result = run("caption", picture, *model)
+    assert result.status == 0
+    assert result.out == Captioner.from_checkpoint(trained, device="cpu")(picture) + "\n"
+    assert result.err == ""
+
+
+def test_files_and_folders_in_the_order_given(run: Any, model: list[object], small_cache: Path) -> None:
+    coco = small_cache.parent / "coco"
+    last, folder = coco / "val2017/000000000117.jpg", coco / "train2017"
+    result = run("caption", last, folder, *model, "--batch-size", 5, "--json")
+    assert result.status == 0
+    found = json.loads(result.out)
+    assert [entry["input"] for entry in found] == [str(last), *map(str, sorted(folder.iterdir()))]
+    assert all(set(entry) == {"input", "caption"} and entry["caption"] for entry in found)
+    plain = run("caption", last, folder, *model)
+    assert plain.out.splitlines() == [f"{entry['input']}: {entry['caption']}" for entry in found]
+
+
+@pytest.mark.usefixtures("no_clip")
+def test_a_cache_and_its_splits_without_clip(run: Any, model: list[object], small_cache: Path) -> None:
+    everything = json.loads(run("caption", small_cache, *model, "--json", "--batch-size", 3).out)
+    paths = [path for tables in Cache.open(small_cache).tables() for path in tables.path]
+    assert [entry["input"] for entry in everything] == paths
+    val = json.loads(run("caption", small_cache, *model, "--split", "val", "--json").out)
+    assert val == [entry for entry in everything if entry["input"].startswith("val2017/")]
+    result = run("caption", small_cache, *model, "--split", "test")
+    assert result.status == 2
+    assert "has no pictures in the split test" in result.err
+
+
+@pytest.mark.usefixtures("no_clip")
+def test_rows_without_clip(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
+    rows = np.concatenate([tables.embedding for tables in Cache.open(small_cache).tables()])
+    np.save(tmp_path / "rows.npy", rows)
+    found = [json.loads(line) for line in run("caption", tmp_path / "rows.npy", *model, "--jsonl").out.splitlines()]
+    assert [entry["input"] for entry in found] == [f"{tmp_path}/rows.npy[{i}]" for i in range(17)]
+    cached = json.loads(run("caption", small_cache, *model, "--json").out)
+    assert [entry["caption"] for entry in found] == [entry["caption"] for entry in cached]
+    np.save(tmp_path / "row.npy", rows[4])
+    assert run("caption", tmp_path / "row.npy", *model, "--jsonl").out == json.dumps(
+        {"input": f"{tmp_path}/row.npy[0]", "caption": cached[4]["caption"]}
+    ) + "\n"  # fmt: skip
+
+
+def test_several_captions_of_each(run: Any, model: list[object], small_cache: Path) -> None:
+    options = [*model, "--split", "val", "--decode", "beam", "--beams", 4, "-n", 3]
+    found = json.loads(run("caption", small_cache, *options, "--json").out)
+    assert all(set(entry) == {"input", "captions"} and len(entry["captions"]) == 3 for entry in found)
+    best = json.loads(
+        run("caption", small_cache, *model, "--split", "val", "--decode", "beam", "--beams", 4, "--json").out
+    )
+    assert [entry["captions"][0] for entry in found] == [entry["caption"] for entry in best]
+    table = list(csv.reader(io.StringIO(run("caption", small_cache, *options, "--csv").out)))
+    assert table[0] == ["input", "caption"]
+    assert table[1:] == [[entry["input"], caption] for entry in found for caption in entry["captions"]]
+
+
+def test_a_file_for_the_captions(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
+    result = run("caption", small_cache, *model, "--json", "-o", tmp_path / "out.json")
+    assert result.status == 0
+    assert result.out == ""
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 17
+
+
+def test_a_bad_picture_is_skipped_and_the_others_captioned(
+    tmp_path: Path, run: Any, model: list[object], small_cache: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(small_cache.parent / "coco/val2017", folder)
+    (folder / "000000000115.jpg").write_text("no picture")
+    result = run("caption", folder, *model, "--json", "--batch-size", 2)
+    assert result.status == 0
+    assert [Path(entry["input"]).stem[-3:] for entry in json.loads(result.out)] == ["113", "114", "116", "117"]
+    assert f"warning: {folder}/000000000115.jpg skipped: not a picture of a known format" in result.err
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path, run: Any, model: list[object]) -> None:
+    (tmp_path / "x.jpg").write_text("no picture")
+    result = run("caption", tmp_path / "x.jpg", *model, "--json")
+    assert result.status == 2
+    assert result.err.splitlines()[-1] == "clipcap-caption: none of 1 picture could be read; see the reasons above"
+    assert json.loads(result.out) == []
+
+
+def test_an_encoder_that_changed_is_refused(tmp_path: Path, run: Any, tokenizer_folder: Path, lm_folder: Path) -> None:
+    coco = make_coco(tmp_path / "coco", train=4)
+    (tmp_path / "clip").mkdir()
+    models = small_models(make_clip(tmp_path / "clip"), tokenizer_folder)
+    run("precompute", coco, "-o", tmp_path / "c.h5", *models)
+    run("train", tmp_path / "c.h5", "--lm", lm_folder, "-o", tmp_path / "run", "--epochs", 1, "--device", "cpu")
+    picture = coco / "val2017/000000000105.jpg"
+    options = ["--model", tmp_path / "run", "--device", "cpu"]
+    caption = run("caption", picture, *options).out
+    (tmp_path / "clip").rename(tmp_path / "moved")
+    result = run("caption", picture, *options)
+    assert result.status == 2
+    assert f"no longer at {tmp_path}/clip; say where they are with --pretrained" in result.err
+    assert run("caption", picture, *options, "--pretrained", tmp_path / "moved").out == caption
+    (tmp_path / "clip").mkdir()
+    make_clip(tmp_path / "clip", seed=1)
+    result = run("caption", picture, *options)
+    assert result.status == 2
+    assert "is not the encoder that this model was trained on" in result.err
+
+
+def test_a_cache_of_another_encoder_is_refused(
+    tmp_path: Path, run: Any, model: list[object], tokenizer_folder: Path
+) -> None:
+    coco = make_coco(tmp_path / "coco", train=4)
+    (tmp_path / "clip").mkdir()
+    run("precompute", coco, "-o", tmp_path / "c.h5", *small_models(make_clip(tmp_path / "clip", 7), tokenizer_folder))
+    result = run("caption", tmp_path / "c.h5", *model)
+    assert result.status == 2
+    assert "this model was trained on embeddings of another encoder than those in" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jpg"], "nowhere.jpg does not exist; give a picture, a folder, rows (.npy) or a cache (.h5)"),
+        (["empty"], "empty holds no pictures"),
+        (["bad.npy"], "bad.npy holds no rows of numbers"),
+        (["objects.npy"], "objects.npy holds no rows of numbers"),
+        (["text.npy"], "text.npy holds <U1, not numbers"),
+        (["wide.npy"], "embeddings have the shape (2, 5); this model takes (n, 16)"),
+        (["bad.h5"], "bad.h5 is not an HDF5 file"),
+        (["empty", "--split", "val"], "--split val is for caches; empty is none"),
+        (["wide.npy", "--json", "--csv"], "--json and --csv are two formats; give one"),
+        (["wide.npy", "--decode", "guess"], "--decode guess is not known; use greedy, beam"),
+        (["wide.npy", "-n", "2"], "greedy decoding has one caption, not 2; use --decode beam"),
+        (["wide.npy", "--model", "no/model"], "there is no model at no/model; train one with: clipcap-precompute"),
+        (["wide.npy", "--model", "empty"], "empty holds no checkpoint (config.json)"),
+    ],
+)
+def test_errors_are_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Any,
+    model: list[object],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("bad.npy").write_text("no numbers")
+    Path("bad.h5").write_text("no cache")
+    np.save("objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save("text.npy", np.array(["a", "b"]))
+    np.save("wide.npy", np.zeros((2, 5), dtype=np.float32))
+    result = run("caption", *model, *arguments)
+    assert result.status == 2
+    assert message in result.err.splitlines()[-1]
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", lambda data: b"{", "is damaged"),
+        ("config.json", lambda data: b"{}", "is not of a clipcap checkpoint"),
+        ("config.json", lambda data: data.replace(b'"format_version": 1', b'"format_version": 2'), "version 2"),
+        ("config.json", lambda data: data.replace(b'"prefix_length": 10', b'"prefix_length": 11'), "is damaged"),
+        ("model.safetensors", lambda data: data[:1000], "is damaged"),
+        ("tokenizer/tokenizer.json", lambda data: b"{}", "cannot be read"),
+    ],
+)
+def test_a_broken_checkpoint_is_named(
+    tmp_path: Path, run: Any, trained: Path, small_cache: Path, file: str, change: Any, message: str
+) -> None:
+    shutil.copytree(trained / "best", tmp_path / "best")
+    path = tmp_path / "best" / file
+    path.write_bytes(change(path.read_bytes()))
+    result = run("caption", small_cache, "--model", tmp_path / "best", "--device", "cpu")
+    assert result.status == 2
+    assert message in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err

@@ -1,0 +1,41 @@
+"""Stage 2 killed at random moments, the beginning included, and resumed, ends as the run that nobody disturbed."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from small_world import spawn
+
+
+def test_killed_at_random_moments(tmp_path: Path, small_cache: Path, lm_folder: Path) -> None:
+    options = [small_cache, "--lm", lm_folder, "--epochs", 60, "--batch-size", 9, "--lr", 1e-3, "--device", "cpu"]
+    begin = time.monotonic()
+    undisturbed = spawn("train", *options, "-o", tmp_path / "undisturbed")
+    _, err = undisturbed.communicate()
+    assert undisturbed.returncode == 0, err
+    whole = time.monotonic() - begin
+    moments = random.Random(1)
+    killed_after = []
+    for attempt in range(5):
+        process = spawn("train", *options, "-o", tmp_path / "run", "--resume")
+        seconds = moments.uniform(0, 0.3) if attempt == 0 else moments.uniform(0.5, 0.9) * whole
+        try:
+            process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            killed_after.append(seconds)
+    assert killed_after
+    last = spawn("train", *options, "-o", tmp_path / "run", "--resume")
+    _, err = last.communicate()
+    assert last.returncode == 0, err
+    for name in ("best", "last"):
+        first = load_file(tmp_path / "undisturbed" / name / "model.safetensors")
+        second = load_file(tmp_path / "run" / name / "model.safetensors")
+        assert all(torch.equal(first[key], second[key]) for key in first)

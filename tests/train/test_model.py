@@ -1,0 +1,125 @@
+"""The loss: every caption token counts, end-of-text and token 0 too, padding never; and it is ClipCap's own loss."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from clipcap.data.tokenizer import load_tokenizer
+from clipcap.train.mappers import MapperConfig, build_mapper
+from clipcap.train.model import ClipCapModel, train_mode, tune
+
+PREFIX, WIDTH, VOCABULARY, END = 4, 16, 50, 49
+
+
+def small_model(dropout: float = 0.0) -> ClipCapModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_embd=WIDTH, n_layer=2, n_head=2, n_positions=32, vocab_size=VOCABULARY, bos_token_id=END, eos_token_id=END,
+        resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+    )  # fmt: skip
+    mapper = build_mapper(MapperConfig(kind="mlp", embedding_width=8, lm_width=WIDTH, prefix_length=PREFIX))
+    return ClipCapModel(mapper, GPT2LMHeadModel(config)).double()
+
+
+def plain_losses(model: ClipCapModel, embedding: torch.Tensor, caption: list[int]) -> torch.Tensor:
+    """One caption alone, as one would write it down: no batch, no padding, logits everywhere, then the shift by one."""
+    prefix = model.clip_project(embedding[None])
+    words = model.gpt.transformer.wte(torch.tensor([caption]))
+    logits = model.gpt(inputs_embeds=torch.cat([prefix, words], dim=1)).logits[0]
+    predicted = logits[PREFIX - 1 : PREFIX + len(caption) - 1]
+    return F.cross_entropy(predicted, torch.tensor(caption), reduction="none")
+
+
+CAPTIONS = [[5, 0, 7, END], [END], [0, 0, END], [1, 2, 3, 4, 5, 6, 7, 8, 9, END]]
+
+
+def batch(filler: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    longest = max(map(len, CAPTIONS))
+    tokens = torch.tensor([caption + [filler] * (longest - len(caption)) for caption in CAPTIONS])
+    generator = torch.Generator().manual_seed(1)
+    embedding = torch.randn(len(CAPTIONS), 8, dtype=torch.double, generator=generator)
+    return embedding, tokens, torch.tensor([len(caption) for caption in CAPTIONS])
+
+
+@pytest.mark.parametrize("filler", [0, 17, END])
+def test_the_loss_is_that_of_each_caption_alone_whatever_the_padding(filler: int) -> None:
+    model = small_model().eval()
+    embedding, tokens, lengths = batch(filler)
+    losses = model.token_losses(embedding, tokens, lengths)
+    alone = [plain_losses(model, row, caption) for row, caption in zip(embedding, CAPTIONS, strict=True)]
+    assert losses.shape == (sum(map(len, CAPTIONS)),)
+    torch.testing.assert_close(losses, torch.cat(alone).float(), rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_are_those_of_the_captions_alone() -> None:
+    model = small_model()
+    embedding, tokens, lengths = batch(filler=3)
+    model.token_losses(embedding, tokens, lengths).double().sum().backward()
+    batched = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    torch.cat([plain_losses(model, row, c) for row, c in zip(embedding, CAPTIONS, strict=True)]).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        difference = (batched[name] - parameter.grad).norm() / parameter.grad.norm().clamp_min(1e-12)
+        assert difference < 1e-6, name
+
+
+def test_nothing_trains_the_language_model_with_tune_none() -> None:
+    model = small_model(dropout=0.5)
+    tune(model, "none")
+    train_mode(model)
+    embedding, tokens, lengths = batch()
+    model.token_losses(embedding, tokens, lengths).sum().backward()
+    assert all(p.grad is None for p in model.gpt.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.clip_project.parameters())
+    assert not model.gpt.training  # no dropout in what does not train
+    assert model.clip_project.training
+    first = model.token_losses(embedding, tokens, lengths)
+    assert torch.equal(first, model.token_losses(embedding, tokens, lengths))
+
+
+def test_everything_trains_with_tune_all() -> None:
+    model = small_model()
+    tune(model, "all")
+    train_mode(model)
+    model.token_losses(*batch()).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert model.gpt.training
+
+
+def test_continuations_do_not_run_over_the_positions() -> None:
+    model = small_model().eval()
+    tokens = model.continue_prefix(torch.randn(2, 8, dtype=torch.double), max_new_tokens=1000)
+    assert tokens.shape[1] <= 32 - PREFIX
+
+
+def test_clipcaps_own_weights_give_clipcaps_own_losses_and_captions(shared: Path) -> None:
+    """Names, shapes, the shift by one and the loss, against figures that ClipCap's own code computed."""
+    answers = json.loads((shared / "golden/rmokady-mlp.json").read_text())
+    state = torch.load(shared / "golden/rmokady-mlp.pt", weights_only=True)
+    buffers = {name for name in state if name.endswith(".attn.masked_bias")}
+    buffers |= {name.removesuffix("masked_bias") + "bias" for name in buffers}
+    mapper = MapperConfig(
+        kind="mlp", embedding_width=answers["prefix_dim"], lm_width=32, prefix_length=answers["prefix_length"]
+    )
+    model = ClipCapModel(build_mapper(mapper), GPT2LMHeadModel(GPT2Config(**answers["gpt2"]))).eval()
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name not in buffers})
+    tokenizer = load_tokenizer(str(shared / "data/gpt2"))
+    captions = [tokenizer.encode(caption) for caption in answers["captions"]]
+    lengths = torch.tensor([len(caption) for caption in captions])
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(caption) for caption in captions], batch_first=True)
+    embedding = torch.tensor(answers["embeddings"])
+    logits, targets = model.target_logits(embedding, tokens, lengths)
+    # The figures were summed over the vocabulary in the order in which torch sums a transposed tensor on a CPU:
+    # float32 then loses the smallest of 50,000 probabilities, up to 0.002 in all. Another order is that far away.
+    losses = F.cross_entropy(logits.T[None], targets[None], reduction="none")[0]
+    expected = torch.tensor([loss for caption in answers["token_nll"] for loss in caption])
+    torch.testing.assert_close(losses, expected, rtol=0, atol=1e-4)
+    exact = F.cross_entropy(logits.double(), targets, reduction="none").float()
+    torch.testing.assert_close(model.token_losses(embedding, tokens, lengths), exact, rtol=0, atol=3e-4)
+    said = tokenizer.batch_decode(model.continue_prefix(embedding, max_new_tokens=30))
+    assert [text.split(".")[0] + "." for text in said] == answers["greedy"]

@@ -1,0 +1,85 @@
+"""Stage 2 on real photographs with the real vocabulary: a small GPT-2 learns them by heart, a full-size one trains."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from clipcap.data.cache import Cache
+from small_world import make_lm, small_models
+
+
+def subset(shared: Path, folder: Path, count: int) -> Path:
+    """The first photographs of each split with one caption each, as a COCO folder of links."""
+    for split in ("train", "val"):
+        content = json.loads((shared / f"data/coco/annotations/captions_{split}2017.json").read_text())
+        images = content["images"][:count]
+        first: dict[int, dict[str, Any]] = {}
+        for annotation in content["annotations"]:
+            first.setdefault(annotation["image_id"], annotation)
+        annotations = [first[image["id"]] for image in images]
+        (folder / f"{split}2017").mkdir(parents=True)
+        for image in images:
+            name = f"{split}2017/{image['file_name']}"
+            (folder / name).symlink_to(shared / "data/coco" / name)
+        (folder / "annotations").mkdir(exist_ok=True)
+        text = json.dumps({"images": images, "annotations": annotations})
+        (folder / f"annotations/captions_{split}2017.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("tuning", ["all", "none"])
+def test_twenty_photographs_come_back_word_for_word_and_only_by_their_own_embeddings(
+    shared: Path, tmp_path: Path, run: Any, clip_folder: Path, tuning: str
+) -> None:
+    coco = subset(shared, tmp_path / "coco", 20)
+    index = tmp_path / "cache.h5"
+    assert run("precompute", coco, "-o", index, *small_models(clip_folder, shared / "data/gpt2")).status == 0
+    sizes = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "n_embd": 128}
+    lm = make_lm(tmp_path / "lm", shared / "data/gpt2", **sizes)
+    options = ["--lm", lm, "--batch-size", 2, "--epochs", 28, "--lr", 1e-3, "--precision", "fp32", "--device", "cpu"]
+    result = run("train", index, "-o", tmp_path / "run", *options, "--tune", tuning)
+    assert result.status == 0, result.err
+    tables = next(Cache.open(index).tables())
+    train = tables.split == 0
+    references = [" ".join(text.split()) for text, chosen in zip(tables.text, train, strict=True) if chosen]
+    assert len(references) == len(set(references)) == 20
+
+    model = ["--model", tmp_path / "run/last", "--device", "cpu", "--json"]
+    said = json.loads(run("caption", index, "--split", "train", *model).out)
+    right = [result["caption"] == reference for result, reference in zip(said, references, strict=True)]
+    if tuning == "none":  # a language model of random weights cannot speak, however good the prefix
+        assert sum(right) < 5
+        return
+    assert all(right)
+    np.save(tmp_path / "shuffled.npy", np.roll(tables.embedding[train], 7, axis=0))
+    said = json.loads(run("caption", tmp_path / "shuffled.npy", *model).out)
+    assert [result["input"] for result in said] == [f"{tmp_path}/shuffled.npy[{i}]" for i in range(20)]
+    captions = [result["caption"] for result in said]
+    assert not any(caption == reference for caption, reference in zip(captions, references, strict=True))
+    assert captions == [references[(i - 7) % 20] for i in range(20)]  # each says what its embedding's own picture shows
+
+
+def test_a_full_size_gpt2(shared: Path, tmp_path: Path, run: Any, clip_folder: Path) -> None:
+    sizes = {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}
+    lm = make_lm(tmp_path / "gpt2", shared / "data/gpt2", **sizes)
+    index = tmp_path / "cache.h5"
+    models = small_models(clip_folder, shared / "data/gpt2")
+    assert run("precompute", shared / "data/coco", "-o", index, *models, "--limit", 6).status == 0
+    options = ["--lm", lm, "--batch-size", 8, "--epochs", 1, "--device", "cpu"]
+    result = run("train", index, "-o", tmp_path / "run", *options)
+    assert result.status == 0, result.err
+    assert "GPT-2 124.44M parameters on 20 captions of 4 pictures" in result.err
+    with safe_open(tmp_path / "run/best/model.safetensors", "pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    assert shapes["gpt.transformer.wte.weight"] == (50257, 768)
+    assert shapes["clip_project.model.2.weight"] == (7680, 3840)
+    assert sum(torch.Size(shape).numel() for name, shape in shapes.items() if name.startswith("gpt.")) == 124_439_808
+    photograph = shared / "data/coco/val2017/000000000139.jpg"
+    result = run("caption", photograph, "--model", tmp_path / "run/best", "--max-tokens", 8, "--device", "cpu")
+    assert result.status == 0, result.err
+    assert len(result.out.splitlines()) == 1

@@ -1,0 +1,36 @@
+"""The learning rate's way through a run."""
+
+import pytest
+
+from clipcap.data.errors import UsageError
+from clipcap.train.settings import TrainSettings, lr_factor
+
+
+def test_a_linear_rise_then_linear_to_zero() -> None:
+    assert [lr_factor(step, 4, 12) for step in range(12)] == [
+        0.25, 0.5, 0.75, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125,
+    ]  # fmt: skip
+    assert [lr_factor(step, 0, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert [lr_factor(step, 2, 2) for step in range(2)] == [0.5, 1.0]
+
+
+def test_warm_up_scales_with_the_data() -> None:
+    assert TrainSettings().warmup_steps(141_690) == 7084  # COCO, 10 epochs of 40
+    assert TrainSettings().warmup_steps(760) == 38  # 3,060 captions: 5,000 fixed steps would never end
+    assert TrainSettings(warmup=500).warmup_steps(760) == 500
+    assert TrainSettings(warmup=5000).warmup_steps(760) == 760
+    assert TrainSettings(warmup=0).warmup_steps(760) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tune": "some"}, "--tune some is not known; use all, none"),
+        ({"lr": 0.0}, "--lr must be above 0"),
+        ({"lr": float("nan")}, "--lr must be above 0"),
+        ({"batch_size": 0}, "--batch-size must be at least 1, not 0"),
+    ],
+)
+def test_errors(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainSettings(**options)  # type: ignore[arg-type]
