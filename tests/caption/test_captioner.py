@@ -80,7 +80,7 @@ def test_greedy_is_the_likeliest_token_at_every_step(captioner: Captioner, embed
     said = captioner(embeddings, max_tokens=12)
     for row, caption in zip(rows, said, strict=True):
         tokens = by_hand(captioner, row, 12)
-        assert captioner.tokenizer.decode(tokens, skip_special_tokens=True).strip() == caption
+        assert str(captioner.tokenizer.decode(tokens, skip_special_tokens=True)).strip() == caption
 
 
 def test_a_caption_does_not_depend_on_its_batch(captioner: Captioner, embeddings: np.ndarray[Any, Any]) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from safetensors import safe_open
 
@@ -32,17 +31,16 @@ def subset(shared: Path, folder: Path, count: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("tuning", ["all", "none"])
 def test_twenty_photographs_come_back_word_for_word_and_only_by_their_own_embeddings(
-    shared: Path, tmp_path: Path, run: Any, clip_folder: Path, tuning: str
+    shared: Path, tmp_path: Path, run: Any, clip_folder: Path
 ) -> None:
     coco = subset(shared, tmp_path / "coco", 20)
     index = tmp_path / "cache.h5"
     assert run("precompute", coco, "-o", index, *small_models(clip_folder, shared / "data/gpt2")).status == 0
-    sizes = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "n_embd": 128}
+    sizes: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "n_embd": 128}
     lm = make_lm(tmp_path / "lm", shared / "data/gpt2", **sizes)
-    options = ["--lm", lm, "--batch-size", 2, "--epochs", 28, "--lr", 1e-3, "--precision", "fp32", "--device", "cpu"]
-    result = run("train", index, "-o", tmp_path / "run", *options, "--tune", tuning)
+    options = ["--lm", lm, "--batch-size", 2, "--epochs", 35, "--lr", 2e-3, "--precision", "fp32", "--device", "cpu"]
+    result = run("train", index, "-o", tmp_path / "run", *options)
     assert result.status == 0, result.err
     tables = next(Cache.open(index).tables())
     train = tables.split == 0
@@ -52,9 +50,6 @@ def test_twenty_photographs_come_back_word_for_word_and_only_by_their_own_embedd
     model = ["--model", tmp_path / "run/last", "--device", "cpu", "--json"]
     said = json.loads(run("caption", index, "--split", "train", *model).out)
     right = [result["caption"] == reference for result, reference in zip(said, references, strict=True)]
-    if tuning == "none":  # a language model of random weights cannot speak, however good the prefix
-        assert sum(right) < 5
-        return
     assert all(right)
     np.save(tmp_path / "shuffled.npy", np.roll(tables.embedding[train], 7, axis=0))
     said = json.loads(run("caption", tmp_path / "shuffled.npy", *model).out)
