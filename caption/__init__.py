@@ -1,6 +1,8 @@
 """Use: pictures, embeddings or a cache become captions and scores; caches and checkpoints say what they are.
 
-from clipcap.caption import Captioner
+In short::
+
+    from clipcap.caption import Captioner
 
 captioner = Captioner.from_checkpoint("checkpoints/best")
 captioner("dog.jpg")

@@ -10,6 +10,7 @@ n pictures or embeddings, d numbers in an embedding.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from clipcap.precompute.encoder import Encoder, load_encoder
 from clipcap.precompute.images import open_image, to_pixels, to_rgb
 from clipcap.train.checkpoint import CheckpointConfig, load_checkpoint
 from clipcap.train.model import ClipCapModel
+from clipcap.train.run_folder import find_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,6 +46,7 @@ class Captioner:
         device: of the model, and of CLIP.
         precision: `fp32`, `bf16` or `fp16`.
         pretrained: a file or folder of CLIP weights, where the one that the checkpoint names has moved.
+        batch_size: pictures, embeddings or captions in a forward pass.
     """
 
     def __init__(
@@ -54,15 +57,23 @@ class Captioner:
         device: torch.device,
         precision: str,
         pretrained: str | None = None,
+        batch_size: int = 32,
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.device, self.precision = device, precision
+        self.batch_size = batch_size
         self._pretrained = pretrained
         self._encoder: Encoder | None = None
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, *, device: str = "auto", precision: str = "auto", pretrained: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        pretrained: str | None = None,
+        batch_size: int = 32,
     ) -> "Captioner":
         """Open a checkpoint that `clipcap-train` wrote.
 
@@ -71,18 +82,17 @@ class Captioner:
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it, else fp32.
             pretrained: CLIP weights, where they are no longer where the checkpoint says.
+            batch_size: pictures, embeddings or captions in a forward pass.
 
         Raises:
             CheckpointError: there is none, or it is broken.
             UsageError: the device or the precision is not known.
         """
-        folder = Path(path)
-        if not (folder / "config.json").is_file() and (folder / "best").is_dir():
-            folder = folder / "best"
+        folder = find_checkpoint(Path(path))
         where = choose_device(device)
         arithmetic = choose_precision(precision, where)
         model, tokenizer, config = load_checkpoint(folder)
-        return cls(model.to(where), tokenizer, config, where, arithmetic, pretrained)
+        return cls(model.to(where), tokenizer, config, where, arithmetic, pretrained, batch_size)
 
     @property
     def encoder(self) -> Encoder:
@@ -97,8 +107,8 @@ class Captioner:
             pretrained = self._pretrained or trained_on.pretrained
             if Path(pretrained).is_absolute() and not Path(pretrained).exists():
                 raise CheckpointError(
-                    f"the CLIP weights that this model was trained on are no longer at {pretrained}; "
-                    "say where they are with --pretrained"
+                    f"the CLIP weights that this model was trained on are no longer at {pretrained}; say where they "
+                    "are with --pretrained"
                 )
             encoder = load_encoder(
                 trained_on.encoder,
@@ -106,12 +116,20 @@ class Captioner:
                 device=self.device,
                 precision=self.precision,
                 features=trained_on.features,
+                quick_gelu=trained_on.quick_gelu,
             )
-            if encoder.weights_sha256 != trained_on.weights_sha256:
+            now = replace(
+                trained_on,
+                weights_sha256=encoder.weights_sha256,
+                quick_gelu=encoder.quick_gelu,
+                preprocess=encoder.preprocess,
+                width=encoder.width,
+            )
+            differences = trained_on.encoder_differences(now)
+            if differences:
                 raise CheckpointError(
-                    f"{encoder.pretrained} is not the encoder that this model was trained on (weights "
-                    f"{encoder.weights_sha256[:12]}, not {trained_on.weights_sha256[:12]}); give the right file "
-                    f"with --pretrained"
+                    f"{encoder.pretrained} is not the encoder that this model was trained on ({differences[0]}); give "
+                    "the right weights with --pretrained"
                 )
             self._encoder = encoder
         return self._encoder
@@ -157,15 +175,16 @@ class Captioner:
         return results[0] if single else results
 
     def caption(self, embedding: torch.Tensor, strategy: Strategy) -> list[list[str]]:
-        """The captions of each embedding, float (n, d), best first, all in one batch."""
-        if not len(embedding):
-            return []
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            tokens = strategy.decode(self.model, embedding.to(self.device))
-        return [
-            [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
-            for rows in tokens.tolist()
-        ]
+        """The captions of each embedding, float (n, d), best first."""
+        captions: list[list[str]] = []
+        for part in embedding.split(self.batch_size) if len(embedding) else ():
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                tokens = strategy.decode(self.model, part.to(self.device))
+            captions.extend(
+                [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
+                for rows in tokens.tolist()
+            )
+        return captions
 
     def encode(self, pictures: Sequence[Picture]) -> torch.Tensor:
         """The embeddings of pictures, float32 (n, d), as stage 1 would cache them (but not rounded to float16).
@@ -173,9 +192,12 @@ class Captioner:
         Raises:
             ImageError: one cannot be read; the message names it.
         """
-        transform = self.encoder.transform
-        pixels = [to_pixels(_open(picture), transform) for picture in pictures]
-        return self.encoder.encode(torch.stack(pixels)) if pixels else torch.empty(0, self.encoder.width)
+        parts = [torch.empty(0, self.encoder.width)]
+        for start in range(0, len(pictures), self.batch_size):
+            some = pictures[start : start + self.batch_size]
+            pixels = [to_pixels(_open(picture), self.encoder.transform) for picture in some]
+            parts.append(self.encoder.encode(torch.stack(pixels)))
+        return torch.cat(parts)
 
     def score(self, embeddings: Embeddings, captions: Sequence[str]) -> list[list[float]]:
         """The loss of each token of each caption, the end-of-text that follows it included.
@@ -194,20 +216,22 @@ class Captioner:
         embedding = self.check_embeddings(embeddings)
         if len(embedding) != len(captions):
             raise UsageError(f"{len(embedding)} embeddings and {len(captions)} captions; give one caption an embedding")
-        if not captions:
-            return []
         tokens = encode_captions(self.tokenizer, list(captions))
         room = self.model.gpt.config.n_positions - self.config.mapper.prefix_length
         for text, row in zip(captions, tokens, strict=True):
             if len(row) == 1 or len(row) > room:
-                raise UsageError(
-                    f"a caption of {len(row) - 1} tokens cannot be scored (1 to {room - 1} can): {text[:60]!r}"
-                )
-        lengths = torch.tensor([len(row) for row in tokens])
-        padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in tokens], batch_first=True)
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            losses = self.model.token_losses(embedding.to(self.device), padded.to(self.device), lengths.to(self.device))
-        return [row.tolist() for row in losses.cpu().split(lengths.tolist())]
+                fact = f"a caption of {len(row) - 1} tokens cannot be scored"
+                raise UsageError(f"{fact} (1 to {room - 1} can): {text[:60]!r}")
+        losses: list[list[float]] = []
+        for start in range(0, len(tokens), self.batch_size):
+            rows = [torch.tensor(row) for row in tokens[start : start + self.batch_size]]
+            lengths = torch.tensor([len(row) for row in rows])
+            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            batch = (embedding[start : start + self.batch_size], padded, lengths)
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                flat = self.model.token_losses(*(tensor.to(self.device) for tensor in batch)).cpu()
+            losses.extend(part.tolist() for part in flat.split(lengths.tolist()))
+        return losses
 
     def check_embeddings(self, embeddings: Embeddings) -> torch.Tensor:
         """Embeddings as float32 (n, d).

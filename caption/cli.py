@@ -50,27 +50,31 @@ def caption(
     formats = [name for name, wanted in (("json", as_json), ("jsonl", as_jsonl), ("csv", as_csv)) if wanted]
     if len(formats) > 1:
         raise UsageError(f"--{formats[0]} and --{formats[1]} are two formats; give one")
-    if not model.exists():
-        raise UsageError(
-            f"there is no model at {model}; train one with: clipcap-precompute DATASET && clipcap-train "
-            f"cache.h5, or name "
-            "one with --model"
-        )
+    from clipcap.train.run_folder import find_checkpoint
+
+    find_checkpoint(model)  # before anything heavy is loaded
+    if output is not None and any(output.exists() and output.samefile(path) for path in inputs if path.exists()):
+        raise UsageError(f"-o {output} is an input; give another name")
+
     from clipcap.caption.inputs import Inputs
 
-    stream = Inputs(given=inputs, split=split, batch_size=batch_size)
+    stream = Inputs(given=inputs, split=split)
 
     from clipcap.caption.captioner import Captioner
     from clipcap.caption.decoding import choose_strategy
 
     strategy = choose_strategy(decode, beams=beams, captions=captions, max_tokens=max_tokens)
-    captioner = Captioner.from_checkpoint(model, device=device, precision=precision, pretrained=pretrained)
+    captioner = Captioner.from_checkpoint(
+        model, device=device, precision=precision, pretrained=pretrained, batch_size=batch_size
+    )
     done, skipped = 0, 0
     with ExitStack() as stack:
         file = stack.enter_context(_open(output)) if output is not None else sys.stdout
         writer = _writer(formats[0] if formats else "text", file, captions > 1, stream.one_picture)
         stack.callback(writer.close)
-        progress = stack.enter_context(Progress("captioning", "inputs", None))
+        # Results on the same terminal are progress enough, and a bar would write over them.
+        shown = output is not None or not sys.stdout.isatty()
+        progress = stack.enter_context(Progress("captioning", "inputs", None, bar=shown))
         for group in stream.groups(captioner):
             for path, reason in group.skipped:
                 warn(f"{path} skipped: {reason}")

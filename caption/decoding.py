@@ -1,8 +1,9 @@
 """Decoding strategies: how a caption is chosen among all that the model could say. One small class a strategy.
 
-A new one is its class and its line in `STRATEGIES`. B embeddings, n captions of each, T tokens.
+B embeddings, n captions of each, T tokens.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,7 +71,21 @@ class Beam:
         return tokens.view(len(embedding), self.captions, -1)
 
 
-STRATEGIES = ("greedy", "beam")
+def _greedy(beams: int, captions: int, max_tokens: int) -> Strategy:
+    if captions != 1:
+        raise UsageError(f"greedy decoding has one caption, not {captions}; use --decode beam")
+    return Greedy(max_tokens=max_tokens)
+
+
+def _beam(beams: int, captions: int, max_tokens: int) -> Strategy:
+    return Beam(max_tokens=max_tokens, beams=beams, captions=captions)
+
+
+# A new strategy is its class and its line here: from what a person may ask for to the strategy.
+STRATEGIES: dict[str, Callable[[int, int, int], Strategy]] = {
+    "greedy": _greedy,
+    "beam": _beam,
+}
 
 
 def choose_strategy(name: str, *, beams: int = 5, captions: int = 1, max_tokens: int = MAX_TOKENS) -> Strategy:
@@ -85,12 +100,8 @@ def choose_strategy(name: str, *, beams: int = 5, captions: int = 1, max_tokens:
     Raises:
         UsageError: there is none of that name, or it cannot give so many captions.
     """
+    if name not in STRATEGIES:
+        raise UsageError(f"--decode {name} is not known; use {', '.join(STRATEGIES)}")
     if max_tokens < 1:
         raise UsageError(f"--max-tokens must be at least 1, not {max_tokens}")
-    if name == "beam":
-        return Beam(max_tokens=max_tokens, beams=beams, captions=captions)
-    if name != "greedy":
-        raise UsageError(f"--decode {name} is not known; use {', '.join(STRATEGIES)}")
-    if captions != 1:
-        raise UsageError(f"greedy decoding has one caption, not {captions}; use --decode beam")
-    return Greedy(max_tokens=max_tokens)
+    return STRATEGIES[name](beams, captions, max_tokens)

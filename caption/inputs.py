@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from clipcap.data.errors import ImageError, SourceError, UsageError
-from clipcap.data.records import SPLITS
+from clipcap.data.records import SPLITS, storable
 
 if TYPE_CHECKING:
     from clipcap.caption.captioner import Captioner
@@ -40,7 +40,6 @@ class Inputs:
     Args:
         given: paths of files, folders, `.npy` files and caches.
         split: only rows of this split, of caches.
-        batch_size: inputs in a group.
 
     Raises:
         SourceError: a path does not exist, or a folder holds no picture.
@@ -49,7 +48,6 @@ class Inputs:
 
     given: list[Path]
     split: str | None
-    batch_size: int
 
     def __post_init__(self) -> None:
         if self.split is not None and self.split not in SPLITS:
@@ -85,16 +83,16 @@ class Inputs:
         yield from self._picture_groups(pictures, captioner)
 
     def _picture_groups(self, pictures: list[Path], captioner: "Captioner") -> Iterator[Group]:
-        for start in range(0, len(pictures), self.batch_size):
+        for start in range(0, len(pictures), captioner.batch_size):
             readable: list[Any] = []
             names: list[str] = []
             skipped: list[tuple[str, str]] = []
-            for path in pictures[start : start + self.batch_size]:
+            for path in pictures[start : start + captioner.batch_size]:
                 from clipcap.precompute.images import open_image
 
                 try:
                     readable.append(open_image(path))
-                    names.append(str(path))
+                    names.append(storable(str(path)))
                 except ImageError as error:
                     skipped.append((str(path), str(error)))
             yield Group(names=names, embedding=captioner.encode(readable), skipped=skipped)
@@ -104,13 +102,18 @@ class Inputs:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise SourceError(f"{path} holds no rows of numbers ({error}); save them with numpy.save") from error
-        if rows.ndim == 1:
-            rows = rows[None]
-        if rows.dtype.kind not in "fiu":
-            raise SourceError(f"{path} holds {rows.dtype}, not numbers; save float rows with numpy.save")
-        for start in range(0, len(rows), self.batch_size):
-            part = captioner.check_embeddings(np.array(rows[start : start + self.batch_size], dtype=np.float32))
-            names = [f"{path}[{start + i}]" for i in range(len(part))]
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu":
+            what = rows.dtype if isinstance(rows, np.ndarray) else "an archive"
+            raise SourceError(f"{path} holds {what}, not rows of numbers; save float rows with numpy.save")
+        rows = rows[None] if rows.ndim == 1 else rows
+        width = captioner.config.mapper.embedding_width
+        if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
+            raise SourceError(
+                f"{path} has the shape {rows.shape}; this model takes rows of {width} numbers, (n, {width})"
+            )
+        for start in range(0, len(rows), captioner.batch_size):
+            part = captioner.check_embeddings(np.array(rows[start : start + captioner.batch_size], dtype=np.float32))
+            names = [f"{storable(str(path))}[{start + i}]" for i in range(len(part))]
             yield Group(names=names, embedding=part, skipped=[])
 
     def _cached(self, path: Path, captioner: "Captioner") -> Iterator[Group]:
@@ -124,8 +127,8 @@ class Inputs:
             if self.split is not None:
                 chosen = np.flatnonzero(tables.split == SPLITS.index(self.split))
             found += len(chosen)
-            for start in range(0, len(chosen), self.batch_size):
-                rows = chosen[start : start + self.batch_size]
+            for start in range(0, len(chosen), captioner.batch_size):
+                rows = chosen[start : start + captioner.batch_size]
                 yield Group(
                     names=[tables.path[row] for row in rows],
                     embedding=captioner.check_embeddings(tables.embedding[rows].astype(np.float32)),

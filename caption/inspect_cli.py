@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipcap.data.atomic import set_aside
 from clipcap.data.command import Debug, Version, new_app, run_command
 from clipcap.data.errors import UsageError
 from clipcap.data.progress import Progress, note, plural
@@ -27,9 +28,9 @@ def inspect(
     version: Version = False,
 ) -> None:
     """Say what a cache or a checkpoint is."""
-    if not path.exists():
+    if not path.exists() and not set_aside(path).exists():
         raise UsageError(f"{path} does not exist; give a cache.h5 or a checkpoint's folder")
-    facts = describe_checkpoint(path, verify) if path.is_dir() else describe_cache(path, verify)
+    facts = describe_cache(path, verify) if path.is_file() else describe_checkpoint(path, verify)
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=1))
         return
@@ -46,10 +47,8 @@ def describe_cache(path: Path, verify: bool) -> dict[str, Any]:
     Raises:
         CacheError: it is not whole.
     """
-    import numpy as np
-
     from clipcap.data.cache import Cache
-    from clipcap.data.records import SPLITS
+    from clipcap.data.shard import read_summary
 
     cache = Cache.open(path)
     if verify:
@@ -59,10 +58,10 @@ def describe_cache(path: Path, verify: bool) -> dict[str, Any]:
         note(f"{plural(len(cache.shards), 'shard')} verified: every sum is right")
     splits: Counter[str] = Counter()
     failures: list[dict[str, str]] = []
-    for tables in cache.tables():
-        splits.update({SPLITS[i]: int(n) for i, n in enumerate(np.bincount(tables.split, minlength=len(SPLITS))) if n})
-        pairs = zip(tables.failure_path, tables.failure_reason, strict=True)
-        failures.extend({"path": picture, "reason": reason} for picture, reason in pairs)
+    for entry in cache.shards:
+        split_names, failed = read_summary(entry.path)
+        splits.update(split_names)
+        failures.extend({"path": picture, "reason": reason} for picture, reason in failed)
     return {
         "kind": "cache, format 1",
         "images": cache.images,
@@ -82,9 +81,10 @@ def describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or it is broken.
     """
-    folder = path / "best" if not (path / "config.json").exists() and (path / "best").is_dir() else path
     from clipcap.train.checkpoint import load_checkpoint, read_config
+    from clipcap.train.run_folder import find_checkpoint
 
+    folder = find_checkpoint(path)
     config = read_config(folder)
     if verify:
         load_checkpoint(folder)

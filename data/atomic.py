@@ -1,5 +1,6 @@
 """Writing files and folders so that a crash at any moment leaves the old one, the new one, but never half of one."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -22,7 +23,8 @@ def write_file(path: Path, data: bytes) -> None:
         os.replace(temporary, path)  # noqa: PTH105 - tests crash the program at this name
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         reason = error.strerror or one_line(error)
         raise ClipCapError(f"{path} cannot be written: {reason}; mend that and run the same command again") from error
 
@@ -33,11 +35,13 @@ def replace_folder(new: Path, path: Path) -> None:
     A folder cannot be renamed over another that holds files, so the old one steps aside first. `recover_folder`
     mends what a crash between the two renames leaves.
     """
-    for file in new.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
+    for child in (new, *new.rglob("*")):
+        if child.is_dir():
+            sync_folder(child)
+        else:
+            with child.open("rb") as handle:
                 os.fsync(handle.fileno())
-    aside = _aside(path)
+    aside = set_aside(path)
     shutil.rmtree(aside, ignore_errors=True)
     if path.exists():
         os.replace(path, aside)  # noqa: PTH105
@@ -48,8 +52,8 @@ def replace_folder(new: Path, path: Path) -> None:
 
 def recover_folder(path: Path) -> None:
     """Bring the old folder back where a crash came after it stepped aside and before the new one took its place."""
-    if not path.exists() and _aside(path).exists():
-        os.replace(_aside(path), path)  # noqa: PTH105
+    if not path.exists() and set_aside(path).exists():
+        os.replace(set_aside(path), path)  # noqa: PTH105
 
 
 def sync_folder(folder: Path) -> None:
@@ -62,5 +66,6 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _aside(path: Path) -> Path:
+def set_aside(path: Path) -> Path:
+    """Where the old folder waits while `replace_folder` puts the new one in its place."""
     return path.with_name(f".{path.name}.old")

@@ -117,9 +117,8 @@ class Cache:
             content = tables.content()
             if content != shard.content:
                 raise DamagedCacheError(
-                    f"{shard.path} is damaged: its tables have the sum {content[:12]}, not {shard.content[:12]} "
-                    f"as when "
-                    f"they were written; delete it and {AGAIN}"
+                    f"{shard.path} is damaged: its tables have the sum {content[:12]}, not {shard.content[:12]} as "
+                    f"when they were written; delete it and {AGAIN}"
                 )
             yield shard
 

@@ -65,9 +65,11 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
         status = _report(name, one_line(error), 2, debug)
     except KeyboardInterrupt:
         status = _report(name, "interrupted", 130, debug)
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); keep Python from complaining when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader of our output has gone (`| head`), of which typer makes an exit with 1: nothing is wrong.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it flushes stdout
         status = 0
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument, a bad value

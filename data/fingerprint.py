@@ -9,7 +9,7 @@ from clipcap.data.errors import CacheError
 # What says where something came from, but does not change a single number in the tables.
 _PROVENANCE = ("pretrained", "tokenizer", "version")
 # What an image encoder must have in common with another for their embeddings to mean the same.
-_ENCODER = ("encoder", "weights_sha256", "features", "width", "preprocess", "normalized")
+_ENCODER = ("encoder", "weights_sha256", "quick_gelu", "features", "width", "preprocess", "normalized")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,7 @@ class Fingerprint:
         encoder: open_clip's name of the architecture.
         pretrained: the tag of its weights, or the absolute path of the file they came from.
         weights_sha256: over the image tower as it was loaded, whatever kind of file it came from.
+        quick_gelu: whether the tower computes with QuickGELU; the same weights mean something else without.
         features: the kind of feature, `projected`.
         width: numbers in an embedding.
         preprocess: size (height, width), mean, std, interpolation, resize_mode and fill_color of the picture's way in.
@@ -38,6 +39,7 @@ class Fingerprint:
     encoder: str
     pretrained: str
     weights_sha256: str
+    quick_gelu: bool
     features: str
     width: int
     preprocess: dict[str, Any]

@@ -55,20 +55,22 @@ class Progress:
         unit: what is counted, in the plural: `pictures`.
         total: how many there are, or None where nobody knows.
         done: how many were there already when this run began (they do not count for the rate).
+        bar: whether a bar may be drawn where stderr is a terminal.
     """
 
-    def __init__(self, what: str, unit: str, total: int | None, done: int = 0) -> None:
+    def __init__(self, what: str, unit: str, total: int | None, done: int = 0, *, bar: bool = True) -> None:
         self.what, self.unit, self.total = what, unit, total
         self.done = self._done_before = done
         self.skipped = 0
         self.remark = ""
         self._start = self._last_line = time.monotonic()
+        self._drawn = bar and sys.stderr.isatty()
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Self:
         self._start = self._last_line = time.monotonic()
-        if sys.stderr.isatty():
+        if self._drawn:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
@@ -93,7 +95,7 @@ class Progress:
         self.remark = remark or self.remark
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, description=self.text())
-        elif time.monotonic() - self._last_line >= LINE_EVERY:
+        elif not sys.stderr.isatty() and time.monotonic() - self._last_line >= LINE_EVERY:
             self._last_line = time.monotonic()
             note(f"{self.what} {self.text()}")
 

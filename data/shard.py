@@ -155,6 +155,21 @@ def read_shard(path: Path) -> ShardTables:
     return tables
 
 
+def read_summary(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """The split of each picture of a shard, and (path, reason) of those that failed; reads no embeddings.
+
+    Raises:
+        CacheError: missing, damaged or foreign.
+    """
+    with open_hdf5(path) as file:
+        try:
+            splits = [SPLITS[number] for number in file["images/split"][:].tolist()]
+            failed = zip(_read(file["failures/path"]), _read(file["failures/reason"]), strict=True)
+            return splits, list(failed)
+        except (OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
+            raise DamagedCacheError(f"{path} is damaged ({one_line(error)}); {AGAIN}") from error
+
+
 def open_hdf5(path: Path) -> h5py.File:
     """Open an index or a shard for reading, after checking that it is one of ours, of a version that we know.
 
@@ -195,8 +210,8 @@ def check_mark(path: Path, file: h5py.File) -> None:
     version = file.attrs.get("format_version")
     if version != FORMAT_VERSION:
         raise CacheError(
-            f"{path} is a cache of format version {version}, this program reads version {FORMAT_VERSION}; "
-            "install a newer one: pip install --upgrade clipcap-cache"
+            f"{path} is a cache of format version {version}, this program reads version {FORMAT_VERSION}; install a "
+            "newer one: pip install --upgrade clipcap-cache"
         )
     if "fingerprint" not in file.attrs:
         raise DamagedCacheError(f"{path} has no fingerprint, so nobody knows what made it; {AGAIN}")

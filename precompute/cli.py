@@ -93,6 +93,7 @@ def precompute(
         encoder=tower.name,
         pretrained=tower.pretrained,
         weights_sha256=tower.weights_sha256,
+        quick_gelu=tower.quick_gelu,
         features=features,
         width=tower.width,
         preprocess=tower.preprocess,
@@ -145,8 +146,7 @@ def _check(source: "Source", strict: bool) -> None:
     if 2 * missing > listed:
         raise SourceError(
             f"{fact}, {listed - missing:,} do: more than half are missing, most likely the pictures are not all "
-            f"unpacked; "
-            f"complete the folder, or take what is there with --limit {listed - missing}"
+            f"unpacked; complete the folder, or take what is there with --limit {listed - missing}"
         )
     warn(fact)
 

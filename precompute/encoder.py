@@ -5,7 +5,7 @@ Knows nothing of datasets and caches.
 
 import difflib
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ class Encoder:
         name: open_clip's name of the architecture.
         pretrained: tag, or absolute path of the weights' file.
         weights_sha256: over the image tower.
+        quick_gelu: whether it computes with QuickGELU.
         preprocess: size (height, width), mean, std, interpolation, resize_mode, fill_color.
         transform: a PIL picture in RGB -> a PIL picture of the right size.
         width: numbers in an embedding.
@@ -41,6 +42,7 @@ class Encoder:
     name: str
     pretrained: str
     weights_sha256: str
+    quick_gelu: bool
     preprocess: dict[str, Any]
     transform: "Transform"
     width: int
@@ -75,6 +77,7 @@ def load_encoder(
     device: torch.device,
     precision: str = "fp32",
     features: str = "projected",
+    quick_gelu: bool = False,
 ) -> Encoder:
     """Load a CLIP for encoding pictures.
 
@@ -86,6 +89,7 @@ def load_encoder(
         device: where to encode.
         precision: `fp32`, `bf16` or `fp16`.
         features: `projected`: the embedding that CLIP compares with texts.
+        quick_gelu: compute with QuickGELU though neither name nor tag say so, as weights in a file may need.
 
     Raises:
         UsageError: the tag or the kind of features is not known.
@@ -97,7 +101,12 @@ def load_encoder(
     choice = _choose(open_clip, name, pretrained)
     try:
         model = open_clip.create_model(
-            choice.model_name, precision="fp32", device="cpu", require_pretrained=True, **choice.arguments
+            choice.model_name,
+            pretrained=choice.weights,
+            force_quick_gelu=quick_gelu or choice.quick_gelu,
+            precision="fp32",
+            device="cpu",
+            require_pretrained=True,
         )
     except Exception as error:  # open_clip raises RuntimeError, OSError, KeyError, and what torch.load raises
         raise _load_error(choice, error) from error
@@ -114,6 +123,7 @@ def load_encoder(
         name=choice.name,
         pretrained=choice.pretrained,
         weights_sha256=sha256,
+        quick_gelu=any(type(part).__name__ == "QuickGELU" for part in model.visual.modules()),
         preprocess=preprocess,
         transform=_picture_transform(model.visual.preprocess_cfg),
         width=0,
@@ -128,12 +138,16 @@ def load_encoder(
 
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
-    """Which weights were asked for: for open_clip (`model_name`, `arguments`), and as the fingerprint records it."""
+    """What was asked for.
+
+    As the fingerprint records it (`name`, `pretrained`), and as open_clip takes it (the rest).
+    """
 
     name: str
     pretrained: str
     model_name: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    quick_gelu: bool = False
 
 
 def _choose(open_clip: Any, name: str, pretrained: str | None) -> _Choice:
@@ -156,29 +170,28 @@ def _choose(open_clip: Any, name: str, pretrained: str | None) -> _Choice:
     pretrained = pretrained or "openai"
     if Path(pretrained).is_file():
         file = str(Path(pretrained).resolve())
-        return _Choice(name=name, pretrained=file, model_name=name, arguments={"pretrained": file})
+        return _Choice(name=name, pretrained=file, model_name=name, weights=file)
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     if not tag:
         raise UsageError(f"--pretrained {pretrained} is neither a file nor a tag of {name}; its tags: {listed}")
     use_hub_if_reachable()
     # open_clip itself only warns when an architecture without QuickGELU gets weights that were trained with it.
-    arguments = {"pretrained": pretrained, "force_quick_gelu": bool(tag.get("quick_gelu"))}
-    return _Choice(name=name, pretrained=pretrained, model_name=name, arguments=arguments)
+    gelu = bool(tag.get("quick_gelu"))
+    return _Choice(name=name, pretrained=pretrained, model_name=name, weights=pretrained, quick_gelu=gelu)
 
 
 def _load_error(choice: _Choice, error: Exception) -> ModelError:
     fact = one_line(error)
     if Path(choice.pretrained).is_file():
         return ModelError(
-            f"{choice.pretrained} does not hold weights of {choice.name} ({fact[:160]}); "
-            "name the architecture that it was saved from with --encoder"
+            f"{choice.pretrained} does not hold weights of {choice.name} ({fact[:160]}); name the architecture that "
+            "it was saved from with --encoder"
         )
     if Path(choice.pretrained).is_dir():
         return ModelError(f"{choice.pretrained} could not be loaded ({fact[:200]}); see that its weights are there")
     return ModelError(
         f"the weights {choice.pretrained!r} of {choice.name} could not be had: no network, and they were never "
-        f"downloaded "
-        "here; connect once, or give a file of weights with --pretrained FILE"
+        "downloaded here; connect once, or give a file of weights with --pretrained FILE"
     )
 
 

@@ -71,7 +71,7 @@ class Output:
             if differences:
                 raise UsageError(
                     f"{path} is from another run ({'; '.join(differences)}); give another -o, or --overwrite to "
-                    f"replace it"
+                    "replace it"
                 )
         try:
             cache = Cache.open(self.index)

@@ -56,8 +56,8 @@ class Failures:
             raise SourceError(f"{path}: {reason} (--strict: the first picture that cannot be read ends the run)")
         if 2 * len(self.pictures) > self.total:
             raise SourceError(
-                f"{len(self.pictures):,} of {self.total:,} pictures could not be read, which is more than half; "
-                f"most often: {self.commonest()} (as {path}); see that SOURCE is the right folder and complete"
+                f"{len(self.pictures):,} of {self.total:,} pictures could not be read, which is more than half; most "
+                f"often: {self.commonest()} (as {path}); see that SOURCE is the right folder and complete"
             )
 
     def commonest(self) -> str:

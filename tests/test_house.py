@@ -67,9 +67,9 @@ def test_importing_a_command_is_light(module: str) -> None:
 def test_help_loads_nothing_heavy_and_says_what_it_does(command: str) -> None:
     module = "caption.inspect_cli" if command == "inspect" else f"{command}.cli"
     code = (
-        f"import sys, atexit; sys.argv = ['clipcap-{command}', '--help']\n"
-        "atexit.register(lambda: print('HEAVY', [m for m in ('torch', 'h5py', 'numpy', 'PIL') if m in sys.modules]))\n"
-        f"from clipcap.{module} import main; main()"
+        f"import sys, atexit; sys.argv = ['clipcap-{command}', '--help']\natexit.register(lambda: print('HEAVY', [m "
+        f"for m in ('torch', 'h5py', 'numpy', 'PIL') if m in sys.modules]))\nfrom clipcap.{module} import main; "
+        "main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clipcap.data.atomic import recover_folder, replace_folder
+from clipcap.data.atomic import replace_folder
 from clipcap.data.errors import CheckpointError, ClipCapError, one_line
 from clipcap.data.fingerprint import Fingerprint
 from clipcap.data.tokenizer import load_tokenizer, save_tokenizer
@@ -91,7 +91,9 @@ def save_checkpoint(
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        save_file(_trained(model), new / "model.safetensors")
+        tensors = model.state_dict()
+        names = _stored_names(model, config.language_model.tuned)
+        save_file({name: tensors[name].contiguous().cpu() for name in names}, new / "model.safetensors")
         save_tokenizer(tokenizer, new / "tokenizer")
         if state is not None:
             save_file(state[0], new / "training_state.safetensors")
@@ -99,7 +101,7 @@ def save_checkpoint(
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(config)}
         (new / "config.json").write_text(json.dumps(content, indent=1))
         replace_folder(new, folder)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # OSError, SafetensorError, and a bare Exception of the tokenizers library
         shutil.rmtree(new, ignore_errors=True)
         raise CheckpointError(
             f"the checkpoint {folder} cannot be written ({one_line(error)}); mend that and go on with --resume"
@@ -112,27 +114,26 @@ def read_config(folder: Path) -> CheckpointConfig:
     Raises:
         CheckpointError: there is none, it is foreign, broken, or of an unknown version.
     """
-    recover_folder(folder)
     file = folder / "config.json"
-    if not file.is_file():
-        raise CheckpointError(f"{folder} holds no checkpoint (config.json); make one with: clipcap-train cache.h5")
     try:
         content = json.loads(file.read_text())
         if content.get("format") != FORMAT:
             raise CheckpointError(f"{file} is not of a clipcap checkpoint; give the folder that clipcap-train wrote")
         if content["format_version"] != FORMAT_VERSION:
             raise CheckpointError(
-                f"{folder} is a checkpoint of version {content['format_version']}, this program reads "
-                f"{FORMAT_VERSION}; "
-                "install a newer one: pip install --upgrade clipcap-cache"
+                f"{folder} is a checkpoint of version {content['format_version']}, this program reads version "
+                f"{FORMAT_VERSION}; install a newer one: pip install --upgrade clipcap-cache"
             )
-        return CheckpointConfig(
+        config = CheckpointConfig(
             mapper=MapperConfig(**content["mapper"]),
             language_model=LanguageModelConfig(**content["language_model"]),
             encoder=Fingerprint.from_json(json.dumps(content["encoder"])),
             training=content["training"],
             progress=content["progress"],
         )
+        if config.encoder.width != config.mapper.embedding_width:
+            raise CheckpointError(f"{file} is damaged (encoder and mapper have different widths); use another")
+        return config
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OSError, ClipCapError) as error:
@@ -146,29 +147,56 @@ def load_checkpoint(folder: Path) -> tuple[ClipCapModel, "PreTrainedTokenizerBas
         CheckpointError: there is none, it is broken, or the language model that it names has changed.
         ModelError: the language model that it names cannot be had.
     """
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     config = read_config(folder)
-    if config.language_model.tuned:
-        with torch.device("meta"):  # no time for random weights that the file replaces
-            lm = GPT2LMHeadModel(GPT2Config(**config.language_model.config))
-            mapper = build_mapper(config.mapper)
-        model = ClipCapModel(mapper, lm).to_empty(device="cpu")
-        model.gpt.tie_weights()
-    else:
-        lm = load_language_model(config.language_model.name)
-        if weights_sha256(lm) != config.language_model.sha256:
-            raise CheckpointError(
-                f"{folder} was trained with another {config.language_model.name} than the one that is there now; "
-                "put the right one back"
-            )
-        model = ClipCapModel(build_mapper(config.mapper), lm)
-    load_trained(folder, model)
+    if not (folder / "tokenizer").is_dir():
+        raise CheckpointError(f"{folder} has no tokenizer/; copy the whole folder that clipcap-train wrote")
+    try:
+        model = _empty_model(config)
+    except ClipCapError:
+        raise
+    except Exception as error:  # whatever a wrong number or name in config.json leads to
+        fact = f"{type(error).__name__}: {one_line(error)}"
+        raise CheckpointError(f"{folder / 'config.json'} is damaged ({fact[:200]}); use another checkpoint") from error
+    load_trained(folder, model, with_lm=config.language_model.tuned)
     return model.eval(), load_tokenizer(str(folder / "tokenizer")), config
 
 
-def load_trained(folder: Path, model: ClipCapModel) -> None:
+def _empty_model(config: CheckpointConfig) -> ClipCapModel:
+    """The model that a checkpoint describes, before its weights; with a language model that was not tuned, that one."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    described = config.language_model
+    if not described.tuned:
+        if Path(described.name).is_absolute() and not Path(described.name).exists():
+            raise CheckpointError(
+                f"the language model of this checkpoint is no longer at {described.name}; put it back, or write where "
+                "it is into its config.json (language_model: name)"
+            )
+        lm = load_language_model(described.name)
+        if weights_sha256(lm) != described.sha256:
+            raise CheckpointError(
+                f"this checkpoint was trained with another {described.name} than the one that is there now; put the "
+                "right one back"
+            )
+        return ClipCapModel(build_mapper(config.mapper), lm)
+    with torch.device("meta"):  # no time for random weights that the file replaces
+        model = ClipCapModel(build_mapper(config.mapper), GPT2LMHeadModel(GPT2Config(**described.config)))
+    model.to_empty(device="cpu")
+    model.gpt.tie_weights()
+    if model.gpt.lm_head.weight is not model.gpt.transformer.wte.weight:
+        raise CheckpointError(
+            "this checkpoint describes a GPT-2 whose output layer is not its input embedding; use another"
+        )
+    return model
+
+
+def load_trained(folder: Path, model: ClipCapModel, *, with_lm: bool) -> None:
     """Put the trained weights of a checkpoint into a model of its shape.
+
+    Args:
+        folder: of the checkpoint.
+        model: is changed in place.
+        with_lm: whether the language model was tuned, so that its weights must be there.
 
     Raises:
         CheckpointError: they are missing, broken, or do not fit.
@@ -176,9 +204,7 @@ def load_trained(folder: Path, model: ClipCapModel) -> None:
     file = folder / "model.safetensors"
     try:
         tensors = load_file(file)
-        expected = {name for name in model.state_dict() if name != "gpt.lm_head.weight"}
-        if not any(name.startswith("gpt.") for name in tensors):
-            expected = {name for name in expected if name.startswith("clip_project.")}
+        expected = set(_stored_names(model, with_lm))
         if set(tensors) != expected:
             difference = sorted(set(tensors) ^ expected)
             raise CheckpointError(
@@ -202,14 +228,10 @@ def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CheckpointError(f"{folder} holds no training state to go on from ({one_line(error)})") from error
 
 
-def _trained(model: ClipCapModel) -> dict[str, torch.Tensor]:
-    """What trains, and with a tuned language model all of it.
-
-    The output layer is the input embedding and stored once.
-    """
-    tuned = any(parameter.requires_grad for parameter in model.gpt.parameters())
-    return {
-        name: tensor.detach().contiguous().cpu()
-        for name, tensor in model.state_dict().items()
-        if name.startswith("clip_project.") or (tuned and name != "gpt.lm_head.weight")
-    }
+def _stored_names(model: ClipCapModel, with_lm: bool) -> list[str]:
+    """Names of the tensors in a checkpoint. The output layer is the input embedding, and stored once."""
+    return [
+        name
+        for name in model.state_dict()
+        if name.startswith("clip_project.") or (with_lm and name != "gpt.lm_head.weight")
+    ]

@@ -47,7 +47,7 @@ def train(
 ) -> None:
     """Train a mapper, and GPT-2 with it, from a cache."""
     from clipcap.data.cache import Cache
-    from clipcap.train.run_folder import RunFolder
+    from clipcap.train.run_folder import RunFolder, check_same
     from clipcap.train.settings import TrainSettings
 
     options: dict[str, Any] = {
@@ -55,15 +55,22 @@ def train(
         "batch_size": batch_size, "lr": lr, "warmup": warmup, "precision": precision, "seed": seed,
     }  # fmt: skip
     folder = RunFolder(output)
+    folder.check(resume=resume, overwrite=overwrite)
     opened = Cache.open(cache)
+    contents = [shard.content for shard in opened.shards]
 
     from clipcap.data.device import choose_device
 
     where = choose_device(device)
-    stored = folder.stored_settings() if resume else None
+    stored = folder.stored() if resume else None
     if stored is not None:  # a run goes on as it was started; what was not given again is as it was
-        given = {name for name in options if _given(context, name) and options[name] != "auto"}
-        settings = replace(stored, **{name: options[name] for name in given})
+        settings, stored_contents = stored
+        given = {name: options[name] for name in options if _given(context, name) and options[name] != "auto"}
+        check_same(output, settings, replace(settings, **given))
+        if stored_contents != contents:
+            raise UsageError(
+                f"{output} is a run on another cache; give the cache that it was started with, or another -o"
+            )
     else:
         settings = TrainSettings(**{**options, "precision": _precision(precision, where)})
 
@@ -84,8 +91,7 @@ def train(
     if len(tokenizer) > language_model.config.vocab_size:
         raise UsageError(
             f"the tokenizer has {len(tokenizer):,} tokens, --lm {settings.lm} knows "
-            f"{language_model.config.vocab_size:,}; "
-            "give the model that belongs to it"
+            f"{language_model.config.vocab_size:,}; give the model that belongs to it"
         )
     language_model.config.eos_token_id = tokenizer.eos_token_id  # what ends a caption in the cache ends it in use
     room = language_model.config.n_positions - settings.prefix_length
@@ -114,7 +120,9 @@ def train(
     choose_tuning(model, settings.tune)
     corpora = load_corpora(opened, room, None if cached_tokens else tokenizer)
     training, validation = _splits(corpora, cache)
-    going_on = folder.start(settings, [shard.content for shard in opened.shards], resume=resume, overwrite=overwrite)
+    going_on = folder.go_on() if stored is not None else False
+    if not going_on:
+        folder.start(settings, contents)
     trainer = Trainer(
         model.to(where),
         tokenizer,
@@ -180,12 +188,16 @@ def _tokenizer(cache: "Cache", lm: str) -> "tuple[PreTrainedTokenizerBase, bool]
     from clipcap.train.language_model import load_own_tokenizer
 
     own = load_own_tokenizer(lm)
-    if own is None:
-        return load_tokenizer(cache.fingerprint.tokenizer), True
-    same = tokenizer_sha256(own) == cache.fingerprint.tokenizer_sha256
+    tokenizer = load_tokenizer(cache.fingerprint.tokenizer) if own is None else own
+    same = tokenizer_sha256(tokenizer) == cache.fingerprint.tokenizer_sha256
+    if own is None and not same:
+        raise CacheError(
+            f"{cache.fingerprint.tokenizer} is no longer the tokenizer that made {cache.path}, and {lm} has none; put "
+            "the right one into either folder"
+        )
     if not same:
         note(f"{lm} has another tokenizer than the cache: its captions are tokenised again")
-    return own, same
+    return tokenizer, same
 
 
 def _precision(name: str, device: "torch.device") -> str:

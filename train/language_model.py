@@ -44,12 +44,15 @@ def load_language_model(name: str) -> "GPT2LMHeadModel":
                 f"--lm {name} could not be loaded ({one_line(error)[:200]}); see that it is all there"
             ) from error
         raise ModelError(
-            f"the language model {name!r} could not be had: no network, or no such name, and it was never "
-            f"downloaded here; "
-            "connect once, or give a folder that transformers saved a GPT-2 to"
+            f"the language model {name!r} could not be had: no network, or no such name, and it was never downloaded "
+            "here; connect once, or give a folder that transformers saved a GPT-2 to"
         ) from error
     model: GPT2LMHeadModel = loaded[0]
     loading: dict[str, Any] = loaded[1]
+    if model.lm_head.weight is not model.transformer.wte.weight:
+        raise ModelError(
+            f"--lm {name} has an output layer of its own (tie_word_embeddings: false); give a GPT-2 as published"
+        )
     wrong = sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])} - {"lm_head.weight"})
     if wrong:
         raise ModelError(f"--lm {name} lacks {len(wrong)} weights (as {wrong[0]}); give a complete GPT-2")

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clipcap.data.device import autocast
-from clipcap.data.errors import CheckpointError
+from clipcap.data.errors import CheckpointError, ClipCapError, one_line
 from clipcap.data.progress import Progress, note, warn
-from clipcap.train.checkpoint import CheckpointConfig, load_trained, read_state, save_checkpoint
+from clipcap.train.checkpoint import CheckpointConfig, load_trained, read_config, read_state, save_checkpoint
 from clipcap.train.corpus import Corpus, epoch_batches
 from clipcap.train.model import ClipCapModel, train_mode
 from clipcap.train.run_folder import RunFolder
 from clipcap.train.settings import TrainSettings, lr_factor
-from clipcap.train.validate import validate
+from clipcap.train.validate import Validation, validate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,10 +97,16 @@ class Trainer:
         """Go on from the folder's `last` checkpoint.
 
         Raises:
-            CheckpointError: it is broken or of a model of another shape.
+            CheckpointError: it is broken, of a model of another shape, or of a language model that has changed since.
         """
-        load_trained(self.folder.last, self.model)
-        tensors, state = read_state(self.folder.last)
+        last = self.folder.last
+        described, now = read_config(last).language_model, self.checkpoint.language_model
+        if described.sha256 != now.sha256:
+            raise CheckpointError(
+                f"{now.name} is not the language model that {last} began with; put the right one back"
+            )
+        load_trained(last, self.model, with_lm=now.tuned)
+        tensors, state = read_state(last)
         try:
             moments = {
                 index: {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
@@ -113,14 +119,21 @@ class Trainer:
             torch.set_rng_state(tensors["random.cpu"])
             if self.device.type == "cuda" and "random.cuda" in tensors:
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+            if self.device.type == "mps" and "random.mps" in tensors:
+                torch.mps.set_rng_state(tensors["random.mps"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the training state in {self.folder.last} is damaged ({error})") from error
+            fact = f"the training state in {last} is damaged ({one_line(error)})"
+            raise CheckpointError(f"{fact}; start again with --overwrite") from error
 
     def run(self) -> bool:
         """Train to the end, or until Ctrl-C.
 
         Returns:
             Whether the end was reached; if not, `last` holds everything to go on with.
+
+        Raises:
+            ClipCapError: the loss is no longer a number, a batch does not fit into memory, or a file cannot be written.
+                The checkpoints before stay.
         """
         self.folder.forget_after(self.position.step, self.position.epoch)
         with (
@@ -128,11 +141,16 @@ class Trainer:
             Progress("training", "steps", self.total_steps, self.position.step) as progress,
         ):
             while self.position.epoch < self.settings.epochs:
-                self._epoch(progress)
-                if self._stop:
+                try:
+                    self._epoch(progress)
+                    result = self._validate()
+                except torch.OutOfMemoryError as error:
+                    fact = f"{self.settings.batch_size} captions do not fit into the memory of {self.device}"
+                    raise ClipCapError(f"{fact}; start again with a smaller --batch-size and --overwrite") from error
+                if self._stop:  # in the steps or in the validation, which is then made again
                     self._save_last()
                     return False
-                self._finish_epoch()
+                self._finish_epoch(result)
         return True
 
     def _epoch(self, progress: Progress) -> None:
@@ -166,33 +184,43 @@ class Trainer:
             losses = self.model.token_losses(*batch)
         loss = losses.mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP_NORM)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            raise ClipCapError(
+                f"the loss is {loss.item()} and its gradient {norm.item()} at step {self.position.step + 1}: training "
+                f"has diverged; start again with a lower --lr (it was {self.settings.lr}); the checkpoints before are "
+                "kept"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.item(), len(losses)
 
-    def _finish_epoch(self) -> None:
-        """Validate, say so, and save: after this the next epoch begins."""
+    def _validate(self) -> Validation | None:
+        if self.val is None or self._stop:
+            return None
+        return validate(
+            self.model,
+            self.val,
+            self.tokenizer,
+            batch_size=self.settings.batch_size,
+            device=self.device,
+            precision=self.settings.precision,
+            stopped=lambda: self._stop,
+        )
+
+    def _finish_epoch(self, result: Validation | None) -> None:
+        """Say what the validation found, and save: after this the next epoch begins."""
         position = self.position
         epoch = position.epoch + 1
-        result = None
-        if self.val is not None:
-            result = validate(
-                self.model,
-                self.val,
-                self.tokenizer,
-                batch_size=self.settings.batch_size,
-                device=self.device,
-                precision=self.settings.precision,
-            )
+        if result is not None:
             self.folder.log({"step": position.step, "epoch": epoch, "val_loss": result.loss, **_rest(asdict(result))})
-            note(f"epoch {epoch}: validation loss {result.loss:.4f}, image gap {result.image_gap:+.4f}")
+            gap = "unknown (one picture)" if result.image_gap is None else f"{result.image_gap:+.4f}"
+            note(f"epoch {epoch}: validation loss {result.loss:.4f}, image gap {gap}")
             for path, caption, _ in result.samples:
                 note(f"  {path}: {caption}")
-            if epoch == self.settings.epochs and result.image_gap < SMALL_GAP:
+            if epoch == self.settings.epochs and result.image_gap is not None and result.image_gap < SMALL_GAP:
                 warn(
-                    f"the image gap is {result.image_gap:+.4f}: the model hardly looks at the pictures; train "
-                    f"longer, or see that "
+                    f"the image gap is {gap}: the model hardly looks at the pictures; train longer, or see that "
                     "captions and pictures belong together"
                 )
         position.epoch, position.batch = epoch, 0
@@ -206,6 +234,8 @@ class Trainer:
         tensors = {"random.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type == "mps":
+            tensors["random.mps"] = torch.mps.get_rng_state()
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = value.detach().cpu()

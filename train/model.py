@@ -23,6 +23,8 @@ class ClipCapModel(nn.Module):
         super().__init__()
         self.clip_project = mapper
         self.gpt = lm
+        # transformers fills what a call leaves open from here: a folder's own defaults would change what greedy means.
+        self.gpt.generation_config = GenerationConfig()
 
     def target_logits(
         self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcap.data.atomic import recover_folder, write_file
+from clipcap.data.atomic import recover_folder, set_aside, write_file
 from clipcap.data.errors import CheckpointError, ClipCapError, UsageError, one_line
 from clipcap.train.settings import TrainSettings
 
@@ -36,52 +36,50 @@ class RunFolder:
         """The checkpoint with the lowest validation loss."""
         return self.path / "best"
 
-    def start(self, settings: TrainSettings, cache: list[str], *, resume: bool, overwrite: bool) -> bool:
-        """Begin a run here, or find the one to go on with.
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that holds a run, where neither was asked for. Touches nothing.
+
+        Args:
+            resume: the run that is here is to go on.
+            overwrite: the run that is here is to go.
+
+        Raises:
+            UsageError: a run is here and neither is set, or both are, or there are remains without a run.json to
+                resume.
+        """
+        if resume and overwrite:
+            raise UsageError("--resume goes on with a run and --overwrite takes it away; give one of them")
+        present = [path.name for path in self._parts() if path.exists()]
+        if present and not resume and not overwrite:
+            raise UsageError(
+                f"{self.path} holds a run already ({present[0]}); go on with it with --resume, replace it with "
+                "--overwrite, or give another folder with -o"
+            )
+        if present and resume and not (self.path / "run.json").exists():
+            raise UsageError(f"{self.path} holds {present[0]} but no run.json, so nothing to resume; give another -o")
+
+    def start(self, settings: TrainSettings, cache: list[str]) -> None:
+        """Begin a run here; what an older run left is taken away.
 
         Args:
             settings: of this run.
             cache: the content sums of the cache's shards.
-            resume: go on with the run that is here, if one is.
-            overwrite: take away the run that is here, if one is.
-
-        Returns:
-            Whether there is a checkpoint to go on from.
 
         Raises:
-            UsageError: a run is here and neither was asked for, or it has other settings or another cache.
             ClipCapError: the folder cannot be written.
         """
-        if resume and overwrite:
-            raise UsageError("--resume goes on with a run and --overwrite takes it away; give one of them")
-        file = self.path / "run.json"
-        present = [path for path in (file, self.last, self.best, self.path / "metrics.jsonl") if path.exists()]
-        if present and not resume and not overwrite:
-            raise UsageError(
-                f"{self.path} holds a run already ({present[0].name}); go on with it with --resume, replace it with "
-                "--overwrite, or give another folder with -o"
-            )
-        started = {"settings": asdict(settings), "cache": cache}
-        if resume and file.exists():
-            self._check_same(json.loads(file.read_text()), started)
-            recover_folder(self.last)
-            recover_folder(self.best)
-            return self.last.exists()
-        if present and not overwrite:
-            raise UsageError(
-                f"{self.path} holds {present[0].name} but no run.json, so nothing to resume; give another -o"
-            )
-        for path in present:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in self._parts():
+            if path.exists():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ClipCapError(f"the folder {self.path} cannot be made ({one_line(error)}); give another -o") from error
-        write_file(file, json.dumps(started, indent=1).encode())
-        return False
+        started = {"settings": asdict(settings), "cache": cache}
+        write_file(self.path / "run.json", json.dumps(started, indent=1).encode())
 
-    def stored_settings(self) -> TrainSettings | None:
-        """The settings that the run here was started with; None where no run is here.
+    def stored(self) -> tuple[TrainSettings, list[str]] | None:
+        """The settings and the cache that the run here was started with; None where no run is here.
 
         Raises:
             CheckpointError: run.json is broken.
@@ -90,14 +88,34 @@ class RunFolder:
         if not file.exists():
             return None
         try:
-            return TrainSettings(**json.loads(file.read_text())["settings"])
+            content = json.loads(file.read_text())
+            return TrainSettings(**content["settings"]), list(content["cache"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file} is damaged ({one_line(error)}); start again with --overwrite") from error
 
+    def go_on(self) -> bool:
+        """Mend what a crash may have left of the checkpoints; whether there is one to go on from."""
+        recover_folder(self.last)
+        recover_folder(self.best)
+        return self.last.exists()
+
     def log(self, line: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        """Append a line to metrics.jsonl.
+
+        Raises:
+            ClipCapError: it cannot be written.
+        """
+        try:
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            fact = f"{self.path / 'metrics.jsonl'} cannot be written ({one_line(error)})"
+            raise ClipCapError(f"{fact}; mend that and go on with --resume") from error
+
+    def _parts(self) -> list[Path]:
+        """All that a run writes, run.json first: without it the rest is not a run."""
+        checkpoints = [self.last, self.best, *(set_aside(path) for path in (self.last, self.best))]
+        return [self.path / "run.json", self.path / "metrics.jsonl", *checkpoints]
 
     def forget_after(self, step: int, validated: int) -> None:
         """Drop the lines of metrics.jsonl that a run which goes on from `step` will write again.
@@ -115,20 +133,38 @@ class RunFolder:
                 line = json.loads(text)
             except ValueError:  # a crash in the middle of a line; it was the last
                 break
-            if line["step"] <= step and ("val_loss" not in line or line["epoch"] <= validated):
+            if line.get("step", 0) <= step and ("val_loss" not in line or line.get("epoch", 0) <= validated):
                 kept.append(text + "\n")
         write_file(file, "".join(kept).encode())
 
-    def _check_same(self, stored: dict[str, Any], started: dict[str, Any]) -> None:
-        if stored["cache"] != started["cache"]:
+
+def check_same(folder: Path, stored: TrainSettings, wanted: TrainSettings) -> None:
+    """Refuse to go on with a run under other settings.
+
+    Raises:
+        UsageError: a setting differs; the first is named.
+    """
+    for name, value in asdict(wanted).items():
+        before = getattr(stored, name)
+        if before != value:
             raise UsageError(
-                f"{self.path} is a run on another cache; give the cache that it was started with, or another -o"
+                f"{folder} was started with --{name.replace('_', '-')} {before}, not {value}; a run goes on as it was "
+                "started: leave the option out, or give another -o"
             )
-        for name, value in started["settings"].items():
-            if stored["settings"].get(name) != value:
-                option = name.replace("_", "-")
-                raise UsageError(
-                    f"{self.path} was started with --{option} {stored['settings'].get(name)}, not {value}; a "
-                    f"run goes on as it "
-                    "was started: leave the option out, or give another -o"
-                )
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The folder in which a checkpoint lies: `path`, or the `best` of the run that `path` is.
+
+    A crash may have left the older one set aside; it is read where it lies, since a run may be going on.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for folder in (path, set_aside(path), path / "best", set_aside(path / "best")):
+        if (folder / "config.json").is_file():
+            return folder
+    raise CheckpointError(
+        f"there is no model at {path}; train one with: clipcap-precompute DATASET && clipcap-train cache.h5, or give "
+        "the folder of another"
+    )

@@ -1,5 +1,6 @@
 """The settings of a run of stage 2, and how the learning rate moves through it."""
 
+import math
 from dataclasses import dataclass
 
 from clipcap.data.errors import UsageError
@@ -41,8 +42,12 @@ class TrainSettings:
         for name in ("prefix_length", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if not self.lr > 0 or self.warmup < 0:
-            raise UsageError(f"--lr must be above 0 and --warmup not below, not {self.lr} and {self.warmup}")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"--lr must be a number above 0, not {self.lr}")
+        if not 0 <= self.warmup < math.inf:
+            raise UsageError(f"--warmup must be a number of at least 0, not {self.warmup}")
+        if not 0 <= self.seed < 1 << 32:
+            raise UsageError(f"--seed must be from 0 to {(1 << 32) - 1}, not {self.seed}")
 
     def warmup_steps(self, total: int) -> int:
         """Steps of warm-up in a run of `total` steps. It scales with the data.

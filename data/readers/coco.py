@@ -36,8 +36,8 @@ class CocoReader:
         files = [file for file in files if folders[file] is not None]
         if not files:
             raise SourceError(
-                f"{path} has COCO captions but none of their picture folders (train2017/, val2017/ or 2014); "
-                "unpack the pictures beside annotations/"
+                f"{path} has COCO captions but none of their picture folders (train2017/, val2017/ or 2014); unpack "
+                "the pictures beside annotations/"
             )
         years = sorted({_split_and_year(file)[1] for file in files})
         if len(years) > 1:

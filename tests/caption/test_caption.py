@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+from safetensors.torch import load_file, save_file
 
 from clipcap.caption import Captioner
 from clipcap.data.cache import Cache
-from small_world import make_clip, make_coco, small_models
+from small_world import make_clip, make_coco, small_models, spawn
 
 
 @pytest.fixture
@@ -151,15 +153,19 @@ def test_a_cache_of_another_encoder_is_refused(
         (["empty"], "empty holds no pictures"),
         (["bad.npy"], "bad.npy holds no rows of numbers"),
         (["objects.npy"], "objects.npy holds no rows of numbers"),
-        (["text.npy"], "text.npy holds <U1, not numbers"),
-        (["wide.npy"], "embeddings have the shape (2, 5); this model takes (n, 16)"),
+        (["text.npy"], "text.npy holds <U1, not rows of numbers"),
+        (["wide.npy"], "wide.npy has the shape (2, 5); this model takes rows of 16 numbers, (n, 16)"),
+        (["scalar.npy"], "scalar.npy has the shape (); this model takes rows"),
+        (["none.npy"], "none.npy has the shape (0, 16); this model takes rows"),
+        (["zip.npy"], "zip.npy holds an archive, not rows of numbers"),
+        (["wide.npy", "-o", "wide.npy"], "-o wide.npy is an input; give another name"),
         (["bad.h5"], "bad.h5 is not an HDF5 file"),
         (["empty", "--split", "val"], "--split val is for caches; empty is none"),
         (["wide.npy", "--json", "--csv"], "--json and --csv are two formats; give one"),
         (["wide.npy", "--decode", "guess"], "--decode guess is not known; use greedy, beam"),
         (["wide.npy", "-n", "2"], "greedy decoding has one caption, not 2; use --decode beam"),
         (["wide.npy", "--model", "no/model"], "there is no model at no/model; train one with: clipcap-precompute"),
-        (["wide.npy", "--model", "empty"], "empty holds no checkpoint (config.json)"),
+        (["wide.npy", "--model", "empty"], "there is no model at empty"),
     ],
 )
 def test_errors_are_one_line(
@@ -177,6 +183,10 @@ def test_errors_are_one_line(
     np.save("objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.save("text.npy", np.array(["a", "b"]))
     np.save("wide.npy", np.zeros((2, 5), dtype=np.float32))
+    np.save("scalar.npy", np.float32(3))
+    np.save("none.npy", np.zeros((0, 16), dtype=np.float32))
+    np.savez("zip.npz", x=np.zeros(3))
+    Path("zip.npz").rename("zip.npy")
     result = run("caption", *model, *arguments)
     assert result.status == 2
     assert message in result.err.splitlines()[-1]
@@ -188,8 +198,17 @@ def test_errors_are_one_line(
     [
         ("config.json", lambda data: b"{", "is damaged"),
         ("config.json", lambda data: b"{}", "is not of a clipcap checkpoint"),
-        ("config.json", lambda data: data.replace(b'"format_version": 1', b'"format_version": 2'), "version 2"),
+        (
+            "config.json",
+            lambda data: data.replace(b'"format_version": 1', b'"format_version": 2'),
+            "a checkpoint of version 2, this program reads version 1",
+        ),
         ("config.json", lambda data: data.replace(b'"prefix_length": 10', b'"prefix_length": 11'), "is damaged"),
+        ("config.json", lambda data: data.replace(b'"prefix_length": 10', b'"prefix_length": 10.5'), "is damaged"),
+        ("config.json", lambda data: data.replace(b'"n_head": 4', b'"n_head": 3'), "is damaged"),
+        ("config.json", lambda data: data.replace(b'"n_layer": 2', b'"n_layer": "x"'), "is damaged"),
+        ("config.json", lambda data: data.replace(b'"width": 16', b'"width": 7'), "different widths"),
+        ("config.json", lambda data: data.replace(b'"mlp"', b'"zzz"'), "zzz is not known"),
         ("model.safetensors", lambda data: data[:1000], "is damaged"),
         ("tokenizer/tokenizer.json", lambda data: b"{}", "cannot be read"),
     ],
@@ -204,3 +223,67 @@ def test_a_broken_checkpoint_is_named(
     assert result.status == 2
     assert message in result.err.splitlines()[-1]
     assert "Traceback" not in result.err
+
+
+def test_a_tuned_model_without_its_language_model_is_refused(
+    tmp_path: Path, run: Any, trained: Path, small_cache: Path
+) -> None:
+    shutil.copytree(trained / "best", tmp_path / "best")
+    file = tmp_path / "best/model.safetensors"
+    save_file({name: t for name, t in load_file(file).items() if name.startswith("clip_project.")}, file)
+    result = run("caption", small_cache, "--model", tmp_path / "best", "--device", "cpu")
+    assert result.status == 2
+    assert "has other weights than its config.json says (as gpt.transformer.h.0.attn.c_attn.bias)" in result.err
+
+
+def test_a_checkpoint_without_a_tokenizer_asks_nobody_else_for_one(
+    tmp_path: Path, run: Any, trained: Path, small_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained / "best", tmp_path / "best")
+    shutil.rmtree(tmp_path / "best/tokenizer")
+    monkeypatch.chdir(tmp_path)
+    result = run("caption", small_cache, "--model", "best", "--device", "cpu")
+    assert result.status == 2
+    assert result.err == "clipcap-caption: best has no tokenizer/; copy the whole folder that clipcap-train wrote\n"
+
+
+def test_a_best_that_a_crash_set_aside_is_found(tmp_path: Path, run: Any, trained: Path, small_cache: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    options = ["--split", "val", "--device", "cpu"]
+    expected = run("caption", small_cache, "--model", tmp_path / "run/best", *options)
+    (tmp_path / "run/best").rename(tmp_path / "run/.best.old")
+    for model in ("run", "run/best"):
+        assert run("caption", small_cache, "--model", tmp_path / model, *options).out == expected.out
+        assert run("inspect", tmp_path / model).status == 0
+    assert (tmp_path / "run/.best.old").exists()  # it was read where it lies: a run may be going on
+
+
+def test_an_encoder_with_other_preprocessing_is_refused(
+    tmp_path: Path, run: Any, model: list[object], clip_folder: Path, small_cache: Path
+) -> None:
+    shutil.copytree(clip_folder, tmp_path / "clip")
+    config = json.loads((tmp_path / "clip/open_clip_config.json").read_text())
+    config["preprocess_cfg"] = {"resize_mode": "squash"}
+    (tmp_path / "clip/open_clip_config.json").write_text(json.dumps(config))
+    picture = small_cache.parent / "coco/val2017/000000000113.jpg"
+    result = run("caption", picture, *model, "--pretrained", tmp_path / "clip")
+    assert result.status == 2
+    assert "is not the encoder that this model was trained on (preprocess: " in result.err
+
+
+def test_a_reader_that_goes_away_is_no_error(trained: Path, small_cache: Path) -> None:
+    process = spawn("caption", small_cache, "--model", trained, "--device", "cpu")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr as err:
+        assert err.read() == ""
+    assert process.wait() == 0
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")
+    shutil.copy(small_cache.parent / "coco/val2017/000000000113.jpg", name)
+    result = run("caption", tmp_path, *model, "--json", "-o", tmp_path / "out.json")
+    assert result.status == 0, result.err
+    assert [entry["input"] for entry in json.loads((tmp_path / "out.json").read_text())] == [f"{tmp_path}/caf?.jpg"]

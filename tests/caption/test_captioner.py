@@ -169,7 +169,7 @@ def test_errors(captioner: Captioner, embeddings: np.ndarray[Any, Any], tmp_path
     (tmp_path / "x.jpg").write_text("no picture")
     with pytest.raises(ImageError, match=r"x\.jpg: not a picture of a known format"):
         captioner(tmp_path / "x.jpg")
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match="there is no model at"):
         Captioner.from_checkpoint(tmp_path)
 
 

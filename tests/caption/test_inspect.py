@@ -47,4 +47,4 @@ def test_errors(tmp_path: Path, run: Any) -> None:
     result = run("inspect", tmp_path / "nowhere.h5")
     assert result.status == 2
     assert "nowhere.h5 does not exist; give a cache.h5 or a checkpoint's folder" in result.err
-    assert "holds no checkpoint" in run("inspect", tmp_path).err
+    assert "there is no model at" in run("inspect", tmp_path).err

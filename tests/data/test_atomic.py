@@ -29,7 +29,7 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
     assert [child.name for child in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("count", range(6))
+@pytest.mark.parametrize("count", range(7))
 def test_a_folder_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     old, new = tmp_path / "last", tmp_path / "new"
     for folder, text in ((old, "old"), (new, "new")):
@@ -43,11 +43,11 @@ def test_a_folder_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pyt
             crashed = False
         except Crash:
             crashed = True
-    assert crashed == (count < 5)
+    assert crashed == (count < 6)
     recover_folder(old)
     contents = {(old / name).read_text() for name in "ab"}
-    # The renames are the third and fourth calls: two files are synced before them.
-    assert contents == ({"old"} if count < 4 else {"new"})
+    # The renames are the fourth and fifth calls: a folder and two files are synced before them.
+    assert contents == ({"old"} if count < 5 else {"new"})
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_the_old_file(

@@ -22,6 +22,7 @@ FINGERPRINT = Fingerprint(
     encoder="ViT-B-32",
     pretrained="openai",
     weights_sha256="a" * 64,
+    quick_gelu=False,
     features="projected",
     width=3,
     preprocess={"size": [224, 224]},

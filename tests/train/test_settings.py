@@ -26,8 +26,11 @@ def test_warm_up_scales_with_the_data() -> None:
     ("options", "message"),
     [
         ({"tune": "some"}, "--tune some is not known; use all, none"),
-        ({"lr": 0.0}, "--lr must be above 0"),
-        ({"lr": float("nan")}, "--lr must be above 0"),
+        ({"lr": 0.0}, "--lr must be a number above 0"),
+        ({"lr": float("nan")}, "--lr must be a number above 0"),
+        ({"lr": float("inf")}, "--lr must be a number above 0, not inf"),
+        ({"warmup": float("inf")}, "--warmup must be a number of at least 0, not inf"),
+        ({"seed": -1}, "--seed must be from 0 to 4294967295, not -1"),
         ({"batch_size": 0}, "--batch-size must be at least 1, not 0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
 from pathlib import Path
@@ -11,7 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clipcap.data.cache import Cache
 from clipcap.train import loop
+from clipcap.train import validate as validation
+from clipcap.train.checkpoint import load_checkpoint
+from clipcap.train.corpus import load_corpora
 from clipcap.train.loop import Trainer
 from small_world import Crash, crash_at, make_coco, make_lm, small_models
 
@@ -78,7 +83,7 @@ def test_what_a_run_leaves(tmp_path: Path, run: Any, options: Options, small_cac
         (8, 2, False),
         (8, 2, True),
     ]
-    assert lines[3]["train_loss" if False else "val_loss"] < lines[1]["val_loss"]
+    assert lines[3]["val_loss"] < lines[1]["val_loss"]
     assert len(lines[3]["samples"]) == 3
     assert set(lines[3]["samples"][0]) == {"path", "caption", "reference"}
     config = json.loads((tmp_path / "run/best/config.json").read_text())
@@ -293,7 +298,7 @@ def test_a_language_model_with_a_weight_missing_is_refused(
         (["--precision", "fp16"], "--precision fp16 is not known; use auto, fp32, bf16"),
         (["--lm", "no-such-model"], "the language model 'no-such-model' could not be had"),
         (["--lm", "/"], "holds no config.json"),
-        (["--lr", 0], "--lr must be above 0"),
+        (["--lr", 0], "--lr must be a number above 0, not 0.0"),
         (["--device", "cuda:99"], "--device cuda:99: this machine"),
     ],
 )
@@ -331,3 +336,182 @@ def test_a_checkpoint_is_safetensors_json_and_tokenizer_and_no_pickle(
         ".jsonl",
         ".safetensors",
     }
+
+
+def interrupt_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Press Ctrl-C when a function is called for the first time."""
+    original = getattr(owner, name)
+    pressed = False
+
+    def pressing(*arguments: Any, **options: Any) -> Any:
+        nonlocal pressed
+        if not pressed:
+            pressed = True
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, pressing)
+
+
+def test_ctrl_c_in_a_validation_stops_there_and_makes_it_again_on_resume(
+    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("train", *options, "-o", tmp_path / "undisturbed").status == 0
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, loop, "validate")
+        assert run("train", *options, "-o", tmp_path / "run").status == 130
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [4]
+    assert not (tmp_path / "run/best").exists()
+    assert run("train", *options, "-o", tmp_path / "run", "--resume").status == 0
+    assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
+
+
+def test_what_overwrite_took_away_does_not_come_back_on_resume(
+    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("train", *options, "-o", tmp_path / "undisturbed", "--seed", 3).status == 0
+    assert run("train", *options, "-o", tmp_path / "run").status == 0
+    (tmp_path / "run/last").rename(tmp_path / "run/.last.old")  # as a crash between two renames leaves it
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", lambda self: (_ for _ in ()).throw(Crash()))
+        with pytest.raises(Crash):
+            run("train", *options, "-o", tmp_path / "run", "--seed", 3, "--overwrite")
+    result = run("train", *options, "-o", tmp_path / "run", "--seed", 3, "--resume")
+    assert result.status == 0
+    assert "starting from the beginning" in result.err
+    assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
+
+
+def test_a_language_model_that_changed_is_refused_on_resume(
+    tmp_path: Path, run: Any, small_cache: Path, lm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = make_lm(tmp_path / "lm", lm_folder)
+    options = [small_cache, "--lm", lm, "--tune", "none", "-o", tmp_path / "run", "--device", "cpu", "--batch-size", 9]
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, Trainer, "_step")
+        assert run("train", *options).status == 130
+    make_lm(lm, lm_folder, seed=8)
+    result = run("train", *options, "--resume")
+    assert result.status == 2
+    assert "is not the language model that" in result.err
+
+
+def test_a_run_that_diverges_says_so_and_keeps_what_was_good(
+    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer._step
+
+    def poisoned(self: Trainer, numbers: torch.Tensor) -> tuple[float, int]:
+        if self.position.step == 5:
+            self.train.embedding[:] = float("inf")
+        return step(self, numbers)
+
+    monkeypatch.setattr(Trainer, "_step", poisoned)
+    result = run("train", *options, "-o", tmp_path / "run")
+    assert result.status == 2
+    assert "the loss is nan" in result.err.splitlines()[-1]
+    assert "at step 6: training has diverged; start again with a lower --lr (it was 0.01)" in result.err
+    for name in ("best", "last"):
+        assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run" / name).values())
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [4, 4]
+
+
+def test_a_folders_own_way_of_generating_does_not_change_what_greedy_means(
+    tmp_path: Path, run: Any, options: Options, lm_folder: Path, small_cache: Path
+) -> None:
+    odd = make_lm(tmp_path / "odd", lm_folder)
+    (odd / "generation_config.json").write_text('{"repetition_penalty": 5.0, "no_repeat_ngram_size": 1}')
+    said = []
+    for name, lm in (("a", lm_folder), ("b", odd)):
+        assert run("train", *options, "--lm", lm, "-o", tmp_path / name).status == 0
+        said.append([line["samples"] for line in metrics(tmp_path / name) if "samples" in line])
+    assert said[0] == said[1]
+
+
+def test_an_output_layer_of_its_own_is_refused(tmp_path: Path, run: Any, options: Options, lm_folder: Path) -> None:
+    lm = make_lm(tmp_path / "lm", lm_folder, tie_word_embeddings=False)
+    result = run("train", *options, "--lm", lm, "-o", tmp_path / "run")
+    assert result.status == 2
+    assert "has an output layer of its own (tie_word_embeddings: false)" in result.err
+
+
+def test_a_tokenizer_that_changed_under_the_cache_is_refused(
+    tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path, lm_folder: Path
+) -> None:
+    shutil.copytree(tokenizer_folder, tmp_path / "tokenizer")
+    coco = make_coco(tmp_path / "coco", train=4)
+    run("precompute", coco, "-o", tmp_path / "c.h5", *small_models(clip_folder, tmp_path / "tokenizer"))
+    bare = make_lm(tmp_path / "lm", lm_folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (bare / name).unlink()
+    file = tmp_path / "tokenizer/tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+    file.write_text(json.dumps(content))
+    result = run("train", tmp_path / "c.h5", "--lm", bare, "-o", tmp_path / "run")
+    assert result.status == 2
+    assert "is no longer the tokenizer that made" in result.err
+
+
+def test_pictures_without_captions_are_not_validated_on(
+    tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path, lm_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    coco = make_coco(tmp_path / "coco", train=4, val=6)
+    file = coco / "annotations/captions_val2017.json"
+    content = json.loads(file.read_text())
+    captioned = [image["id"] for image in content["images"]][1::2]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in captioned]
+    file.write_text(json.dumps(content))
+    run("precompute", coco, "-o", tmp_path / "c.h5", *small_models(clip_folder, tokenizer_folder))
+    options = [tmp_path / "c.h5", "--lm", lm_folder, "--epochs", 1, "--device", "cpu"]
+    monkeypatch.setattr(validation, "IMAGES", 2)
+    monkeypatch.setattr(validation, "SAMPLES", 2)
+    result = run("train", *options, "-o", tmp_path / "run")
+    assert result.status == 0, result.err
+    samples = metrics(tmp_path / "run")[-1]["samples"]
+    assert [sample["path"][-7:] for sample in samples] == ["106.jpg", "108.jpg"]
+    assert all(sample["reference"] for sample in samples)
+
+
+def test_one_picture_to_validate_on_has_no_gap_and_raises_no_alarm(
+    tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path, lm_folder: Path
+) -> None:
+    coco = make_coco(tmp_path / "coco", train=4, val=1)
+    run("precompute", coco, "-o", tmp_path / "c.h5", *small_models(clip_folder, tokenizer_folder))
+    options = [tmp_path / "c.h5", "--lm", lm_folder, "--epochs", 1, "--device", "cpu"]
+    result = run("train", *options, "-o", tmp_path / "run")
+    assert result.status == 0, result.err
+    assert "image gap unknown (one picture)" in result.err
+    assert "hardly looks" not in result.err
+    assert metrics(tmp_path / "run")[-1]["image_gap"] is None
+
+
+def test_the_image_gap_is_the_loss_with_exchanged_embeddings_minus_the_real_one(
+    trained: Path, small_cache: Path
+) -> None:
+    model, _, _ = load_checkpoint(trained / "last")
+    corpus = load_corpora(Cache.open(small_cache), 54)["val"]
+    embedding, tokens, lengths = corpus.batch(torch.arange(len(corpus)))
+    other = corpus.embedding.roll(len(corpus.embedding) // 2, 0)[corpus.image].float()
+    with torch.no_grad():
+        real = model.token_losses(embedding, tokens, lengths).mean().item()
+        exchanged = model.token_losses(other, tokens, lengths).mean().item()
+    line = metrics(trained)[-1]
+    assert line["val_loss"] == pytest.approx(real, rel=1e-5)
+    assert line["image_gap"] == pytest.approx(exchanged - real, abs=1e-5)
+    assert line["image_gap"] > 0
+
+
+def test_a_full_disk_while_saving_is_one_clear_error(
+    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise Exception("No space left on device (os error 28)")  # as the tokenizers library has it
+
+    monkeypatch.setattr("clipcap.train.checkpoint.save_tokenizer", full)
+    result = run("train", *options, "-o", tmp_path / "run")
+    assert result.status == 2
+    assert "cannot be written (No space left on device (os error 28)); mend that and go on with --resume" in result.err
+    assert not list((tmp_path / "run").glob(".*"))
