@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ if importlib.util.find_spec("clipcap") is None:  # a checkout that is not instal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever fetched by a test
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # for models as small as ours, threads only wait for each other
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +76,16 @@ def lm_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) 
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small CLIP with random weights in open_clip's own format: 32 pixels, width 16."""
     return make_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """Let torch calculate on every core, for the tests of full-size models."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return file
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_real_photographs(shared: Path, weights: Path, tmp_path: Path, run: Any) -> None:
     coco, index = shared / "data/coco", tmp_path / "cache.h5"
     options = ["--pretrained", weights, "--tokenizer", shared / "data/gpt2", "--precision", "fp32", "--device", "cpu"]

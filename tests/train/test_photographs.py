@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors import safe_open
 
@@ -31,6 +32,7 @@ def subset(shared: Path, folder: Path, count: int) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_twenty_photographs_come_back_word_for_word_and_only_by_their_own_embeddings(
     shared: Path, tmp_path: Path, run: Any, clip_folder: Path
 ) -> None:
@@ -59,6 +61,7 @@ def test_twenty_photographs_come_back_word_for_word_and_only_by_their_own_embedd
     assert captions == [references[(i - 7) % 20] for i in range(20)]  # each says what its embedding's own picture shows
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_a_full_size_gpt2(shared: Path, tmp_path: Path, run: Any, clip_folder: Path) -> None:
     sizes = {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}
     lm = make_lm(tmp_path / "gpt2", shared / "data/gpt2", **sizes)
