@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 
 from clipcap.data.atomic import write_file
-from clipcap.data.errors import CacheError, DamagedCacheError, one_line
+from clipcap.data.errors import CacheError, DamagedCacheError
 from clipcap.data.fingerprint import Fingerprint
-from clipcap.data.shard import AGAIN, ShardTables, mark, open_hdf5, read_shard
+from clipcap.data.shard import AGAIN, ShardTables, mark, open_hdf5, read_shard, read_table, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class ShardEntry:
     """What the index says of a shard.
 
     Attributes:
-        path: absolute.
+        path: of its file.
         images, captions, tokens: rows.
         content: the sum of its tables.
     """
@@ -61,7 +61,7 @@ class Cache:
         path = Path(path)
         real = path.resolve()
         with open_hdf5(path) as file:
-            fingerprint = _fingerprint(path, file)
+            fingerprint = read_fingerprint(path, file)
             if "shards" not in file:
                 return cls(path=path, fingerprint=fingerprint, shards=[describe_shard(real, file)])
             shards = _read_index(path, real.parent, file)
@@ -72,8 +72,8 @@ class Cache:
                 )
             with open_hdf5(entry.path) as file:
                 found = describe_shard(entry.path, file)
-                recipe = _fingerprint(entry.path, file)
-            differences = fingerprint.differences(recipe) if recipe != fingerprint else []
+                recipe = read_fingerprint(entry.path, file)
+            differences = fingerprint.differences(recipe)
             if differences:
                 raise CacheError(f"{entry.path} was made by another recipe than {path} ({differences[0]}); {AGAIN}")
             if found != entry:
@@ -148,33 +148,31 @@ def describe_shard(path: Path, file: h5py.File) -> ShardEntry:
     content = file.attrs.get("content")
     if content is None:
         raise DamagedCacheError(f"{path} is not a complete shard (it has no content sum); {AGAIN}")
-    try:
-        return ShardEntry(
-            path=path,
-            images=file["images/embedding"].shape[0],
-            captions=file["captions/text"].shape[0],
-            tokens=file["captions/token"].shape[0],
-            content=str(content),
-        )
-    except (KeyError, OSError, RuntimeError) as error:
-        raise DamagedCacheError(f"{path} is damaged ({one_line(error)}); {AGAIN}") from error
+    return ShardEntry(
+        path=path,
+        images=table(file, "images/embedding").shape[0],
+        captions=table(file, "captions/text").shape[0],
+        tokens=table(file, "captions/token").shape[0],
+        content=str(content),
+    )
 
 
-def _fingerprint(path: Path, file: h5py.File) -> Fingerprint:
+def read_fingerprint(path: Path, file: h5py.File) -> Fingerprint:
+    """The recipe of an open index or shard.
+
+    Raises:
+        DamagedCacheError: it cannot be read.
+    """
     try:
         return Fingerprint.from_json(str(file.attrs["fingerprint"]))
     except CacheError as error:
-        raise DamagedCacheError(f"{path}: {error}; {AGAIN}") from error
+        raise DamagedCacheError(f"{path}: {error}; delete it and {AGAIN}") from error
 
 
 def _read_index(path: Path, folder: Path, file: h5py.File) -> list[ShardEntry]:
-    try:
-        names = list(file["shards/name"].asstr()[:])
-        sums = list(file["shards/content"].asstr()[:])
-        counts = [file[f"shards/{name}"][:].tolist() for name in ("images", "captions", "tokens")]
-        rows = list(zip(names, sums, *counts, strict=True))
-    except (KeyError, OSError, ValueError, RuntimeError) as error:
-        raise DamagedCacheError(f"{path} is damaged ({one_line(error)}); {AGAIN}") from error
+    names, sums = read_table(file, "shards/name"), read_table(file, "shards/content")
+    counts = [read_table(file, f"shards/{name}").tolist() for name in ("images", "captions", "tokens")]
+    rows = list(zip(names, sums, *counts, strict=True))
     for name in names:
         if Path(name).name != name:
             raise CacheError(

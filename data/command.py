@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Exit status 0: done; 1: a fault
 mend; 130: interrupted.
 """
 
+import io
 import logging
 import os
 import sys
@@ -56,6 +57,8 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     quiet_libraries(debug)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         status = typer.main.get_command(app).main(arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()

@@ -8,6 +8,12 @@ from clipcap.data.errors import CacheError
 
 # What says where something came from, but does not change a single number in the tables.
 _PROVENANCE = ("pretrained", "tokenizer", "version")
+# What a person calls a sum.
+_WORDS = {
+    "weights_sha256": "weights of the encoder",
+    "tokenizer_sha256": "tokens of the tokenizer",
+    "source_sha256": "pictures, captions or splits of the source",
+}
 # What an image encoder must have in common with another for their embeddings to mean the same.
 _ENCODER = ("encoder", "weights_sha256", "quick_gelu", "features", "width", "preprocess", "normalized")
 
@@ -17,7 +23,7 @@ class Fingerprint:
     """The recipe of a cache. Stored as JSON in the index and in every shard.
 
     Attributes:
-        encoder: open_clip's name of the architecture.
+        encoder: open_clip's name of the architecture; of a folder that open_clip saved, the folder's.
         pretrained: the tag of its weights, or the absolute path of the file they came from.
         weights_sha256: over the image tower as it was loaded, whatever kind of file it came from.
         quick_gelu: whether the tower computes with QuickGELU; the same weights mean something else without.
@@ -82,9 +88,11 @@ class Fingerprint:
 
     def _compare(self, other: "Fingerprint", names: list[str]) -> list[str]:
         return [
-            f"{name}: {_short(getattr(self, name))}, not {_short(getattr(other, name))}"
+            f"{_WORDS.get(name, name)}: {_short(getattr(self, name))}, not {_short(getattr(other, name))}"
             for name in names
             if getattr(self, name) != getattr(other, name)
+            # One tower may go by several names: `ViT-B-32`, and any folder that it was saved to.
+            and not (name == "encoder" and self.weights_sha256 == other.weights_sha256)
         ]
 
 

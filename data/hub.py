@@ -30,9 +30,8 @@ def use_hub_if_reachable(seconds: float = 5.0) -> bool:
             get_session().head(huggingface_hub.constants.ENDPOINT, timeout=seconds)
             answered.set()
         except Exception:  # whatever the transport raises, the hub did not answer
-            failed.set()
+            return
 
-    failed = threading.Event()
     # A thread, because a name look-up cannot be given a time limit.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

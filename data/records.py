@@ -52,7 +52,8 @@ class Source:
         found = [record for record in self.records if record.path not in missing]
         count = min(limit, len(found))
         chosen = [found[i * len(found) // count] for i in range(count)]
-        return replace(self, records=chosen, missing=[])
+        left_out = [f"{len(missing):,} listed pictures do not exist and were left out"] if missing else []
+        return replace(self, records=chosen, missing=[], notes=[*self.notes, *left_out])
 
     def counts(self) -> dict[str, int]:
         """Pictures in each split that has any, in the order of `SPLITS`."""

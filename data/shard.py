@@ -5,6 +5,8 @@ FORMAT.md is the specification.
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcap.data.atomic import write_file
-from clipcap.data.errors import CacheError, DamagedCacheError, one_line
+from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, one_line
 from clipcap.data.records import SPLITS
 
 FORMAT = "clipcap-cache"
@@ -75,6 +77,12 @@ class ShardTables:
     def problem(self) -> str | None:
         """What is inconsistent between the tables, or None."""
         images, captions, tokens = self.counts
+        for name, kinds in _KINDS.items():
+            column = getattr(self, name)
+            if not isinstance(column, np.ndarray) or column.dtype.str not in kinds or column.ndim not in _RANKS[name]:
+                return f"{name} is not the table that FORMAT.md describes"
+        if not all(isinstance(getattr(self, name), list) for name in set(_DATASETS.values()) - set(_KINDS)):
+            return "a table of texts holds something else"
         if not len(self.embedding) == len(self.path) == len(self.split) == images:
             return "the tables of pictures have different lengths"
         if len(self.failure_path) != len(self.failure_reason):
@@ -101,6 +109,14 @@ _DATASETS = {
     "failures/path": "failure_path",
     "failures/reason": "failure_reason",
 }
+_KINDS = {
+    "embedding": ("<f2",),
+    "split": ("|u1",),
+    "first_caption": ("<i8",),
+    "first_token": ("<i8",),
+    "token": ("<u2", "<u4"),
+}
+_RANKS = {"embedding": (2, 3), "split": (1,), "first_caption": (1,), "first_token": (1,), "token": (1,)}
 assert set(_DATASETS.values()) == {field.name for field in fields(ShardTables)}
 
 
@@ -145,13 +161,10 @@ def read_shard(path: Path) -> ShardTables:
         CacheError: missing, damaged, foreign, or inconsistent.
     """
     with open_hdf5(path) as file:
-        try:
-            tables = ShardTables(**{attribute: _read(file[name]) for name, attribute in _DATASETS.items()})
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise DamagedCacheError(f"{path} is damaged ({one_line(error)}); {AGAIN}") from error
+        tables = ShardTables(**{attribute: read_table(file, name) for name, attribute in _DATASETS.items()})
     problem = tables.problem()
     if problem:
-        raise DamagedCacheError(f"{path} is damaged ({problem}); {AGAIN}")
+        raise DamagedCacheError(f"{path} is damaged ({problem}); delete it and {AGAIN}")
     return tables
 
 
@@ -162,38 +175,57 @@ def read_summary(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
         CacheError: missing, damaged or foreign.
     """
     with open_hdf5(path) as file:
-        try:
-            splits = [SPLITS[number] for number in file["images/split"][:].tolist()]
-            failed = zip(_read(file["failures/path"]), _read(file["failures/reason"]), strict=True)
-            return splits, list(failed)
-        except (OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
-            raise DamagedCacheError(f"{path} is damaged ({one_line(error)}); {AGAIN}") from error
+        splits = [SPLITS[number] for number in read_table(file, "images/split").tolist()]
+        failed = zip(read_table(file, "failures/path"), read_table(file, "failures/reason"), strict=True)
+        return splits, list(failed)
 
 
-def open_hdf5(path: Path) -> h5py.File:
+def read_table(file: h5py.File, name: str) -> Any:
+    """One table of an open file: numbers as an array, strings as a list. Errors are those of `open_hdf5`."""
+    dataset = table(file, name)
+    return list(dataset.asstr()[:]) if h5py.check_string_dtype(dataset.dtype) else dataset[:]
+
+
+def table(file: h5py.File, name: str) -> h5py.Dataset:
+    """One table of an open file that has its rows in this file: HDF5 fills others with zeros where it finds nothing."""
+    dataset = file[name]
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name} has its rows in another file")
+    return dataset
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open an index or a shard for reading, after checking that it is one of ours, of a version that we know.
 
+    Whatever the library raises while the file is open, it is because the file is damaged, and becomes that error.
+
     Raises:
-        CacheError: it does not exist, is not HDF5, is not ours, or is of an unknown version.
+        CacheError: it does not exist, cannot be opened, is not HDF5, is not ours, or is of an unknown version.
         DamagedCacheError: it is truncated or broken.
     """
-    if not path.is_file():
+    if path.is_dir():
+        raise CacheError(f"{path} is a folder; give the cache.h5 in it")
+    if not path.exists():
         raise CacheError(f"{path} does not exist; make a cache with: clipcap-precompute DATASET -o {path.name}")
     try:
-        if not h5py.is_hdf5(path):
-            raise CacheError(
-                f"{path} is not an HDF5 file ({path.stat().st_size:,} bytes); give the cache.h5 of stage 1"
-            )
-        # Locks are for writers; ours never write in place, and a read-only or network folder may refuse them.
-        file = h5py.File(path, "r", locking=False)
+        with path.open("rb") as raw:
+            size = raw.seek(0, 2)
     except OSError as error:
-        raise DamagedCacheError(f"{path} is truncated or damaged ({one_line(error)}); {AGAIN}") from error
+        raise CacheError(f"{path} cannot be opened ({error.strerror}); see to its permissions") from error
+    if size == 0:
+        raise DamagedCacheError(f"{path} is not an HDF5 file (0 bytes); delete it and {AGAIN}")
+    if not h5py.is_hdf5(path):
+        raise CacheError(f"{path} is not an HDF5 file ({size:,} bytes); give the cache.h5 of stage 1")
     try:
-        check_mark(path, file)
-    except BaseException:
-        file.close()
+        # Locks are for writers; ours never write in place, and a read-only or network folder may refuse them.
+        with h5py.File(path, "r", locking=False) as file:
+            _check_mark(path, file)
+            yield file
+    except ClipCapError:
         raise
-    return file
+    except Exception as error:  # OSError, RuntimeError, KeyError, ValueError, ...: there is no end to broken files
+        raise DamagedCacheError(f"{path} is truncated or damaged ({one_line(error)}); delete it and {AGAIN}") from error
 
 
 def mark(file: h5py.File, fingerprint: str) -> None:
@@ -203,9 +235,9 @@ def mark(file: h5py.File, fingerprint: str) -> None:
     file.attrs["fingerprint"] = fingerprint
 
 
-def check_mark(path: Path, file: h5py.File) -> None:
+def _check_mark(path: Path, file: h5py.File) -> None:
     """Check the root attributes. Raises CacheError where the file is foreign or of an unknown version."""
-    if file.attrs.get("format") != FORMAT:
+    if not isinstance(file.attrs.get("format"), str) or file.attrs["format"] != FORMAT:
         raise CacheError(f"{path} is an HDF5 file but not a clipcap cache; give the cache.h5 of stage 1")
     version = file.attrs.get("format_version")
     if version != FORMAT_VERSION:
@@ -214,10 +246,4 @@ def check_mark(path: Path, file: h5py.File) -> None:
             "newer one: pip install --upgrade clipcap-cache"
         )
     if "fingerprint" not in file.attrs:
-        raise DamagedCacheError(f"{path} has no fingerprint, so nobody knows what made it; {AGAIN}")
-
-
-def _read(dataset: h5py.Dataset) -> Any:
-    if h5py.check_string_dtype(dataset.dtype):
-        return list(dataset.asstr()[:])
-    return dataset[:]
+        raise DamagedCacheError(f"{path} has no fingerprint, so nobody knows what made it; delete it and {AGAIN}")

@@ -6,7 +6,7 @@ Stage 1 tokenises with it, stage 2 stores it in the checkpoint, captioning turns
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipcap.data.errors import ModelError, one_line
 from clipcap.data.hub import use_hub_if_reachable
@@ -24,7 +24,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     Raises:
         ModelError: it cannot be had, or has no end-of-text token.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, GPT2Tokenizer
 
     folder = Path(name)
     if folder.is_dir():
@@ -34,8 +34,11 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         raise ModelError(f"--tokenizer {name} is a file; give the folder that holds it")
     else:
         use_hub_if_reachable()
+    # Bare files do not say what they are of; a folder of ours without a word is GPT-2's.
+    bare = folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", "tokenizer_config.json"))
+    kind: Any = GPT2Tokenizer if bare else AutoTokenizer
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(name)
     except Exception as error:  # the library raises OSError, ValueError, KeyError and the errors of its parsers
         if folder.is_dir():
             raise ModelError(f"the tokenizer in {name} cannot be read ({one_line(error)}); name another") from error
@@ -62,13 +65,14 @@ def encode_captions(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> l
 
 
 def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """A sum over what decides the tokens: vocabulary, merges, and the end-of-text token.
+    """A sum over what decides the tokens: vocabulary, merges, what happens to a text before, and the end-of-text token.
 
     The kind of file does not matter.
     """
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"] if tokenizer.is_fast else {}
-    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
-    parts = [sorted(tokenizer.get_vocab().items()), merges, tokenizer.eos_token_id]
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {}}
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in backend["model"].get("merges", [])]
+    before = [backend.get("normalizer"), backend.get("pre_tokenizer")]
+    parts = [sorted(tokenizer.get_vocab().items()), merges, before, tokenizer.eos_token_id]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

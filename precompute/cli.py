@@ -62,10 +62,9 @@ def precompute(
     from clipcap.data.readers import read_source
     from clipcap.data.splits import draw_splits
 
-    understood = read_source(source, format_name)
+    understood, drawn = draw_splits(read_source(source, format_name), val_fraction, seed)
     if limit is not None:
         understood = understood.limited(limit)
-    understood, drawn = draw_splits(understood, val_fraction, seed)
     if dry_run:
         _describe(understood)
         return
@@ -76,6 +75,7 @@ def precompute(
     from clipcap.precompute.output import Output
 
     place = Output(output)
+    place.check_writable()
     note(f"{source}: {_summary(understood)}; loading {encoder}")
 
     from clipcap.data.cache import Cache
@@ -109,7 +109,7 @@ def precompute(
         version=program_version(),
     )
     if place.check(fingerprint, overwrite):
-        note(f"{output} is finished already and of this recipe; nothing to do (--overwrite makes it again)")
+        _report_finished(output, strict)
     else:
         try:
             failures = encode_source(
@@ -144,10 +144,9 @@ def _check(source: "Source", strict: bool) -> None:
     if strict:
         raise SourceError(f"{fact}; --strict allows none")
     if 2 * missing > listed:
-        raise SourceError(
-            f"{fact}, {listed - missing:,} do: more than half are missing, most likely the pictures are not all "
-            f"unpacked; complete the folder, or take what is there with --limit {listed - missing}"
-        )
+        found = listed - missing
+        way = f", or take the {found:,} that do with --limit {found}" if found else ""
+        raise SourceError(f"{fact}: more than half, most likely they are not all unpacked; complete the folder{way}")
     warn(fact)
 
 
@@ -179,7 +178,20 @@ def _report_failures(failures: list[tuple[str, str]], output: Path) -> None:
     for reason, count in Counter(reason for _, reason in failures).most_common(5):
         first = next(path for path, why in failures if why == reason)
         warn(f"{plural(count, 'picture')} skipped: {reason} (as {first})")
-    note(f"all {plural(len(failures), 'skipped picture')} are listed by: clipcap-inspect {output}")
+    note(f"{plural(len(failures), 'skipped picture')}, listed by: clipcap-inspect {output}")
+
+
+def _report_finished(output: Path, strict: bool) -> None:
+    from clipcap.data.cache import Cache
+    from clipcap.data.shard import read_summary
+
+    failed = [failure for shard in Cache.open(output).shards for failure in read_summary(shard.path)[1]]
+    if failed and strict:
+        path, reason = failed[0]
+        fact = f"{output} is finished, but without {path}: {reason}"
+        raise SourceError(f"{fact} (--strict allows none); mend the picture and give --overwrite")
+    without = f", without {plural(len(failed), 'picture')} that could not be read" if failed else ""
+    note(f"{output} is finished already and of this recipe{without}; nothing to do (--overwrite makes it again)")
 
 
 def main() -> None:

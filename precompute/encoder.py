@@ -6,6 +6,7 @@ Knows nothing of datasets and caches.
 import difflib
 import importlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,6 @@ class Encoder:
         quick_gelu: whether it computes with QuickGELU.
         preprocess: size (height, width), mean, std, interpolation, resize_mode, fill_color.
         transform: a PIL picture in RGB -> a PIL picture of the right size.
-        width: numbers in an embedding.
         features: `projected`.
         precision: `fp32`, `bf16` or `fp16`.
     """
@@ -45,11 +45,15 @@ class Encoder:
     quick_gelu: bool
     preprocess: dict[str, Any]
     transform: "Transform"
-    width: int
     features: str
     precision: str
     _model: nn.Module
     _device: torch.device
+
+    @cached_property
+    def width(self) -> int:
+        """Numbers in an embedding: one black picture tells, for every architecture."""
+        return self.encode(torch.zeros(1, *self.preprocess["size"], 3, dtype=torch.uint8)).shape[-1]
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -119,21 +123,18 @@ def load_encoder(
     size = preprocess["size"]
     preprocess["size"] = [size, size] if isinstance(size, int) else size
     sha256 = weights_sha256(model.visual)
-    encoder = Encoder(
+    return Encoder(
         name=choice.name,
         pretrained=choice.pretrained,
         weights_sha256=sha256,
         quick_gelu=any(type(part).__name__ == "QuickGELU" for part in model.visual.modules()),
         preprocess=preprocess,
         transform=_picture_transform(model.visual.preprocess_cfg),
-        width=0,
         features=features,
         precision=precision,
         _model=model.to(device),
         _device=device,
     )
-    encoder.width = encoder.encode(torch.zeros(1, *preprocess["size"], 3, dtype=torch.uint8)).shape[-1]
-    return encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,8 @@ class _Choice:
 
 def _choose(open_clip: Any, name: str, pretrained: str | None) -> _Choice:
     if name.startswith("hf-hub:"):
+        if pretrained not in (None, name):
+            raise UsageError(f"--encoder {name} brings its own weights; leave --pretrained {pretrained} out")
         use_hub_if_reachable()
         return _Choice(name=name, pretrained=name, model_name=name)
     known = open_clip.list_models()
@@ -160,7 +163,8 @@ def _choose(open_clip: Any, name: str, pretrained: str | None) -> _Choice:
         if not (folder / "open_clip_config.json").is_file():
             raise ModelError(f"{folder} has no open_clip_config.json; give a folder that open_clip saved, or a name")
         return _Choice(name=folder.name, pretrained=str(folder.resolve()), model_name=f"local-dir:{folder}")
-    if name.replace("/", "-") not in known:
+    name = name.replace("/", "-")  # OpenAI's spelling, ViT-B/32
+    if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, 3, 0.4)) or "none"
         raise ModelError(f"--encoder {name} is neither a folder nor an architecture of open_clip; near names: {near}")
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -189,6 +193,8 @@ def _load_error(choice: _Choice, error: Exception) -> ModelError:
         )
     if Path(choice.pretrained).is_dir():
         return ModelError(f"{choice.pretrained} could not be loaded ({fact[:200]}); see that its weights are there")
+    if use_hub_if_reachable():
+        return ModelError(f"the weights {choice.pretrained!r} of {choice.name} could not be loaded ({fact[:200]})")
     return ModelError(
         f"the weights {choice.pretrained!r} of {choice.name} could not be had: no network, and they were never "
         "downloaded here; connect once, or give a file of weights with --pretrained FILE"

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipcap.data.errors import ImageError, one_line
 
+NARROWEST = 200  # long side to short side
 Transform = Callable[[Image.Image], Image.Image]
 
 
@@ -29,22 +30,28 @@ def open_image(path: Path) -> Image.Image:
         raise ImageError("there is no such file") from error
     except UnidentifiedImageError as error:
         raise ImageError("not a picture of a known format") from error
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except Exception as error:  # the decoders raise what they like: OSError, struct.error, TypeError, ...
         reason = one_line(error)
         raise ImageError("the file is cut off" if "truncated" in reason.lower() else reason) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture as a viewer shows it: its EXIF orientation applied, in RGB."""
-    upright = ImageOps.exif_transpose(image)
-    return upright.convert("RGB")
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def to_pixels(image: Image.Image, transform: Transform) -> torch.Tensor:
     """Resize and crop as the encoder wants it.
 
-    Uint8 (H, W, 3), so that a batch crosses to the device at a quarter the size.
+    Returns:
+        uint8 (H, W, 3): a batch crosses to the device at a quarter of the size of floats.
+
+    Raises:
+        ImageError: the picture is so narrow that resizing its short side would make the long one enormous.
     """
+    if max(image.size) > NARROWEST * min(image.size):
+        width, height = image.size
+        raise ImageError(f"{width:,} x {height:,} pixels: too narrow to be cropped to a square")
     return torch.from_numpy(np.array(transform(image), dtype=np.uint8))
 
 
@@ -75,7 +82,8 @@ class PictureBatches(torch.utils.data.Dataset[tuple[torch.Tensor, list[str | Non
 def collate(items: list[tuple[torch.Tensor, str | None]]) -> tuple[torch.Tensor, list[str | None]]:
     """Stack what could be read.
 
-    Uint8 (B', H, W, 3), and for each of the B items None or the reason it is not among them.
+    Returns:
+        uint8 (B', H, W, 3), and for each of the B items None, or the reason why it is not among the B'.
     """
     readable = [pixels for pixels, reason in items if reason is None]
     pixels = torch.stack(readable) if readable else torch.empty(0, dtype=torch.uint8)

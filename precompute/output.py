@@ -5,9 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache import Cache, read_fingerprint
 from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, UsageError
 from clipcap.data.fingerprint import Fingerprint
+from clipcap.data.records import storable
 from clipcap.data.shard import open_hdf5
 
 
@@ -26,6 +27,8 @@ class Output:
             raise UsageError(f"-o {self.index} must end in .h5; shards are named after it")
         if self.index.is_dir():
             raise UsageError(f"-o {self.index} is a folder; give the file to write, as {self.index}/cache.h5")
+        if storable(self.index.name) != self.index.name:
+            raise UsageError(f"-o {self.index!r}: the name is not UTF-8, and the index could not name its shards")
 
     def shard(self, number: int) -> Path:
         """The file of a shard."""
@@ -33,22 +36,29 @@ class Output:
 
     def shards(self) -> list[Path]:
         """Files beside the index that have the name of a shard, in order."""
-        pattern = re.compile(re.escape(self.index.stem) + r"-\d{5}" + re.escape(self.index.suffix))
+        pattern = re.compile(re.escape(self.index.stem) + r"-\d{5,}" + re.escape(self.index.suffix))
         if not self.index.parent.is_dir():
             return []
         return sorted(path for path in self.index.parent.iterdir() if pattern.fullmatch(path.name))
 
+    def check_writable(self) -> None:
+        """Raise ClipCapError where the folder, or the one that it would be made in, cannot be written.
+
+        Makes nothing.
+        """
+        folder = self.index.resolve().parent
+        while not folder.exists():
+            folder = folder.parent
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise ClipCapError(f"{folder} cannot be written to; give another place with -o")
+
     def prepare(self) -> None:
-        """Make the folder. Raises ClipCapError where it cannot be made or written."""
-        folder = self.index.parent
+        """Make the folder. Raises ClipCapError where it cannot be made."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.index.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ClipCapError(
-                f"the folder {folder} cannot be made ({error.strerror}); give another with -o"
-            ) from error
-        if not os.access(folder, os.W_OK):
-            raise ClipCapError(f"the folder {folder} cannot be written to; give another with -o")
+            fact = f"the folder {self.index.parent} cannot be made ({error.strerror})"
+            raise ClipCapError(f"{fact}; give another with -o") from error
 
     def check(self, fingerprint: Fingerprint, overwrite: bool) -> bool:
         """Compare what is there with the recipe of this run; with `overwrite`, take it away.
@@ -61,7 +71,7 @@ class Output:
             CacheError: a file that is not ours has the name; it is never overwritten.
         """
         present = [path for path in (self.index, *self.shards()) if path.exists()]
-        recipes = {path: recipe for path in present if (recipe := self._recipe(path)) is not None}
+        recipes = {path: recipe for path in present if (recipe := self._recipe(path, overwrite)) is not None}
         if overwrite:
             for path in present:  # the index is the first: without it the cache counts as unfinished
                 path.unlink()
@@ -80,12 +90,15 @@ class Output:
         expected = [self.shard(number) for number in range(len(cache.shards))]
         return [entry.path.name for entry in cache.shards] == [path.name for path in expected]
 
-    def _recipe(self, path: Path) -> Fingerprint | None:
-        """The fingerprint of a file of ours; None for one that is broken beyond telling, which may be replaced."""
+    def _recipe(self, path: Path, overwrite: bool) -> Fingerprint | None:
+        """The fingerprint of a file of ours; None for one that is broken beyond telling and may be replaced."""
         try:
             with open_hdf5(path) as file:
-                return Fingerprint.from_json(str(file.attrs["fingerprint"]))
-        except DamagedCacheError:
+                return read_fingerprint(path, file)
+        except DamagedCacheError as error:
+            # A shard's name says that it is ours. Another file may be somebody's broken work: they must say so.
+            if path == self.index and not overwrite:
+                raise CacheError(f"{error}, or give another -o, or --overwrite") from error
             return None
         except CacheError as error:
             raise CacheError(f"{error}; it is left alone: give another name with -o") from error

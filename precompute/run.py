@@ -1,35 +1,33 @@
-"""The loop of stage 1.
+"""The loop of stage 1: every picture through the encoder once, shard by shard, each shard whole or not at all.
 
-Every picture of a source through the encoder once, shard by shard, each shard whole or not at all.
-
-Knows the source, the encoder and the cache only through their small faces; how a command line looks is not its
-business.
+Knows the source, the encoder and the cache only through their small faces, and nothing of command lines.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from clipcap.data.cache import ShardEntry, describe_shard, write_index
-from clipcap.data.errors import CacheError, SourceError
+from clipcap.data.cache import ShardEntry, describe_shard, read_fingerprint, write_index
+from clipcap.data.errors import CacheError, ImageError, SourceError
 from clipcap.data.fingerprint import Fingerprint
 from clipcap.data.progress import Progress, note, warn
 from clipcap.data.records import SPLITS, Record, Source, storable
-from clipcap.data.shard import ShardTables, open_hdf5, write_shard
+from clipcap.data.shard import ShardTables, open_hdf5, read_summary, write_shard
 from clipcap.data.tokenizer import encode_captions
 from clipcap.precompute.encoder import Encoder
-from clipcap.precompute.images import PictureBatches, collate
+from clipcap.precompute.images import PictureBatches, collate, open_image
 from clipcap.precompute.output import Output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Batch = tuple[torch.Tensor, list[str | None]]
+NOT_FINITE = "its embedding is not finite in float16"
 
 
 @dataclass(kw_only=True)
@@ -43,7 +41,7 @@ class Failures:
 
     total: int
     strict: bool
-    pictures: list[tuple[str, str]]
+    pictures: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, path: str, reason: str) -> None:
         """Count a picture.
@@ -57,12 +55,13 @@ class Failures:
         if 2 * len(self.pictures) > self.total:
             raise SourceError(
                 f"{len(self.pictures):,} of {self.total:,} pictures could not be read, which is more than half; most "
-                f"often: {self.commonest()} (as {path}); see that SOURCE is the right folder and complete"
+                f"often: {self.commonest()}; see that SOURCE is the right folder and complete, then run it again"
             )
 
     def commonest(self) -> str:
-        """The reason that most pictures share."""
-        return Counter(reason for _, reason in self.pictures).most_common(1)[0][0]
+        """The reason that most pictures share, with one of them."""
+        reason = Counter(reason for _, reason in self.pictures).most_common(1)[0][0]
+        return f"{reason} (as {next(path for path, why in self.pictures if why == reason)})"
 
 
 def encode_source(
@@ -92,11 +91,11 @@ def encode_source(
         SourceError: a picture failed and `strict`, or more than half failed. Finished shards stay.
         ClipCapError: a shard cannot be written. Finished shards stay.
     """
-    failures = Failures(total=len(source.records), strict=strict, pictures=[])
+    failures = Failures(total=len(source.records), strict=strict)
     plan = _plan(len(source.records), fingerprint.shard_size)
     entries: dict[int, ShardEntry] = {}
     for number, share in enumerate(plan):
-        entry = _finished(output.shard(number), number, len(share), fingerprint, failures)
+        entry = _finished(output.shard(number), number, len(share), fingerprint, source.root, failures)
         if entry is not None:
             entries[number] = entry
     todo = [number for number in range(len(plan)) if number not in entries]
@@ -126,8 +125,7 @@ def encode_source(
             content = write_shard(path, tables, fingerprint.to_json(), number)
             images, captions, tokens = tables.counts
             entries[number] = ShardEntry(path=path, images=images, captions=captions, tokens=tokens, content=content)
-    if todo or not output.index.exists():
-        write_index(output.index, fingerprint, [entries[number] for number in range(len(plan))])
+    write_index(output.index, fingerprint, [entries[number] for number in range(len(plan))])
     return failures.pictures
 
 
@@ -177,9 +175,9 @@ def _batches(share: range, batch_size: int) -> list[list[int]]:
     return [list(share[start : start + batch_size]) for start in range(0, len(share), batch_size)]
 
 
-def _loader(source: Source, encoder: Encoder, batches: list[list[int]], workers: int) -> Iterator[Batch]:
+def _loader(source: Source, encoder: Encoder, batches: list[list[int]], workers: int) -> Iterable[Batch]:
     paths = [source.root / record.path for record in source.records]
-    return torch.utils.data.DataLoader(  # type: ignore[return-value]
+    return torch.utils.data.DataLoader(
         PictureBatches(paths, encoder.transform),
         batch_sampler=batches,
         collate_fn=collate,
@@ -197,7 +195,7 @@ def _encode(
     embedding = _encode_in_memory(encoder, pixels).numpy().astype(np.float16)
     finite = np.asarray(np.isfinite(embedding.reshape(len(embedding), -1)).all(axis=1))
     row = iter(finite.tolist())
-    bad = f"its embedding is not finite in float16 (--precision {encoder.precision})"
+    bad = f"{NOT_FINITE} (--precision {encoder.precision})"
     reasons = [(None if next(row) else bad) if reason is None else reason for reason in reasons]
     return embedding[finite], reasons
 
@@ -216,22 +214,40 @@ def _encode_in_memory(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat([_encode_in_memory(encoder, pixels[:half]), _encode_in_memory(encoder, pixels[half:])])
 
 
-def _finished(path: Path, number: int, records: int, fingerprint: Fingerprint, failures: Failures) -> ShardEntry | None:
-    """The shard at `path` if an earlier run of this recipe finished it. A broken one is made again."""
+def _finished(
+    path: Path, number: int, records: int, fingerprint: Fingerprint, root: Path, failures: Failures
+) -> ShardEntry | None:
+    """The shard at `path` if an earlier run of this recipe finished it.
+
+    One that is broken is made again, and one with a picture that failed then but can be read now.
+    """
     if not path.exists():
         return None
     try:
         with open_hdf5(path) as file:
             entry = describe_shard(path, file)
-            recipe = Fingerprint.from_json(str(file.attrs["fingerprint"]))
-            failed = list(zip(file["failures/path"].asstr()[:], file["failures/reason"].asstr()[:], strict=True))
-            right = file.attrs["shard"] == number and entry.images + len(failed) == records
-    except (CacheError, KeyError, OSError) as error:
+            recipe = read_fingerprint(path, file)
+            right = file.attrs["shard"] == number
+        _, failed = read_summary(path)
+    except CacheError as error:
         warn(f"{path.name} is made again: {error}")
         return None
-    if not right or fingerprint.differences(recipe):
+    if not right or entry.images + len(failed) != records or fingerprint.differences(recipe):
         warn(f"{path.name} is made again: it is not shard {number} of this run")
+        return None
+    for picture, reason in failed:
+        if reason.startswith(NOT_FINITE) or not _readable(root / picture):
+            continue
+        note(f"{path.name} is made again: {picture} can be read now")
         return None
     for picture, reason in failed:
         failures.add(picture, reason)
     return entry
+
+
+def _readable(path: Path) -> bool:
+    try:
+        open_image(path)
+    except ImageError:
+        return False
+    return True

@@ -13,7 +13,7 @@ from clipcap.data.errors import SourceError, one_line
 from clipcap.data.records import Record, Source
 
 _NAME = re.compile(r"captions_(train|val)(2014|2017)\.json")
-_PICTURES = {".jpg", ".jpeg", ".png"}
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 class CocoReader:
@@ -22,9 +22,19 @@ class CocoReader:
     wants = "annotations/captions_train2017.json or the like (val, 2014), beside train2017/ and val2017/"
 
     def matches(self, path: Path) -> bool:
-        return bool(_annotation_files(path))
+        try:
+            return bool(_annotation_files(path))
+        except OSError:
+            return False
 
     def read(self, path: Path) -> Source:
+        try:
+            return self._read(path)
+        except OSError as error:
+            fact = f"{error.filename or path} cannot be read ({error.strerror})"
+            raise SourceError(f"{fact}; see to its permissions") from error
+
+    def _read(self, path: Path) -> Source:
         files = _annotation_files(path)
         if not files:
             raise SourceError(f"{path} has no COCO captions; looked for {self.wants}")
@@ -39,10 +49,16 @@ class CocoReader:
                 f"{path} has COCO captions but none of their picture folders (train2017/, val2017/ or 2014); unpack "
                 "the pictures beside annotations/"
             )
-        years = sorted({_split_and_year(file)[1] for file in files})
-        if len(years) > 1:
-            notes.append(f"captions of {years[0]} left alone: they are the same pictures as those of {years[1]}")
-            files = [file for file in files if _split_and_year(file)[1] == years[1]]
+        # Both years hold the same pictures, split differently: only one can be read. One that can be trained on, then
+        # the newer.
+        kinds = {_split_and_year(file) for file in files}
+        year = max({year for _, year in kinds}, key=lambda year: (("train", year) in kinds, year))
+        notes.extend(
+            f"{file.name} left alone: its pictures are among those of {year}, in other splits"
+            for file in files
+            if _split_and_year(file)[1] != year
+        )
+        files = [file for file in files if _split_and_year(file)[1] == year]
 
         records: dict[str, Record] = {}
         missing: list[str] = []
@@ -51,17 +67,21 @@ class CocoReader:
             split, _ = _split_and_year(file)
             folder = folders[file]
             assert folder is not None
-            here = {child.name for child in folder.iterdir() if child.suffix.lower() in _PICTURES}
+            here = {child.name for child in folder.iterdir()}
             prefix = folder.relative_to(path).as_posix()
-            for identifier, name, captions in _entries(file):
+            entries, strays = _entries(file)
+            if strays:
+                notes.append(f"{strays:,} captions in {file.name} left out: their pictures are not in its `images`")
+            for identifier, name, captions in entries:
                 if identifier in records:
                     first = records[identifier].path
                     raise SourceError(f"{file} lists picture {identifier} again (first as {first}); ids must be unique")
                 records[identifier] = Record(identifier, f"{prefix}/{name}", split, captions)
-                if name not in here:
+                if name not in here and not (folder / name).is_file():
                     missing.append(f"{prefix}/{name}")
                 here.discard(name)
-            unlisted.extend(f"{prefix}/{name}" for name in sorted(here))
+            pictures = sorted(name for name in here if Path(name).suffix.lower() in _PICTURES)
+            unlisted.extend(f"{prefix}/{name}" for name in pictures)
         return Source(
             format="coco", root=path, records=list(records.values()), missing=missing, unlisted=unlisted, notes=notes
         )
@@ -71,7 +91,7 @@ def _annotation_files(path: Path) -> list[Path]:
     folder = path / "annotations"
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if _NAME.fullmatch(file.name))
+    return sorted(file for file in folder.iterdir() if _NAME.fullmatch(file.name) and file.is_file())
 
 
 def _split_and_year(file: Path) -> tuple[str, str]:
@@ -85,19 +105,28 @@ def _picture_folder(path: Path, split: str, year: str) -> Path | None:
     return next((folder for folder in candidates if folder.is_dir()), None)
 
 
-def _entries(file: Path) -> list[tuple[str, str, tuple[str, ...]]]:
-    """(id, file name, captions) of each picture of one annotation file, in the order of its `images`."""
+def _entries(file: Path) -> tuple[list[tuple[str, str, tuple[str, ...]]], int]:
+    """(id, file name, captions) of each picture in the order of `images`, and the number of captions of no picture."""
+    strays = 0
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = json.loads(file.read_bytes())
         captions: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
-            captions[annotation["image_id"]].append(str(annotation["caption"]))
-        return [
-            (str(image["id"]), str(image["file_name"]), tuple(captions[image["id"]])) for image in content["images"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+            if annotation["image_id"] in captions:
+                captions[annotation["image_id"]].append(_text(annotation["caption"]))
+            else:
+                strays += 1
+        images = [(image["id"], _text(image["file_name"])) for image in content["images"]]
+        return [(str(identifier), name, tuple(captions[identifier])) for identifier, name in images], strays
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         fact = f"{type(error).__name__}: {one_line(error)}"
         raise SourceError(
             f"{file} is not a COCO caption file ({fact}); it needs `images` with id and file_name, and `annotations` "
-            "with image_id and caption; download it again or take it out of the folder"
+            "with image_id and caption; mend it, or take it out of the folder"
         ) from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} where a text should be")
+    return value

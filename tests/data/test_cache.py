@@ -222,7 +222,7 @@ def test_swapped_shards(tmp_path: Path) -> None:
 
 def test_a_shard_of_another_recipe(tmp_path: Path) -> None:
     index = make_cache(tmp_path)
-    other = replace(FINGERPRINT, encoder="RN50")
+    other = replace(FINGERPRINT, encoder="RN50", weights_sha256="e" * 64)
     write_shard(tmp_path / "cache-00001.h5", tables(1), other.to_json(), 1)
     with pytest.raises(CacheError, match=r"made by another recipe than .* \(encoder: ViT-B-32, not RN50\)"):
         Cache.open(index)
@@ -250,7 +250,18 @@ def test_hdf5_that_is_not_ours(tmp_path: Path) -> None:
         Cache.open(tmp_path / "other.h5")
 
 
-@pytest.mark.parametrize("data", [b"", b"not HDF5 at all", b"\x89PNG\r\n\x1a\n" + bytes(5000)])
+def test_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "x.h5").write_bytes(b"")
+    with pytest.raises(DamagedCacheError, match=r"x\.h5 is not an HDF5 file \(0 bytes\); delete it"):
+        Cache.open(tmp_path / "x.h5")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"is a folder; give the cache\.h5 in it"):
+        Cache.open(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"not HDF5 at all", b"\x89PNG\r\n\x1a\n" + bytes(5000)])
 def test_not_hdf5(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.h5").write_bytes(data)
     with pytest.raises(CacheError, match=rf"x\.h5 is not an HDF5 file \({len(data):,} bytes\)"):
@@ -289,7 +300,7 @@ def test_a_flipped_bit_in_an_embedding_is_seen_when_it_is_read(tmp_path: Path) -
     data = bytearray(path.read_bytes())
     data[data.index(np.array([1.5, -2, 0], dtype="<f2").tobytes())] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DamagedCacheError, match=r"cache-00000\.h5 is damaged"):
+    with pytest.raises(DamagedCacheError, match=r"cache-00000\.h5 is truncated or damaged .*; delete it and run"):
         list(Cache.open(index).tables())
 
 
@@ -308,6 +319,77 @@ def test_tables_that_do_not_belong_together_are_refused(tmp_path: Path, name: st
         file[name][:] = rows
     with pytest.raises(DamagedCacheError, match="is damaged"):
         read_shard(tmp_path / "s.h5")
+
+
+def replace_dataset(path: Path, name: str, make: Any) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        make(file, name)
+
+
+def virtual(file: h5py.File, name: str) -> None:
+    layout = h5py.VirtualLayout(shape=(2, 3), dtype="<f2")
+    layout[:] = h5py.VirtualSource("missing.h5", "x", shape=(2, 3))
+    file.create_virtual_dataset(name, layout)
+
+
+def external(file: h5py.File, name: str) -> None:
+    file.create_dataset(name, (2, 3), "<f2", external=[("/etc/hostname", 0, 12)])
+
+
+def linked(file: h5py.File, name: str) -> None:
+    file[name] = h5py.ExternalLink("other.h5", "/x")
+
+
+@pytest.mark.parametrize("make", [virtual, external, linked])
+def test_rows_in_other_files_are_never_read(tmp_path: Path, make: Any) -> None:
+    index = make_cache(tmp_path)
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.zeros((2, 3), dtype="<f2")
+    replace_dataset(tmp_path / "cache-00001.h5", "images/embedding", make)
+    with pytest.raises(DamagedCacheError, match="images/embedding has its rows in another file"):
+        Cache.open(index)
+    with pytest.raises(DamagedCacheError, match="images/embedding has its rows in another file"):
+        read_shard(tmp_path / "cache-00001.h5")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("images/embedding", np.zeros((2, 3), dtype="<f4")),
+        ("images/embedding", np.zeros(2, dtype="<f2")),
+        ("images/id", np.array([1, 2])),
+        ("captions/token", np.zeros(4, dtype="<i2")),
+        ("images/split", np.array(3)),
+    ],
+)
+def test_tables_of_other_kinds_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    make_cache(tmp_path)
+    replace_dataset(tmp_path / "cache-00000.h5", name, lambda file, where: file.__setitem__(where, value))
+    with pytest.raises(DamagedCacheError, match="damaged"):
+        read_shard(tmp_path / "cache-00000.h5")
+
+
+@pytest.mark.parametrize(
+    ("where", "change"),
+    [
+        ("cache.h5", lambda file: file.attrs.__setitem__("format", ["clipcap-cache", "x"])),
+        ("cache.h5", lambda file: file.attrs.__setitem__("fingerprint", "[" * 100_000)),
+        ("cache.h5", lambda file: file.attrs.__setitem__("fingerprint", 7)),
+        ("cache.h5", lambda file: (file.__delitem__("shards/name"), file.__setitem__("shards/name", [1, 2, 3]))),
+        ("cache.h5", lambda file: (file.__delitem__("shards/images"), file.__setitem__("shards/images", 6))),
+        ("cache.h5", lambda file: file.__delitem__("shards/content")),
+        ("cache.h5", lambda file: (file.__delitem__("shards"), file.__setitem__("shards", 1))),
+        ("cache-00001.h5", lambda file: (file.__delitem__("captions/text"), file.create_group("captions/text"))),
+        ("cache-00001.h5", lambda file: file.__delitem__("captions")),
+    ],
+)
+def test_whatever_is_wrong_with_a_file_is_an_error_of_ours(tmp_path: Path, where: str, change: Any) -> None:
+    index = make_cache(tmp_path)
+    with h5py.File(tmp_path / where, "r+") as file:
+        change(file)
+    with pytest.raises(CacheError, match=where):
+        Cache.open(index)
 
 
 def test_an_index_cannot_name_files_elsewhere(tmp_path: Path) -> None:
@@ -340,7 +422,7 @@ def test_a_fingerprint_says_what_differs() -> None:
     other = replace(FINGERPRINT, encoder="RN50", weights_sha256="d" * 64, batch_size=7, version="9")
     assert FINGERPRINT.differences(other) == [
         "encoder: ViT-B-32, not RN50",
-        f"weights_sha256: {'a' * 12}, not {'d' * 12}",
+        f"weights of the encoder: {'a' * 12}, not {'d' * 12}",
         "batch_size: 2, not 7",
     ]
     assert FINGERPRINT.encoder_differences(replace(FINGERPRINT, batch_size=7, precision="bf16")) == []

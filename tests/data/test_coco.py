@@ -60,13 +60,48 @@ def test_pictures_may_lie_in_a_folder_images(tmp_path: Path) -> None:
     assert read_source(tmp_path).records[0].path == "images/val2017/a.jpg"
 
 
-def test_of_two_years_the_later_is_read_since_the_pictures_are_the_same(tmp_path: Path) -> None:
-    write(tmp_path, "captions_train2014.json", [(5, "a.jpg")], [(5, "x")])
-    write(tmp_path, "captions_val2017.json", [(5, "b.jpg")], [(5, "x")])
-    touch(tmp_path, "train2014/a.jpg", "val2017/b.jpg")
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["train2014", "val2014", "train2017", "val2017"], "2017"),
+        (["train2014", "val2014", "val2017"], "2014"),  # a common layout: 2017 alone could not be trained on
+        (["val2014", "val2017"], "2017"),
+    ],
+)
+def test_of_two_years_one_that_can_be_trained_on_is_read(tmp_path: Path, names: list[str], expected: str) -> None:
+    for number, name in enumerate(names):
+        write(tmp_path, f"captions_{name}.json", [(number, "a.jpg")], [(number, "x")])
+        touch(tmp_path, f"{name}/a.jpg")
     source = read_source(tmp_path)
-    assert [(record.id, record.split) for record in source.records] == [("5", "val")]
-    assert source.notes == ["captions of 2014 left alone: they are the same pictures as those of 2017"]
+    chosen = [name for name in names if name.endswith(expected)]
+    assert [record.path for record in source.records] == [f"{name}/a.jpg" for name in chosen]
+    assert source.notes == [
+        f"captions_{name}.json left alone: its pictures are among those of {expected}, in other splits"
+        for name in names
+        if name not in chosen
+    ]
+
+
+def test_pictures_of_any_kind_and_in_folders_are_found(tmp_path: Path) -> None:
+    write(tmp_path, "captions_val2017.json", [(1, "a.webp"), (2, "b.tif"), (3, "s/c.jpg")], [])
+    touch(tmp_path, "val2017/a.webp", "val2017/b.tif", "val2017/s/c.jpg")
+    assert read_source(tmp_path).missing == []
+
+
+def test_captions_of_pictures_that_are_not_listed_are_left_out_and_counted(tmp_path: Path) -> None:
+    write(tmp_path, "captions_val2017.json", [(1, "a.jpg")], [(1, "x"), (2, "y"), (3, "z")])
+    touch(tmp_path, "val2017/a.jpg")
+    source = read_source(tmp_path)
+    assert source.captions() == 1
+    assert source.notes == ["2 captions in captions_val2017.json left out: their pictures are not in its `images`"]
+
+
+def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
+    write(tmp_path, "captions_val2017.json", [(1, "a.jpg")], [(1, "x")])
+    touch(tmp_path, "val2017/a.jpg")
+    file = tmp_path / "annotations/captions_val2017.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read_source(tmp_path).captions() == 1
 
 
 def test_a_split_whose_folder_was_not_unpacked_is_left_alone_and_said(tmp_path: Path) -> None:
@@ -86,7 +121,18 @@ def test_other_annotation_files_are_left_alone(tmp_path: Path) -> None:
     assert len(read_source(tmp_path).records) == 1
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"images": []}',
+        '{"images": [{"id": 1}], "annotations": []}',
+        '{"images": [{"id": 1, "file_name": null}], "annotations": []}',
+        '{"images": [{"id": 1, "file_name": "b.jpg"}], "annotations": [{"image_id": 1, "caption": null}]}',
+    ],
+)
 def test_a_broken_annotation_file_is_named(tmp_path: Path, content: str) -> None:
     touch(tmp_path, "val2017/b.jpg")
     (tmp_path / "annotations").mkdir()

@@ -37,6 +37,27 @@ def test_another_vocabulary_has_another_sum(shared: Path, tokenizer_folder: Path
     assert tokenizer_sha256(real) != tokenizer_sha256(small)
 
 
+def test_bare_files_are_gpt2s(shared: Path, tmp_path: Path) -> None:
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((shared / "data/gpt2" / name).read_bytes())
+    bare = load_tokenizer(str(tmp_path))
+    assert encode_captions(bare, ["Hello world"]) == [[15496, 995, 50256]]
+    assert tokenizer_sha256(bare) == tokenizer_sha256(load_tokenizer(str(shared / "data/gpt2")))
+
+
+def test_what_happens_to_a_text_before_its_words_are_looked_up_is_in_the_sum(shared: Path, tmp_path: Path) -> None:
+    real = load_tokenizer(str(shared / "data/gpt2"))
+    save_tokenizer(real, tmp_path)
+    text = (tmp_path / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(text.replace('"add_prefix_space": false', '"add_prefix_space": true', 1))
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}'
+    )
+    spaced = load_tokenizer(str(tmp_path))
+    assert encode_captions(spaced, ["a dog"]) != encode_captions(real, ["a dog"])
+    assert tokenizer_sha256(spaced) != tokenizer_sha256(real)
+
+
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"holds no tokenizer \(tokenizer\.json, or vocab\.json and merges\.txt\)"):
         load_tokenizer(str(tmp_path))

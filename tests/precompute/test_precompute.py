@@ -1,6 +1,7 @@
 """Stage 1 on a small dataset with a small CLIP: what is written, what is skipped, what goes on, what is refused."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def test_again_over_a_finished_cache_changes_nothing(coco: Path, tmp_path: Path,
     ("change", "named"),
     [
         (["--batch-size", 5], "batch_size: 4, not 5"),
-        (["--limit", 9], "source_sha256: "),
+        (["--limit", 9], "pictures, captions or splits of the source: "),
         (["--precision", "bf16"], "precision: fp32, not bf16"),
     ],
 )
@@ -146,6 +147,72 @@ def test_overwrite_leaves_no_shard_of_the_larger_cache_before(
     run("precompute", coco, "-o", tmp_path / "c.h5", *options)
     run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--limit", 5, "--overwrite")
     assert sorted(path.name for path in tmp_path.glob("*.h5")) == ["c-00000.h5", "c.h5"]
+
+
+def test_an_index_that_does_not_fit_its_shards_is_written_again(
+    coco: Path, tmp_path: Path, run: Any, options: Options
+) -> None:
+    run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    before = Cache.open(tmp_path / "c.h5")
+    with h5py.File(tmp_path / "c.h5", "r+") as file:
+        file["shards/content"][1] = "0" * 64  # as when a kill came between a shard made again and the index
+    assert run("inspect", tmp_path / "c.h5").status == 2
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
+    assert Cache.open(tmp_path / "c.h5") == before
+
+
+def test_a_broken_file_in_the_indexs_place_is_replaced_only_when_asked(
+    coco: Path, tmp_path: Path, run: Any, options: Options
+) -> None:
+    run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    cut = (tmp_path / "c.h5").read_bytes()[:2000]
+    (tmp_path / "c.h5").write_bytes(cut)
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 2
+    assert "is truncated or damaged" in result.err
+    assert "--overwrite" in result.err
+    assert (tmp_path / "c.h5").read_bytes() == cut
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--overwrite").status == 0
+    assert Cache.open(tmp_path / "c.h5").images == 17
+
+
+def test_a_picture_that_was_mended_is_in_the_cache_when_the_run_goes_on(
+    coco: Path, tmp_path: Path, run: Any, options: Options
+) -> None:
+    run("precompute", coco, "-o", tmp_path / "undisturbed.h5", *options)
+    pictures = sorted((coco / "train2017").iterdir())[:9]
+    whole = {path: path.read_bytes() for path in pictures}
+    for path in pictures:
+        break_picture(path, "text")
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 2  # more than half
+    for path, data in whole.items():
+        path.write_bytes(data)
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 0
+    assert "c-00000.h5 is made again: train2017/000000000101.jpg can be read now" in result.err
+    assert contents(tmp_path / "c.h5") == contents(tmp_path / "undisturbed.h5")
+
+
+def test_strict_refuses_a_finished_cache_that_lacks_pictures(
+    coco: Path, tmp_path: Path, run: Any, options: Options
+) -> None:
+    break_picture(coco / "train2017/000000000104.jpg", "text")
+    run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 0
+    assert "without 1 picture that could not be read; nothing to do" in result.err
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--strict")
+    assert result.status == 2
+    assert "is finished, but without train2017/000000000104.jpg: not a picture of a known format" in result.err
+
+
+def test_odd_pictures_are_failures_not_faults(coco: Path, tmp_path: Path, run: Any, options: Options) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0"  # an orientation of letters
+    Image.new("RGB", (40, 40)).save(coco / "train2017/000000000103.jpg", exif=exif)
+    Image.new("L", (1, 60_000)).save(coco / "train2017/000000000105.jpg", format="PNG")
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 0, result.err
+    assert "1 x 60,000 pixels: too narrow to be cropped to a square (as train2017/000000000105.jpg)" in result.err
 
 
 @pytest.mark.parametrize("name", ["c.h5", "c-00001.h5"])
@@ -233,7 +300,10 @@ def test_more_than_half_missing_is_fatal_before_anything_is_loaded(
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("the encoder was loaded"))
     result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
     assert result.status == 2
-    assert "9 of 17 listed pictures do not exist (as train2017/000000000101.jpg), 8 do: more than half" in result.err
+    assert (
+        "9 of 17 listed pictures do not exist (as train2017/000000000101.jpg): more than half, most likely they"
+        in result.err
+    )
     assert "--limit 8" in result.err
 
 
@@ -344,6 +414,7 @@ def test_a_missing_or_broken_shard_is_made_again_and_the_rest_is_kept(
     kept = (tmp_path / "c-00000.h5").stat().st_mtime_ns
     (tmp_path / "c-00001.h5").write_bytes((tmp_path / "c-00001.h5").read_bytes()[:3000])
     (tmp_path / "c-00002.h5").unlink()
+    (tmp_path / "c.h5").unlink()
     result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
     assert result.status == 0
     assert "c-00001.h5 is made again" in result.err
@@ -358,6 +429,8 @@ def test_a_missing_or_broken_shard_is_made_again_and_the_rest_is_kept(
         (lambda c, t: [c / "val2017"], "is not a dataset that is known here; looked for coco:"),
         (lambda c, t: [c, "-o", t / "cache.txt"], "must end in .h5"),
         (lambda c, t: [c, "-o", t], "must end in .h5"),
+        (lambda c, t: [c, "-o", os.fsdecode(os.fsencode(t) + b"/caf\xe9.h5")], "the name is not UTF-8"),
+        (lambda c, t: [c, "--encoder", "hf-hub:a/b", "--pretrained", "x"], "brings its own weights"),
         (lambda c, t: [c, "--encoder", "ViT-B-33"], "ViT-B-33 is neither a folder nor an architecture"),
         (lambda c, t: [c, "--encoder", "ViT-B-32", "--pretrained", "opneai"], "neither a file nor a tag of ViT-B-32"),
         (lambda c, t: [c, "--encoder", "ViT-B-32", "--pretrained", c / "annotations/captions_val2017.json"],
