@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipcap.data.command import Debug, Version, new_app, run_command
-from clipcap.data.errors import CacheError, UsageError
-from clipcap.data.progress import note, plural, warn
+from clipcap.data.errors import UsageError
+from clipcap.data.progress import note, plural
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
-    from clipcap.data.cache import Cache
-    from clipcap.train.corpus import Corpus
+    from clipcap.train.loop import Trainer
 
 app = new_app()
 
@@ -74,65 +72,13 @@ def train(
     else:
         settings = TrainSettings(**{**options, "precision": _precision(precision, where)})
 
-    import torch
-
-    from clipcap.data.weights import weights_sha256
-    from clipcap.train.checkpoint import CheckpointConfig, LanguageModelConfig
-    from clipcap.train.corpus import load_corpora
-    from clipcap.train.language_model import load_language_model
-    from clipcap.train.loop import Trainer
-    from clipcap.train.mappers import MapperConfig, build_mapper
-    from clipcap.train.model import ClipCapModel
-    from clipcap.train.model import tune as choose_tuning
+    from clipcap.train.prepare import prepare_trainer
 
     note(f"{cache}: {plural(opened.images, 'picture')}, {plural(opened.captions, 'caption')}; loading {settings.lm}")
-    language_model = load_language_model(settings.lm)
-    tokenizer, cached_tokens = _tokenizer(opened, settings.lm)
-    if len(tokenizer) > language_model.config.vocab_size:
-        raise UsageError(
-            f"the tokenizer has {len(tokenizer):,} tokens, --lm {settings.lm} knows "
-            f"{language_model.config.vocab_size:,}; give the model that belongs to it"
-        )
-    language_model.config.eos_token_id = tokenizer.eos_token_id  # what ends a caption in the cache ends it in use
-    room = language_model.config.n_positions - settings.prefix_length
-    if room < 2:
-        raise UsageError(f"--prefix-length {settings.prefix_length} leaves no room for words in {settings.lm}")
-    torch.manual_seed(settings.seed)
-    mapper_config = MapperConfig(
-        kind=settings.mapper,
-        embedding_width=opened.fingerprint.width,
-        lm_width=language_model.config.n_embd,
-        prefix_length=settings.prefix_length,
-    )
-    model = ClipCapModel(build_mapper(mapper_config), language_model)
-    described = CheckpointConfig(
-        mapper=mapper_config,
-        language_model=LanguageModelConfig(
-            name=settings.lm,
-            tuned=settings.tune != "none",
-            sha256=weights_sha256(language_model),
-            config=language_model.config.to_diff_dict(),
-        ),
-        encoder=opened.fingerprint,
-        training=dict(vars(settings)),
-        progress={},
-    )
-    choose_tuning(model, settings.tune)
-    corpora = load_corpora(opened, room, None if cached_tokens else tokenizer)
-    training, validation = _splits(corpora, cache)
-    going_on = folder.go_on() if stored is not None else False
+    trainer = prepare_trainer(settings, opened, folder, where)
+    going_on = stored is not None and folder.go_on()
     if not going_on:
         folder.start(settings, contents)
-    trainer = Trainer(
-        model.to(where),
-        tokenizer,
-        training.to(where),
-        validation.to(where) if validation is not None else None,
-        settings,
-        described,
-        folder,
-        where,
-    )
     if going_on:
         trainer.resume()
         if trainer.position.epoch >= settings.epochs:
@@ -149,7 +95,7 @@ def train(
     print(folder.best)
 
 
-def _plan(trainer: Any, device: "torch.device") -> None:
+def _plan(trainer: "Trainer", device: "torch.device") -> None:
     """Say what is about to happen."""
     settings = trainer.settings
     counts = {
@@ -166,38 +112,6 @@ def _plan(trainer: Any, device: "torch.device") -> None:
         f"{plural(trainer.steps_per_epoch, 'step')} of {settings.batch_size}, warm-up {trainer.warmup_steps}, "
         f"{settings.precision} on {device}"
     )
-
-
-def _splits(corpora: "dict[str, Corpus]", cache: Path) -> "tuple[Corpus, Corpus | None]":
-    if "train" not in corpora:
-        found = ", ".join(f"{len(corpus):,} {split}" for split, corpus in corpora.items()) or "none"
-        raise CacheError(
-            f"{cache} has no captions to train on (found: {found}); make a cache of a dataset with captions"
-        )
-    cut = sum(corpus.cut for corpus in corpora.values())
-    if cut:
-        warn(f"{plural(cut, 'caption')} cut to the language model's length")
-    if "val" not in corpora:
-        warn(f"{cache} has no validation split; the newest checkpoint is taken for the best")
-    return corpora["train"], corpora.get("val")
-
-
-def _tokenizer(cache: "Cache", lm: str) -> "tuple[PreTrainedTokenizerBase, bool]":
-    """The language model's tokenizer, and whether it is the one that made the cache's tokens."""
-    from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
-    from clipcap.train.language_model import load_own_tokenizer
-
-    own = load_own_tokenizer(lm)
-    tokenizer = load_tokenizer(cache.fingerprint.tokenizer) if own is None else own
-    same = tokenizer_sha256(tokenizer) == cache.fingerprint.tokenizer_sha256
-    if own is None and not same:
-        raise CacheError(
-            f"{cache.fingerprint.tokenizer} is no longer the tokenizer that made {cache.path}, and {lm} has none; put "
-            "the right one into either folder"
-        )
-    if not same:
-        note(f"{lm} has another tokenizer than the cache: its captions are tokenised again")
-    return tokenizer, same
 
 
 def _precision(name: str, device: "torch.device") -> str:

@@ -69,6 +69,7 @@ class Trainer:
 
     def __init__(
         self,
+        *,
         model: ClipCapModel,
         tokenizer: "PreTrainedTokenizerBase",
         train: Corpus,
