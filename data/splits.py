@@ -1,7 +1,4 @@
-"""Drawing the splits that a dataset does not have.
-
-By a hash of the picture's id, so that they are stable and never leak.
-"""
+"""Drawing the splits that a dataset does not have, by a hash of the picture's id: stable, and never leaking."""
 
 import hashlib
 from dataclasses import replace

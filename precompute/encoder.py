@@ -139,10 +139,7 @@ def load_encoder(
 
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
-    """What was asked for.
-
-    As the fingerprint records it (`name`, `pretrained`), and as open_clip takes it (the rest).
-    """
+    """What was asked for: `name` and `pretrained` as the fingerprint records it, the rest as open_clip takes it."""
 
     name: str
     pretrained: str
@@ -202,10 +199,7 @@ def _load_error(choice: _Choice, error: Exception) -> ModelError:
 
 
 def _picture_transform(config: dict[str, Any]) -> "Transform":
-    """open_clip's own way from a picture to a square, without its last two steps (to a tensor, normalise).
-
-    They run on the device.
-    """
+    """open_clip's own way from a picture to a square, without its last two steps: those run on the device."""
     transforms = importlib.import_module("open_clip.transform")
     whole = transforms.image_transform_v2(transforms.PreprocessCfg(**config), is_train=False)
     steps = whole.transforms[:-2]

@@ -55,7 +55,7 @@ def to_pixels(image: Image.Image, transform: Transform) -> torch.Tensor:
     return torch.from_numpy(np.array(transform(image), dtype=np.uint8))
 
 
-class PictureBatches(torch.utils.data.Dataset[tuple[torch.Tensor, list[str | None]]]):
+class Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, list[str | None]]]):
     """Decoded pictures, for a torch DataLoader whose batches are chosen by the caller.
 
     An item is a picture's uint8 (H, W, 3) tensor and None, or an empty tensor and why it could not be read.

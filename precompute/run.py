@@ -20,7 +20,7 @@ from clipcap.data.records import SPLITS, Record, Source, storable
 from clipcap.data.shard import ShardTables, open_hdf5, read_summary, write_shard
 from clipcap.data.tokenizer import encode_captions
 from clipcap.precompute.encoder import Encoder
-from clipcap.precompute.images import PictureBatches, collate, open_image
+from clipcap.precompute.images import Pictures, collate, open_image
 from clipcap.precompute.output import Output
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _batches(share: range, batch_size: int) -> list[list[int]]:
 def _loader(source: Source, encoder: Encoder, batches: list[list[int]], workers: int) -> Iterable[Batch]:
     paths = [source.root / record.path for record in source.records]
     return torch.utils.data.DataLoader(
-        PictureBatches(paths, encoder.transform),
+        Pictures(paths, encoder.transform),
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=min(workers, len(batches)),

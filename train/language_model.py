@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def load_language_model(name: str) -> "GPT2LMHeadModel":
     """Load GPT-2 by its name on the hub (`gpt2`, `gpt2-medium`, ...), or from a folder that transformers saved.
 
-    Float32, on the CPU.
+    Returns:
+        It in float32, on the CPU.
 
     Raises:
         ModelError: it cannot be had, is not a GPT-2, or weights are missing or of another shape.

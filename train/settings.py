@@ -50,18 +50,13 @@ class TrainSettings:
             raise UsageError(f"--seed must be from 0 to {(1 << 32) - 1}, not {self.seed}")
 
     def warmup_steps(self, total: int) -> int:
-        """Steps of warm-up in a run of `total` steps. It scales with the data.
-
-        A small dataset never leaves a fixed one.
-        """
+        """Steps of warm-up in a run of `total`: a part of it, since a small dataset never leaves a fixed number."""
         steps = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
         return min(steps, total)
 
 
 def lr_factor(step: int, warmup: int, total: int) -> float:
-    """The part of the highest learning rate that step `step` (from 0) uses.
-
-    A linear rise, then linear to 0 behind the last step.
+    """The part of the highest learning rate that step `step`, from 0, uses: a linear rise, then linear to 0 at `total`.
 
     As transformers' `get_linear_schedule_with_warmup`, which ClipCap trains with, but no step has a rate of 0.
     """

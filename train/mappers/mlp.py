@@ -1,6 +1,4 @@
-"""ClipCap's MLP mapper.
-
-Two linear layers with a tanh between, from the embedding to all positions of the prefix at once.
+"""ClipCap's MLP mapper: two linear layers, from the embedding to all positions of the prefix at once.
 
 Shapes, names and initialisation as in rmokady/CLIP_prefix_caption train.py (`MLP`), so that their checkpoints are
 ours: for 512 -> 10 x 768 it has `model.0.weight` (3840, 512) and `model.2.weight` (7680, 3840), 31.47M parameters.
