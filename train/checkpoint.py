@@ -100,6 +100,8 @@ def save_checkpoint(
             (new / "training_state.json").write_text(json.dumps(state[1]))
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(config)}
         (new / "config.json").write_text(json.dumps(content, indent=1))
+        for file in new.glob("*.safetensors"):  # the library writes them for their owner alone
+            shutil.copymode(new / "config.json", file)
         replace_folder(new, folder)
     except Exception as error:  # OSError, SafetensorError, and a bare Exception of the tokenizers library
         shutil.rmtree(new, ignore_errors=True)

@@ -331,6 +331,7 @@ def test_a_checkpoint_is_safetensors_json_and_tokenizer_and_no_pickle(
         with file.open("rb") as handle:
             (size,) = struct.unpack("<Q", handle.read(8))
             json.loads(handle.read(size))
+    assert len({path.stat().st_mode for path in (tmp_path / "run").rglob("*") if path.is_file()}) == 1
     assert {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()} == {
         ".json",
         ".jsonl",
