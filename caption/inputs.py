@@ -112,7 +112,7 @@ class Inputs:
                 f"{path} has the shape {rows.shape}; this model takes rows of {width} numbers, (n, {width})"
             )
         for start in range(0, len(rows), captioner.batch_size):
-            part = captioner.check_embeddings(np.array(rows[start : start + captioner.batch_size], dtype=np.float32))
+            part = _check(captioner, path, np.array(rows[start : start + captioner.batch_size], dtype=np.float32))
             names = [f"{storable(str(path))}[{start + i}]" for i in range(len(part))]
             yield Group(names=names, embedding=part, skipped=[])
 
@@ -122,7 +122,9 @@ class Inputs:
         cache = Cache.open(path)
         captioner.check_fingerprint(path, cache.fingerprint)
         found = 0
+        splits: set[int] = set()
         for tables in cache.tables():
+            splits.update(tables.split.tolist())
             chosen = np.arange(len(tables.id))
             if self.split is not None:
                 chosen = np.flatnonzero(tables.split == SPLITS.index(self.split))
@@ -131,11 +133,19 @@ class Inputs:
                 rows = chosen[start : start + captioner.batch_size]
                 yield Group(
                     names=[tables.path[row] for row in rows],
-                    embedding=captioner.check_embeddings(tables.embedding[rows].astype(np.float32)),
+                    embedding=_check(captioner, path, tables.embedding[rows].astype(np.float32)),
                     skipped=[],
                 )
         if not found:
-            raise SourceError(f"{path} has no pictures" + (f" in the split {self.split}" if self.split else ""))
+            has = ", ".join(SPLITS[number] for number in sorted(splits))
+            raise SourceError(f"{path} has no pictures" + (f" of --split {self.split}; it has {has}" if has else ""))
+
+
+def _check(captioner: "Captioner", path: Path, rows: np.ndarray[Any, Any]) -> "torch.Tensor":
+    try:
+        return captioner.check_embeddings(rows)
+    except UsageError as error:
+        raise SourceError(f"{path}: {error}") from error
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -38,7 +38,7 @@ def inspect(
         if name == "failures":
             _print_failures(value)
         else:
-            print(f"{name.replace('_', ' ')}: {_plain(value)}")
+            print(f"{name.replace('_', ' ')}:{_plain(value)}")
 
 
 def describe_cache(path: Path, verify: bool) -> dict[str, Any]:
@@ -93,10 +93,12 @@ def describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> str:
-    """A dict as an indented block, anything else as it is."""
+    """A dict as an indented block, anything else on the same line."""
     if isinstance(value, dict):
         return "".join(f"\n  {name}: {json.dumps(item, ensure_ascii=False)}" for name, item in value.items())
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return " yes" if value else " no"
+    return f" {value:,}" if isinstance(value, int) else f" {value}"
 
 
 def _print_failures(failures: list[dict[str, str]]) -> None:

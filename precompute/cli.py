@@ -87,8 +87,8 @@ def precompute(
 
     where = choose_device(device)
     arithmetic = choose_precision(precision, where)
-    words = load_tokenizer(tokenizer)
     tower = load_encoder(encoder, pretrained, device=where, precision=arithmetic, features=features)
+    words = load_tokenizer(tokenizer)
     fingerprint = Fingerprint(
         encoder=tower.name,
         pretrained=tower.pretrained,

@@ -57,7 +57,7 @@ def test_a_cache_and_its_splits_without_clip(run: Any, model: list[object], smal
     assert val == [entry for entry in everything if entry["input"].startswith("val2017/")]
     result = run("caption", small_cache, *model, "--split", "test")
     assert result.status == 2
-    assert "has no pictures in the split test" in result.err
+    assert result.err.endswith("cache.h5 has no pictures of --split test; it has train, val\n")
 
 
 @pytest.mark.usefixtures("no_clip")
@@ -157,6 +157,7 @@ def test_a_cache_of_another_encoder_is_refused(
         (["wide.npy"], "wide.npy has the shape (2, 5); this model takes rows of 16 numbers, (n, 16)"),
         (["scalar.npy"], "scalar.npy has the shape (); this model takes rows"),
         (["none.npy"], "none.npy has the shape (0, 16); this model takes rows"),
+        (["nan.npy"], "nan.npy: embeddings hold values that are not finite; leave those rows out"),
         (["zip.npy"], "zip.npy holds an archive, not rows of numbers"),
         (["wide.npy", "-o", "wide.npy"], "-o wide.npy is an input; give another name"),
         (["bad.h5"], "bad.h5 is not an HDF5 file"),
@@ -184,6 +185,7 @@ def test_errors_are_one_line(
     np.save("text.npy", np.array(["a", "b"]))
     np.save("wide.npy", np.zeros((2, 5), dtype=np.float32))
     np.save("scalar.npy", np.float32(3))
+    np.save("nan.npy", np.full((2, 16), np.nan))
     np.save("none.npy", np.zeros((0, 16), dtype=np.float32))
     np.savez("zip.npz", x=np.zeros(3))
     Path("zip.npz").rename("zip.npy")

@@ -12,7 +12,8 @@ def test_a_cache(run: Any, small_cache: Path) -> None:
     result = run("inspect", small_cache)
     assert result.status == 0
     assert result.out.startswith("kind: cache, format 1\nimages: 17\ncaptions: 48\n")
-    assert "splits: \n  train: 12\n  val: 5\n" in result.out
+    assert "verified: no\n" in result.out
+    assert "splits:\n  train: 12\n  val: 5\n" in result.out
     facts = json.loads(run("inspect", small_cache, "--json").out)
     assert facts["shards"] == 2
     assert facts["splits"] == {"train": 12, "val": 5}
