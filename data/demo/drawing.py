@@ -103,7 +103,8 @@ def _outline(shape: str, place: Points, radius: float, grow: float, turn: float)
     else:
         corners = _OUTLINES[shape] * (1 + grow)
     sine, cosine = math.sin(turn), math.cos(turn)
-    return place + radius * corners @ np.array([[cosine, sine], [-sine, cosine]])
+    turned: Points = corners @ np.array([[cosine, sine], [-sine, cosine]])
+    return place + radius * turned
 
 
 def _round(count: int) -> Points:

@@ -50,9 +50,9 @@ def read_caption(caption: str) -> Scene | None:
     background = _BACKGROUND[part["begin"] or part["end"]]
     first = _read_group(part["first"])
     if first is None or part["second"] is None:
-        return first and Scene(background, first)
+        return None if first is None else Scene(background, first)
     second = _read_group(part["second"])
-    return second and Scene(background, first, _RELATION[part["relation"]], second)
+    return None if second is None else Scene(background, first, _RELATION[part["relation"]], second)
 
 
 def _read_group(text: str) -> Group | None:
@@ -96,8 +96,7 @@ def _any_of(name: str, words: Iterable[str]) -> str:
 
 
 _GROUP_PATTERN = " ".join(
-    _any_of(name, words)
-    for name, words in zip(("count", "size", "colour", "shape"), (_COUNT, _SIZE, _COLOUR, _SHAPE), strict=True)
+    [_any_of("count", _COUNT), _any_of("size", _SIZE), _any_of("colour", _COLOUR), _any_of("shape", _SHAPE)]
 )
 _GROUP = re.compile(_GROUP_PATTERN)
 _BARE_GROUP = re.sub(r"\?P<\w+>", "?:", _GROUP_PATTERN)

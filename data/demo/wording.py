@@ -63,7 +63,7 @@ def _write_caption(scene: Scene, chance: np.random.Generator) -> str:
     first = _describe(scene.first, chance)
     there = "There is" if first.startswith(("a ", "one ")) else "There are"
     if scene.second is None or scene.relation is None:
-        forms = (f"{first} {where}.", f"{there} {first} {where}.", f"{where}, {first}.")
+        forms: tuple[str, ...] = (f"{first} {where}.", f"{there} {first} {where}.", f"{where}, {first}.")
     else:
         second = _describe(scene.second, chance)
         relation = _pick(chance, RELATION_WORDS[scene.relation])

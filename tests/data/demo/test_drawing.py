@@ -18,7 +18,7 @@ from clipcap.data.readers import read_source
 LIKE = {"red": (214, 40, 40), "yellow": (250, 216, 40)}
 
 
-def pixels_like(picture: Image.Image, colour: str) -> np.ndarray:  # type: ignore[type-arg]
+def pixels_like(picture: Image.Image, colour: str) -> np.ndarray:
     """The places (n, 2), in x and y from 0 to 1, whose colour is near that of a sticker."""
     distance = np.abs(np.asarray(picture).astype(int) - LIKE[colour]).max(axis=2)
     return np.argwhere(distance < 45)[:, ::-1] / SIZE
@@ -64,7 +64,7 @@ def test_more_and_larger_shapes_cover_more() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_its_own(shape: str) -> None:
-    def mask(kind: str) -> np.ndarray:  # type: ignore[type-arg]
+    def mask(kind: str) -> np.ndarray:
         picture = draw_picture(Scene("snow", Group(1, "large", "red", kind)), generator(10, 2))
         mask = np.zeros((SIZE, SIZE), dtype=bool)
         x, y = (pixels_like(picture, "red") * SIZE).astype(int).T
