@@ -1,9 +1,12 @@
-# `make test` on a fresh machine: makes .venv, installs from pyproject.toml, runs the tests.
+# `make demo` and `make test` work on a fresh machine: they make .venv and install from pyproject.toml first.
 PYTHON ?= python3
 # A folder of extra wheels may hold a CPU-only torch, beside which torchvision does not import.
 export PIP_FIND_LINKS =
 
-.PHONY: test lint types check clean
+.PHONY: demo test lint types check clean
+
+demo: .venv/installed
+	.venv/bin/clipcap-demo
 
 test: .venv/installed
 	.venv/bin/python -m pytest

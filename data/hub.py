@@ -4,8 +4,10 @@ The libraries retry a hub that cannot be reached for the better part of a minute
 answer they are told to work from what was downloaded before.
 """
 
+import os
 import threading
 from functools import cache
+from pathlib import Path
 
 
 @cache
@@ -39,3 +41,8 @@ def use_hub_if_reachable(seconds: float = 5.0) -> bool:
     if not answered.is_set():
         huggingface_hub.constants.HF_HUB_OFFLINE = True
     return answered.is_set()
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be meant as a path: names on the hub are `gpt2` or `owner/name`."""
+    return name.startswith((".", "~", os.sep)) or name.count("/") > 1 or Path(name).is_absolute()

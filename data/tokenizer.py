@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipcap.data.embedded import locate_language_model
 from clipcap.data.errors import ModelError, one_line
-from clipcap.data.hub import use_hub_if_reachable
+from clipcap.data.hub import is_path, use_hub_if_reachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,19 +20,22 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """Load a tokenizer by its name on the hub, or from a folder.
 
     Args:
-        name: `gpt2`, or a folder with `tokenizer.json`, or with `vocab.json` and `merges.txt`.
+        name: `gpt2`, `demo`, or a folder with `tokenizer.json`, or with `vocab.json` and `merges.txt`.
 
     Raises:
         ModelError: it cannot be had, or has no end-of-text token.
     """
     from transformers import AutoTokenizer, GPT2Tokenizer
 
+    name = locate_language_model(name)
     folder = Path(name)
     if folder.is_dir():
         if not ((folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()):
             raise ModelError(f"{name} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt); name another")
     elif folder.exists():
         raise ModelError(f"--tokenizer {name} is a file; give the folder that holds it")
+    elif is_path(name):
+        raise ModelError(f"--tokenizer {name} does not exist; give a folder with tokenizer.json, or a name as gpt2")
     else:
         use_hub_if_reachable()
     # Bare files do not say what they are of; a folder of ours without a word is GPT-2's.
@@ -44,7 +48,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
             raise ModelError(f"the tokenizer in {name} cannot be read ({one_line(error)}); name another") from error
         raise ModelError(
             f"the tokenizer {name!r} could not be had: no network, or no such name, and it was never downloaded here; "
-            "connect once, or give a folder with its vocab.json and merges.txt"
+            "connect once, or give a folder that holds it with --tokenizer"
         ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer {name!r} has no end-of-text token, so captions could not end; use GPT-2's")

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from clipcap.data.device import autocast
+from clipcap.data.embedded import EMBEDDED_ENCODERS
 from clipcap.data.errors import ModelError, UsageError, one_line
 from clipcap.data.hub import use_hub_if_reachable
 from clipcap.data.weights import weights_sha256
@@ -86,8 +87,8 @@ def load_encoder(
     """Load a CLIP for encoding pictures.
 
     Args:
-        name: an open_clip name (`ViT-B-32`), a folder with open_clip's `open_clip_config.json` and weights, or
-            `hf-hub:NAME`.
+        name: an open_clip name (`ViT-B-32`), a folder with open_clip's `open_clip_config.json` and weights,
+            `hf-hub:NAME`, or `demo`.
         pretrained: a tag (`openai`), a file of weights, or such a folder; by default the tag `openai` where there is
             one.
         device: where to encode.
@@ -149,9 +150,11 @@ class _Choice:
 
 
 def _choose(open_clip: Any, name: str, pretrained: str | None) -> _Choice:
-    if name.startswith("hf-hub:"):
+    if name.startswith("hf-hub:") or name in EMBEDDED_ENCODERS:
         if pretrained not in (None, name):
             raise UsageError(f"--encoder {name} brings its own weights; leave --pretrained {pretrained} out")
+        if name in EMBEDDED_ENCODERS:
+            return _Choice(name=name, pretrained=name, model_name=f"local-dir:{EMBEDDED_ENCODERS[name]}")
         use_hub_if_reachable()
         return _Choice(name=name, pretrained=name, model_name=name)
     known = open_clip.list_models()
@@ -183,12 +186,14 @@ def _choose(open_clip: Any, name: str, pretrained: str | None) -> _Choice:
 
 def _load_error(choice: _Choice, error: Exception) -> ModelError:
     fact = one_line(error)
+    if Path(choice.pretrained).is_file() and not any(word in str(error) for word in ("size mismatch", "key(s) in")):
+        return ModelError(f"{choice.pretrained} is damaged, or is no file of weights; give a .pt or .safetensors file")
     if Path(choice.pretrained).is_file():
         return ModelError(
             f"{choice.pretrained} does not hold weights of {choice.name} ({fact[:160]}); name the architecture that "
             "it was saved from with --encoder"
         )
-    if Path(choice.pretrained).is_dir():
+    if choice.model_name.startswith("local-dir:"):
         return ModelError(f"{choice.pretrained} could not be loaded ({fact[:200]}); see that its weights are there")
     if use_hub_if_reachable():
         return ModelError(f"the weights {choice.pretrained!r} of {choice.name} could not be loaded ({fact[:200]})")

@@ -60,9 +60,10 @@ def test_the_command_surface_is_kept() -> None:
             *("--model", "--split", "--decode", "--beams", "-n", "--max-tokens", "--json", "--jsonl", "--csv", "-o"),
         },
         "inspect": {"--verify", "--json"},
+        "demo": {"--only-dataset", "--images"},
     }
     for command, surface in expected.items():
-        kept = surface | (common if command != "inspect" else {"--debug", "--version"})
+        kept = surface | (common if command not in ("inspect", "demo") else {"--debug", "--version"})
         assert kept <= options(command), command
 
 

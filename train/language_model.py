@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipcap.data.embedded import locate_language_model
 from clipcap.data.errors import ModelError, one_line
-from clipcap.data.hub import use_hub_if_reachable
+from clipcap.data.hub import is_path, use_hub_if_reachable
 from clipcap.data.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def load_language_model(name: str) -> "GPT2LMHeadModel":
-    """Load GPT-2 by its name on the hub (`gpt2`, `gpt2-medium`, ...), or from a folder that transformers saved.
+    """Load GPT-2 by its name on the hub (`gpt2`, `gpt2-medium`, ...), from a folder that transformers saved, or `demo`.
 
     Returns:
         It in float32, on the CPU.
@@ -25,9 +26,12 @@ def load_language_model(name: str) -> "GPT2LMHeadModel":
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    name = locate_language_model(name)
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"--lm {name} holds no config.json; give a folder that transformers saved a GPT-2 to")
+    if not folder.is_dir() and is_path(name):
+        raise ModelError(f"--lm {name} is no folder; give one that transformers saved a GPT-2 to, or a name as gpt2")
     if not folder.is_dir():
         use_hub_if_reachable()
     try:
@@ -62,6 +66,7 @@ def load_language_model(name: str) -> "GPT2LMHeadModel":
 
 def load_own_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
     """The tokenizer that comes with a language model; None for a folder without one."""
+    name = locate_language_model(name)
     if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         return None
     return load_tokenizer(name)

@@ -2,7 +2,10 @@
 
 import io
 import json
+import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +19,7 @@ from clipcap.data.errors import ClipCapError
 # The embedded models were trained on scenes of other seeds.
 SEED = 1
 NEW_PAIRS_SEED = 2
-_HELD_OUT_EVERY = 9
+_HELD_OUT_EVERY = 18  # of 9,000 scenes, 500
 
 
 def held_out(images: int) -> list[int]:
@@ -43,7 +46,7 @@ def write_dataset(folder: Path, images: int, advance: Callable[[], None] = lambd
 
     Args:
         folder: made where it is missing.
-        images: pictures in all; every ninth is held out, as `val`.
+        images: pictures in all; every eighteenth is held out, as `val`.
         advance: called after each picture.
 
     Raises:
@@ -83,16 +86,30 @@ def write_pictures(
         ClipCapError: a file cannot be written.
     """
     _make_folder(folder)
-    captions = []
-    for number in numbers:
-        _, some, picture = make_sample(number, seed=seed, new_pairs=new_pairs)
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=90)
-        path = folder / file_name(number)
+    write = partial(_write_picture, folder, seed, new_pairs)
+    with ProcessPoolExecutor(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as workers:
+        captions = []
+        try:
+            for some in workers.map(write, numbers, chunksize=16):
+                captions.append(some)
+                advance()
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise
+    return captions
+
+
+def _write_picture(folder: Path, seed: int, new_pairs: bool, number: int) -> tuple[str, ...]:
+    """Write a scene's picture, unless it is there; its captions."""
+    _, captions, picture = make_sample(number, seed=seed, new_pairs=new_pairs)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90)
+    path = folder / file_name(number)
+    try:
         if not path.is_file() or path.read_bytes() != stream.getvalue():
             path.write_bytes(stream.getvalue())
-        captions.append(some)
-        advance()
+    except OSError as error:
+        raise ClipCapError(f"{path} cannot be written ({error.strerror}); mend that and run it again") from error
     return captions
 
 

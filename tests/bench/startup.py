@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "clipcap.train.cli",
     "caption": "clipcap.caption.cli",
     "inspect": "clipcap.caption.inspect_cli",
+    "demo": "clipcap.caption.demo_cli",
 }
 REPEATS = 15
 

@@ -79,13 +79,13 @@ def test_every_shape_is_its_own(shape: str) -> None:
 
 def test_a_dataset_is_a_coco_folder_that_the_reader_understands(tmp_path: Path) -> None:
     drawn = []
-    write_dataset(tmp_path / "scenes", 27, lambda: drawn.append(1))
-    assert len(drawn) == 27
+    write_dataset(tmp_path / "scenes", 54, lambda: drawn.append(1))
+    assert len(drawn) == 54
     source = read_source(tmp_path / "scenes")
     assert source.format == "coco"
-    assert source.counts() == {"train": 24, "val": 3}
+    assert source.counts() == {"train": 51, "val": 3}
     assert source.missing == source.unlisted == source.notes == []
-    assert [int(record.id) for record in source.records if record.split == "val"] == held_out(27) == [8, 17, 26]
+    assert [int(record.id) for record in source.records if record.split == "val"] == held_out(54) == [17, 35, 53]
     for record in source.records:
         scene = make_scene(int(record.id))
         assert Path(record.path).name == file_name(int(record.id))
@@ -93,7 +93,7 @@ def test_a_dataset_is_a_coco_folder_that_the_reader_understands(tmp_path: Path) 
         assert all(all(judge(caption, scene).values()) for caption in record.captions)
     before = {path: path.read_bytes() for path in sorted((tmp_path / "scenes").rglob("*.*"))}
     (tmp_path / "scenes/train2017/000000000000.jpg").write_bytes(b"half a pic")
-    write_dataset(tmp_path / "scenes", 27)
+    write_dataset(tmp_path / "scenes", 54)
     assert {path: path.read_bytes() for path in sorted((tmp_path / "scenes").rglob("*.*"))} == before
 
 

@@ -1,0 +1,250 @@
+"""How the small models inside the package were made, start to end: tokenizer, CLIP, GPT-2, from drawn scenes alone.
+
+    python -m clipcap.data.demo.training FOLDER
+
+Two cores take about forty minutes, and 6 GB of memory; nothing is fetched. None of the scenes has a pair of
+`HELD_OUT_PAIRS`, in its picture or in its captions, and none is of a seed that the demo draws.
+
+The CLIP is trained by three losses on its embedding: contrastive, against its text tower (CLIP, arXiv:2103.00020);
+captioning, by a GPT-2 that reads a linear prefix of it and is thrown away (CoCa, arXiv:2205.01917, trains by the same
+two); and each attribute of the scene by a linear layer, thrown away too, without which the same comes far more
+slowly.
+"""
+
+import io
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import CLIP
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from clipcap.data.demo.dataset import make_sample
+from clipcap.data.demo.scenes import BACKGROUNDS, COLOURS, MOST, RELATIONS, SHAPES, SIZES, Scene, scenes
+from clipcap.data.demo.wording import OPPOSITE
+
+SEED = 1000
+SCENES = 80_000
+BATCH = 128
+TEXT_BATCH = 64  # captions in a step, of as many of the pictures: the picture tower needs more examples than the rest
+STEPS = 4000
+LM_STEPS = 1500
+PIXELS = 96
+WIDTH = 512
+PREFIX = 8
+END = "<|endoftext|>"
+CLIP_CONFIG: dict[str, Any] = {
+    "embed_dim": WIDTH,
+    "vision_cfg": {"layers": [1, 2, 3, 2], "width": 16, "image_size": PIXELS, "head_width": 64},
+    "text_cfg": {"context_length": 32, "width": 128, "heads": 2, "layers": 2},
+}
+LM_CONFIG: dict[str, Any] = {"n_embd": 192, "n_layer": 3, "n_head": 3, "n_positions": 128}
+PREPROCESS: dict[str, Any] = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"}
+
+
+def main() -> None:
+    """Make both folders, `encoder` and `language_model`, in the folder that the command line names."""
+    folder = Path(sys.argv[1])
+    torch.manual_seed(SEED)
+    say("drawing")
+    with ProcessPoolExecutor() as workers:
+        samples = list(workers.map(draw, range(SCENES), chunksize=64))
+    pixels = np.stack([sample[0] for sample in samples])  # uint8 (SCENES, PIXELS, PIXELS, 3)
+    captions = [sample[1] for sample in samples]
+    labels = torch.tensor([attributes(scene) for scene in scenes(SEED, SCENES)])
+    tokenizer = train_tokenizer(caption for some in captions for caption in some)
+    tokens = tokenize(tokenizer, captions)
+    clip = train_clip(pixels, tokens, labels, len(tokenizer))
+    save_clip(clip, folder / "encoder")
+    lm = train_language_model(tokens.flatten(0, 1), tokenizer)
+    lm.half().save_pretrained(str(folder / "language_model"))
+    tokenizer.save_pretrained(str(folder / "language_model"))
+
+
+def draw(number: int) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
+    """Pixels, uint8 (PIXELS, PIXELS, 3), as stage 1 would see the scene's file, and captions."""
+    _, captions, picture = make_sample(number, seed=SEED)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90)
+    return np.asarray(Image.open(stream).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)), captions
+
+
+def train_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE: GPT-2's kind, whose last token is end-of-text."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        captions, trainers.BpeTrainer(vocab_size=511, initial_alphabet=alphabet, show_progress=False)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, bos_token=END)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, captions: Sequence[tuple[str, ...]]) -> torch.Tensor:
+    """int64 (n, 5, T), end-of-text included, -100 behind it."""
+    rows = [tokenizer([text + END for text in some])["input_ids"] for some in captions]
+    longest = max(len(row) for some in rows for row in some)
+    padded = [[row + [-100] * (longest - len(row)) for row in some] for some in rows]
+    return torch.tensor(padded)
+
+
+# Classes of each attribute, in the order of `attributes`; 0 is "no such group" from the third on.
+_GROUP_CLASSES = [max(MOST.values()) + 1, len(SIZES) + 1, len(COLOURS) + 1, len(SHAPES) + 1]
+CLASSES = [len(BACKGROUNDS), 3, *_GROUP_CLASSES, *_GROUP_CLASSES]
+
+
+def attributes(scene: Scene) -> list[int]:
+    """A scene as class numbers: the left or upper group first, so that there is one answer."""
+    relation, groups = scene.relation, list(scene.groups)
+    if relation is not None and RELATIONS.index(relation) % 2:
+        relation, groups = OPPOSITE[relation], groups[::-1]
+    row = [BACKGROUNDS.index(scene.background), 0 if relation is None else 1 + RELATIONS.index(relation) // 2]
+    for group in groups:
+        row += [
+            group.count,
+            1 + SIZES.index(group.size),
+            1 + COLOURS.index(group.colour),
+            1 + SHAPES.index(group.shape),
+        ]
+    return row + [0] * (len(CLASSES) - len(row))
+
+
+def train_clip(pixels: np.ndarray[Any, Any], tokens: torch.Tensor, labels: torch.Tensor, vocabulary: int) -> CLIP:
+    """Train both towers; see the top of this file for the losses."""
+    clip = CLIP(**{**CLIP_CONFIG, "text_cfg": {**CLIP_CONFIG["text_cfg"], "vocab_size": vocabulary}})
+    clip.visual.to(memory_format=torch.channels_last)
+    lm = GPT2LMHeadModel(language_model_config(vocabulary))
+    to_prefix = nn.Linear(WIDTH, PREFIX * lm.config.n_embd)
+    to_attributes = nn.Linear(WIDTH, sum(CLASSES))
+    optimizer = Optimizer(nn.ModuleList([clip, lm, to_prefix, to_attributes]), STEPS)
+    chance = np.random.default_rng(SEED)
+    for step, chosen in enumerate(batches(chance, len(pixels), BATCH, STEPS)):
+        told = chosen[:TEXT_BATCH]
+        target = tokens[told, chance.integers(0, tokens.shape[1], len(told))]
+        words = target.clamp(min=0)
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding = clip.encode_image(to_input(shifted(pixels[chosen], chance)))
+            prefix = to_prefix(embedding[: len(told)]).unflatten(1, (PREFIX, -1))
+            inputs = torch.cat([prefix, lm.transformer.wte(words)], dim=1)
+            logits = lm(inputs_embeds=inputs).logits[:, PREFIX - 1 : -1]
+            captioning = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=-100)
+            text = F.normalize(
+                clip.encode_text(F.pad(words, (0, clip.context_length - words.shape[1]))).float(), dim=-1
+            )
+            picture = F.normalize(embedding[: len(told)].float(), dim=-1)
+            alike = clip.logit_scale.exp().clamp(max=100) * picture @ text.T
+            own = torch.arange(len(told))
+            contrastive = (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2
+            guesses = to_attributes(embedding.float()).split(CLASSES, dim=1)
+        named = sum(F.cross_entropy(guess, labels[chosen, i]) for i, guess in enumerate(guesses))
+        optimizer.step(captioning + 0.1 * contrastive + 0.2 * named)
+        if step % 100 == 99:
+            right = torch.stack([guess.argmax(1) == labels[chosen, i] for i, guess in enumerate(guesses)]).all(0)
+            losses = f"captioning {captioning:.4f}, contrastive {contrastive:.4f}, attributes {named:.4f}"
+            say(f"clip {step + 1}/{STEPS}: {losses}; all attributes right {100 * right.float().mean():.1f}%")
+    return clip.eval()
+
+
+def train_language_model(tokens: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    """Train GPT-2 on the captions' text alone."""
+    lm = GPT2LMHeadModel(language_model_config(len(tokenizer)))
+    optimizer = Optimizer(lm, LM_STEPS)
+    begin = torch.full((BATCH, 1), tokenizer.eos_token_id)
+    for step, chosen in enumerate(batches(np.random.default_rng(SEED), len(tokens), BATCH, LM_STEPS)):
+        target = tokens[chosen]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = lm(torch.cat([begin, target[:, :-1].clamp(min=0)], dim=1)).logits
+        loss = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=-100)
+        optimizer.step(loss)
+        if step % 100 == 99:
+            say(f"gpt-2 {step + 1}/{LM_STEPS}: {loss:.4f}")
+    return lm
+
+
+def language_model_config(vocabulary: int) -> GPT2Config:
+    """A small GPT-2 without dropout: there is far more text than it can remember."""
+    no_dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    end = vocabulary - 1
+    return GPT2Config(vocab_size=vocabulary, bos_token_id=end, eos_token_id=end, **LM_CONFIG, **no_dropout)
+
+
+class Optimizer:
+    """AdamW with warm-up and a cosine to zero, weight decay on matrices only, clipped gradients."""
+
+    def __init__(self, module: nn.Module, steps: int, lr: float = 1e-3, warmup: int = 100) -> None:
+        self.parameters = list(module.parameters())
+        groups = [
+            {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": 0.05},
+            {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.adamw = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+        rise = torch.optim.lr_scheduler.LinearLR(self.adamw, 1 / warmup, total_iters=warmup)
+        fall = torch.optim.lr_scheduler.CosineAnnealingLR(self.adamw, steps - warmup)
+        self.schedule = torch.optim.lr_scheduler.SequentialLR(self.adamw, [rise, fall], [warmup])
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One step down this loss."""
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        self.schedule.step()
+
+
+def batches(chance: np.random.Generator, count: int, size: int, steps: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Numbers of the examples of each step, every example once before any comes again."""
+    left = np.empty(0, dtype=np.int64)
+    for _ in range(steps):
+        if len(left) < size:
+            left = chance.permutation(count)
+        yield left[:size]
+        left = left[size:]
+
+
+def shifted(pixels: np.ndarray[Any, Any], chance: np.random.Generator) -> np.ndarray[Any, Any]:
+    """The pictures moved by up to three pixels: the same scene in other numbers."""
+    down, right = chance.integers(0, 7, 2)
+    wide = np.pad(pixels, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="edge")
+    return wide[:, down : down + PIXELS, right : right + PIXELS]
+
+
+def to_input(pixels: np.ndarray[Any, Any]) -> torch.Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), as the encoder's preprocessing has it."""
+    mean, std = (torch.tensor(PREPROCESS[name]).view(3, 1, 1) for name in ("mean", "std"))
+    batch = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def save_clip(clip: CLIP, folder: Path) -> None:
+    """Write a folder as open_clip saves a model, in half precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in clip.state_dict().items()
+    }
+    save_file(state, folder / "open_clip_model.safetensors")
+    text = {**CLIP_CONFIG["text_cfg"], "vocab_size": clip.vocab_size}
+    config = {"model_cfg": {**CLIP_CONFIG, "text_cfg": text}, "preprocess_cfg": PREPROCESS}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def say(text: str) -> None:
+    """A line with the time."""
+    print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""`clipcap-demo`: the three commands for real, offline, stopped and run again, and captions that are right."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from clipcap.caption.demo_report import Trial
+from clipcap.data.demo import dataset
+from clipcap.data.demo.judge import ATTRIBUTES
+from clipcap.data.demo.scenes import Group, Scene
+from small_world import command_line
+
+# 720 pictures instead of 9,000.
+SMALL = 720
+NO_SOCKETS = """
+import socket
+
+connect = socket.socket.connect
+
+def refuse(self, *address):
+    if getattr(self, "family", None) != socket.AF_UNIX:  # worker processes talk through those
+        raise OSError("sockets are refused")
+    return connect(self, *address)
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
+    """The folder of a small demo that ran with sockets refused, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "sitecustomize.py").write_text(NO_SOCKETS)
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command_line("demo", ["out", "--images", SMALL]),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "out", done
+
+
+def test_it_shows_the_three_commands(shown: Any) -> None:
+    commands = [line for line in shown[1].stderr.splitlines() if line.startswith("$ ")]
+    assert commands[0] == "$ clipcap-precompute out/scenes -o out/cache.h5 --encoder demo --tokenizer demo"
+    assert commands[1].startswith("$ clipcap-train out/cache.h5 -o out/checkpoints --lm demo ")
+    assert commands[2] == ("$ clipcap-caption out/scenes/val2017/000000000017.jpg --model out/checkpoints/best")
+    assert all(command.startswith("$ clipcap-caption ") for command in commands[2:])
+
+
+def test_the_last_line_is_the_figure_and_the_judge_agrees(shown: Any) -> None:
+    folder, done = shown
+    lines = done.stdout.splitlines()
+    figure = re.fullmatch(r"demo: (\d+\.\d)% of 40 held-out scenes right", lines[-1])
+    assert figure is not None, lines[-1]
+    told = [json.loads(line)["caption"] for line in (folder / "held-out.jsonl").read_text().splitlines()]
+    trial = Trial("", [dataset.make_scene(number) for number in dataset.held_out(SMALL)], told)
+    assert figure[1] == f"{trial.percent_right:.1f}"
+    assert f"out/scenes/val2017/000000000017.jpg: {told[0]}" in done.stdout
+    table = {words[0]: words[1:] for words in map(str.split, lines) if len(words) == 4}
+    assert {*ATTRIBUTES, "everything"} <= set(table)
+    assert table["everything"][0] == figure[1]
+    for attribute in ATTRIBUTES:
+        assert table[attribute][0] == f"{trial.percent_of(attribute):.1f}"
+
+
+def test_the_picture_of_pictures(shown: Any) -> None:
+    with Image.open(shown[0] / "captions.png") as sheet:
+        assert sheet.width > 1000
+        assert sheet.height > 1000
+        assert sheet.convert("RGB").getcolors(10_000) is None  # there are more colours than that: pictures
+
+
+def test_again_it_goes_on_where_it_was(shown: Any) -> None:
+    folder, first = shown
+    done = subprocess.run(
+        command_line("demo", ["out", "--images", SMALL]), cwd=folder.parent, capture_output=True, text=True, check=True
+    )
+    assert "cache.h5 is finished already and of this recipe; nothing to do" in done.stderr
+    assert "--resume" in done.stderr
+    assert done.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+
+
+def test_the_pictures_alone(tmp_path: Path, run: Any) -> None:
+    result = run("demo", "--only-dataset", tmp_path / "scenes", "--images", 36)
+    assert (result.status, result.out) == (0, f"{tmp_path}/scenes\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scenes"]
+    assert len(list((tmp_path / "scenes/train2017").iterdir())) == 34
+
+
+def test_it_ends_as_the_command_that_failed(tmp_path: Path, run: Any) -> None:
+    (tmp_path / "demo/cache.h5").mkdir(parents=True)
+    result = run("demo", tmp_path / "demo", "--images", 36)
+    assert result.status == 2
+    assert result.out == ""
+    assert "clipcap-precompute: " in result.err.splitlines()[-1]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, run: Any) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("demo", tmp_path / "file", "--images", 36)
+    assert result.status == 2
+    assert result.err.endswith("annotations cannot be made (Not a directory); give another folder\n")
+
+
+def test_ctrl_c_reaches_the_command_and_waits_for_it(tmp_path: Path) -> None:
+    arguments = command_line("demo", [tmp_path / "demo", "--images", 180])
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (tmp_path / "demo/checkpoints/run.json").exists():
+        assert process.poll() is None
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.splitlines()[-2:] == ["clipcap-train: interrupted", "clipcap-demo: interrupted"]
+    assert (tmp_path / "demo/checkpoints/last/model.safetensors").exists()
+
+
+def test_percentages() -> None:
+    star, heart = Group(2, "small", "blue", "star"), Group(1, "large", "red", "heart")
+    trial = Trial(
+        "three",
+        [Scene("sand", star), Scene("sand", star, "above", heart), Scene("snow", heart)],
+        [
+            "Two small blue stars on sand.",
+            "A large red heart above a pair of tiny blue stars on sand.",
+            "A large red star in the snow.",
+        ],
+    )
+    assert trial.right == [True, False, False]
+    assert trial.percent_right == pytest.approx(100 / 3)
+    assert trial.percent_of("relation") == pytest.approx(200 / 3)
+    assert trial.percent_of("shape") == pytest.approx(200 / 3)
+    assert trial.percent_of("count") == 100
