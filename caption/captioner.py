@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipcap.caption.decoding import Greedy, Strategy, choose_strategy
+from clipcap.caption.decoding import DecodeOptions, Strategy, choose_strategy
 from clipcap.data.device import autocast, choose_device, choose_precision
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
 from clipcap.data.fingerprint import Fingerprint
@@ -139,18 +139,16 @@ class Captioner:
         inputs: "Picture | Sequence[Picture] | Embeddings",
         *,
         decode: str | Strategy = "greedy",
-        beams: int = 5,
         n: int = 1,
-        max_tokens: int | None = None,
+        **options: Any,
     ) -> Any:
         """Caption pictures or embeddings.
 
         Args:
             inputs: a path, a PIL picture, a list of them, or embeddings, float (n, d) or (d,), as the cache has them.
-            decode: `greedy`, `beam`, or a strategy.
-            beams: for `beam`.
+            decode: `greedy`, `beam`, `sample`, or a strategy (which brings its own options).
             n: captions of each input.
-            max_tokens: the longest caption.
+            options: of `DecodeOptions`: max_tokens, stop, beams, temperature, top_p, ...
 
         Returns:
             A caption for a single input, a list for several. With `n` above 1 each caption is a list, best first.
@@ -159,10 +157,7 @@ class Captioner:
             ImageError: a picture cannot be read.
             UsageError: the embeddings have another width, or an option cannot be honoured.
         """
-        limit = Greedy().max_tokens if max_tokens is None else max_tokens
-        strategy = (
-            choose_strategy(decode, beams=beams, captions=n, max_tokens=limit) if isinstance(decode, str) else decode
-        )
+        strategy = choose_strategy(decode, DecodeOptions(captions=n, **options)) if isinstance(decode, str) else decode
         if isinstance(inputs, np.ndarray | torch.Tensor):
             single = inputs.ndim == 1
             embedding = self.check_embeddings(inputs[None] if single else inputs)
@@ -170,8 +165,8 @@ class Captioner:
             single = isinstance(inputs, str | Path | Image.Image)
             pictures: list[Picture] = [inputs] if single else list(inputs)  # type: ignore[list-item, arg-type]
             embedding = self.encode(pictures)
-        captions = self.caption(embedding, strategy)
-        results = [some if len(some) > 1 else some[0] for some in captions]
+        several = strategy.options.captions > 1
+        results = [some if several else some[0] for some in self.caption(embedding, strategy)]
         return results[0] if single else results
 
     def caption(self, embedding: torch.Tensor, strategy: Strategy) -> list[list[str]]:
@@ -179,11 +174,7 @@ class Captioner:
         captions: list[list[str]] = []
         for part in embedding.split(self.batch_size) if len(embedding) else ():
             with torch.inference_mode(), autocast(self.device, self.precision):
-                tokens = strategy.decode(self.model, part.to(self.device))
-            captions.extend(
-                [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
-                for rows in tokens.tolist()
-            )
+                captions.extend(strategy.captions(self.model, part.to(self.device), self.tokenizer))
         return captions
 
     def encode(self, pictures: Sequence[Picture]) -> torch.Tensor:
@@ -195,9 +186,21 @@ class Captioner:
         parts = [torch.empty(0, self.encoder.width)]
         for start in range(0, len(pictures), self.batch_size):
             some = pictures[start : start + self.batch_size]
-            pixels = [to_pixels(_open(picture), self.encoder.transform) for picture in some]
-            parts.append(self.encoder.encode(torch.stack(pixels)))
+            parts.append(self.encoder.encode(torch.stack([self.pixels(picture) for picture in some])))
         return torch.cat(parts)
+
+    def pixels(self, picture: Picture) -> torch.Tensor:
+        """What the encoder takes of a picture, uint8 (H, W, 3).
+
+        Raises:
+            ImageError: it cannot be read; the message names its file.
+        """
+        if isinstance(picture, Image.Image):
+            return to_pixels(to_rgb(picture), self.encoder.transform)
+        try:
+            return to_pixels(open_image(Path(picture)), self.encoder.transform)
+        except ImageError as error:
+            raise ImageError(f"{picture}: {error}") from error
 
     def score(self, embeddings: Embeddings, captions: Sequence[str]) -> list[list[float]]:
         """The loss of each token of each caption, the end-of-text that follows it included.
@@ -213,6 +216,8 @@ class Captioner:
             UsageError: the numbers or widths do not fit, or a caption has nothing in it or more than fits into the
                 model.
         """
+        if isinstance(captions, str) or not isinstance(embeddings, np.ndarray | torch.Tensor):
+            raise UsageError("score takes embeddings, (n, d), and a list of n captions; encode() makes embeddings")
         embedding = self.check_embeddings(embeddings)
         if len(embedding) != len(captions):
             raise UsageError(f"{len(embedding)} embeddings and {len(captions)} captions; give one caption an embedding")
@@ -243,8 +248,10 @@ class Captioner:
         width = self.config.mapper.embedding_width
         if rows.ndim != 2 or rows.shape[1] != width:
             raise UsageError(f"embeddings have the shape {tuple(rows.shape)}; this model takes (n, {width})")
-        if not rows.isfinite().all():
-            raise UsageError("embeddings hold values that are not finite; leave those rows out")
+        bad = (~rows.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+        if bad:
+            fact = f"{len(bad):,} of {len(rows):,} embeddings hold values that are not finite (as row {bad[0]})"
+            raise UsageError(f"{fact}; leave those rows out")
         return rows
 
     def check_fingerprint(self, cache: Path, fingerprint: Fingerprint) -> None:
@@ -259,12 +266,3 @@ class Captioner:
                 f"this model was trained on embeddings of another encoder than those in {cache} ({differences[0]}); "
                 "caption a cache of the same encoder"
             )
-
-
-def _open(picture: Picture) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return to_rgb(picture)
-    try:
-        return open_image(Path(picture))
-    except ImageError as error:
-        raise ImageError(f"{picture}: {error}") from error

@@ -1,7 +1,8 @@
 """`clipcap-caption INPUT...`: the command line of use."""
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -9,12 +10,13 @@ import typer
 
 from clipcap.data.command import Debug, Version, new_app, run_command
 from clipcap.data.errors import ClipCapError, SourceError, UsageError
-from clipcap.data.progress import Progress, plural, warn
+from clipcap.data.progress import Progress, note, plural, warn
 
 if TYPE_CHECKING:
     from clipcap.caption.outputs import Writer
 
 app = new_app()
+_TEXTS = {".json", ".jsonl", ".csv", ".tsv", ".txt", ""}
 
 
 @app.command(epilog="Captions go to stdout, everything else to stderr.")
@@ -25,10 +27,20 @@ def caption(
     ],
     model: Annotated[Path, typer.Option(help="The checkpoint that clipcap-train wrote.")] = Path("checkpoints/best"),
     split: Annotated[str | None, typer.Option(help="Of a cache, only this: train, val or test.")] = None,
-    decode: Annotated[str, typer.Option(help="greedy or beam.")] = "greedy",
+    decode: Annotated[str, typer.Option(help="greedy, beam or sample.")] = "greedy",
     beams: Annotated[int, typer.Option(min=1, help="Beams of --decode beam.")] = 5,
-    captions: Annotated[int, typer.Option("-n", min=1, help="Captions of each input, best first (beam).")] = 1,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that make up this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from so many likeliest tokens; 0: from all.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Of sampling: below 1 safer, above 1 bolder.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    captions: Annotated[
+        int, typer.Option("-n", min=1, help="Distinct captions of each input, best first (beam, sample).")
+    ] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest caption.")] = 67,
+    stop: Annotated[str | None, typer.Option(help="A text that ends a caption, as '.' does.")] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1, what was said is less likely to come again.")
+    ] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs that are captioned together.")] = 32,
     pretrained: Annotated[
         str | None, typer.Option(help="CLIP weights, where they are no longer where they were in stage 1.")
@@ -53,23 +65,27 @@ def caption(
     from clipcap.train.run_folder import find_checkpoint
 
     find_checkpoint(model)  # before anything heavy is loaded
-    if output is not None and any(output.exists() and output.samefile(path) for path in inputs if path.exists()):
-        raise UsageError(f"-o {output} is an input; give another name")
+    if output is not None:
+        _check_output(output, inputs, model)
 
     from clipcap.caption.inputs import Inputs
 
     stream = Inputs(given=inputs, split=split)
 
     from clipcap.caption.captioner import Captioner
-    from clipcap.caption.decoding import choose_strategy
+    from clipcap.caption.decoding import DecodeOptions, choose_strategy
 
-    strategy = choose_strategy(decode, beams=beams, captions=captions, max_tokens=max_tokens)
+    options = DecodeOptions(
+        captions=captions, max_tokens=max_tokens, stop=stop, repetition_penalty=repetition_penalty, beams=beams,
+        temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
+    )  # fmt: skip
+    strategy = choose_strategy(decode, options)
     captioner = Captioner.from_checkpoint(
         model, device=device, precision=precision, pretrained=pretrained, batch_size=batch_size
     )
     done, skipped = 0, 0
     with ExitStack() as stack:
-        file = stack.enter_context(_open(output)) if output is not None else sys.stdout
+        file = stack.enter_context(_results(output)) if output is not None else sys.stdout
         writer = _writer(formats[0] if formats else "text", file, captions > 1, stream.one_picture)
         stack.callback(writer.close)
         # Results on the same terminal are progress enough, and a bar would write over them.
@@ -84,15 +100,39 @@ def caption(
             done += len(group.names)
             skipped += len(group.skipped)
             progress.advance(len(group.names) + len(group.skipped), len(group.skipped))
-    if not done:
-        raise SourceError(f"none of {plural(skipped, 'picture')} could be read; see the reasons above")
+        if not done:
+            raise SourceError(f"none of {plural(skipped, 'picture')} could be read; see the reasons above")
 
 
-def _open(path: Path) -> TextIO:
+def _check_output(output: Path, inputs: list[Path], model: Path) -> None:
+    """Captions may replace captions, and nothing else: not an input, a cache, a picture or a part of a checkpoint."""
+    if any(output.exists() and output.samefile(path) for path in inputs if path.exists()):
+        raise UsageError(f"-o {output} is an input; give another name")
+    if not output.is_file():  # nothing is there, or a device
+        return
+    if output.suffix.lower() not in _TEXTS or output.resolve().is_relative_to(model.resolve()):
+        raise UsageError(f"-o {output} is there and does not look like captions; give another name, or delete it first")
+
+
+@contextmanager
+def _results(path: Path) -> Iterator[TextIO]:
+    """A file that takes its name when all captions are in it; those of a run that fails are kept beside it."""
+    partial = path.with_name(f"{path.name}.partial") if path.is_file() or not path.exists() else path
     try:
-        return path.open("w", encoding="utf-8", newline="")
+        file = partial.open("w", encoding="utf-8", newline="")
     except OSError as error:
         raise ClipCapError(f"{path} cannot be written ({error.strerror}); give another -o") from error
+    try:
+        with file:
+            yield file
+    except BaseException:
+        if partial != path and partial.stat().st_size:
+            note(f"the captions so far are in {partial}")
+        elif partial != path:
+            partial.unlink()
+        raise
+    if partial != path:
+        partial.replace(path)
 
 
 def _writer(name: str, file: TextIO, several: bool, bare: bool) -> "Writer":

@@ -1,107 +1,278 @@
 """Decoding strategies: how a caption is chosen among all that the model could say. One small class a strategy.
 
-B embeddings, n captions of each, T tokens.
+B embeddings, n captions of each, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable
+import hashlib
+import math
+import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from clipcap.data.errors import UsageError
 from clipcap.train.model import ClipCapModel
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MAX_TOKENS = 67  # as ClipCap's own predict.py
+_MOST_TRIES = 10  # samples for each caption that is wanted, until they are distinct
 
 
-class Strategy(Protocol):
-    """Chooses captions."""
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """What a person may ask for. A strategy refuses what it cannot honour.
 
-    def decode(self, model: ClipCapModel, embedding: torch.Tensor) -> torch.Tensor:
+    Attributes:
+        captions: of each embedding, n.
+        max_tokens: the longest caption.
+        stop: a text that ends a caption as end-of-text does; it stays in the caption.
+        repetition_penalty: above 1, tokens that were said are less likely to come again (CTRL, arXiv:1909.05858).
+        beams: captions that beam search keeps at each step.
+        temperature: of sampling; logits are divided by it.
+        top_p: sample from the likeliest tokens whose probabilities make up so much (nucleus, arXiv:1904.09751).
+        top_k: sample from so many likeliest tokens; 0 for all.
+        seed: of sampling.
+    """
+
+    captions: int = 1
+    max_tokens: int = MAX_TOKENS
+    stop: str | None = None
+    repetition_penalty: float = 1.0
+    beams: int = 5
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_tokens", 1), ("captions", 1), ("beams", 1), ("top_k", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{_option(name)} must be at least {least}, not {getattr(self, name)}")
+        for name in ("temperature", "repetition_penalty", "top_p"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{_option(name)} must be a number above 0, not {getattr(self, name)}")
+        if self.top_p > 1:
+            raise UsageError(f"--top-p must be at most 1, not {self.top_p}")
+        if self.stop == "":
+            raise UsageError("--stop is empty; give the text that ends a caption, or leave it out")
+
+
+def _option(name: str) -> str:
+    return "-n" if name == "captions" else f"--{name.replace('_', '-')}"
+
+
+class Strategy(ABC):
+    """Chooses captions.
+
+    Args:
+        options: what was asked for.
+
+    Raises:
+        UsageError: the strategy cannot do that.
+    """
+
+    def __init__(self, options: DecodeOptions | None = None) -> None:
+        self.options = options or DecodeOptions()
+
+    @abstractmethod
+    def decode(
+        self, model: ClipCapModel, embedding: torch.Tensor, tokenizer: "PreTrainedTokenizerBase"
+    ) -> list[list[list[int]]]:
         """Choose n captions for each embedding.
 
         Args:
             model: in evaluation mode.
             embedding: float (B, d), on the model's device.
+            tokenizer: of the language model.
 
         Returns:
-            int64 (B, n, T), best first; end-of-text at the end of a caption and behind it.
+            B lists of n captions, best first: their tokens, with the end-of-text that ends them, if one does.
         """
 
+    def captions(
+        self, model: ClipCapModel, embedding: torch.Tensor, tokenizer: "PreTrainedTokenizerBase"
+    ) -> list[list[str]]:
+        """As `decode`, but texts: without end-of-text, cut behind the text to stop at."""
+        rows = self.decode(model, embedding, tokenizer)
+        return [[self._text(tokens, tokenizer) for tokens in row] for row in rows]
 
-@dataclass(frozen=True, kw_only=True)
-class Greedy:
-    """Always the likeliest next token.
+    def _text(self, tokens: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+        text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+        if self.options.stop is not None and self.options.stop in text:
+            text = text[: text.index(self.options.stop) + len(self.options.stop)]
+        return text.strip()
 
-    Attributes:
-        max_tokens: the longest caption.
+    def _generate(
+        self, model: ClipCapModel, embedding: torch.Tensor, tokenizer: "PreTrainedTokenizerBase", **more: Any
+    ) -> list[list[int]]:
+        """Through transformers' own `generate`: the tokens of each caption, up to its end."""
+        if self.options.repetition_penalty != 1:
+            more["repetition_penalty"] = self.options.repetition_penalty
+        if self.options.stop is not None:
+            more.update(stop_strings=[self.options.stop], tokenizer=tokenizer)
+        with warnings.catch_warnings():
+            # That a penalty is for what was said and not for the prefix: of course it is.
+            warnings.filterwarnings("ignore", "Passing `repetition_penalty` with `inputs_embeds`")
+            tokens = model.continue_prefix(embedding, max_new_tokens=self.options.max_tokens, **more)
+        return [_until(row, model.end) for row in tokens.tolist()]
+
+
+class Greedy(Strategy):
+    """Always the likeliest next token."""
+
+    def __init__(self, options: DecodeOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.captions != 1:
+            raise UsageError(
+                f"greedy decoding has one caption, not {self.options.captions}; use --decode beam or sample"
+            )
+
+    def decode(
+        self, model: ClipCapModel, embedding: torch.Tensor, tokenizer: "PreTrainedTokenizerBase"
+    ) -> list[list[list[int]]]:
+        """One caption for each embedding."""
+        return [[row] for row in self._generate(model, embedding, tokenizer)]
+
+
+class Beam(Strategy):
+    """Beam search as transformers does it: the captions with the highest mean log-probability of a token."""
+
+    def __init__(self, options: DecodeOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.captions > self.options.beams:
+            count = self.options.captions
+            raise UsageError(f"-n {count} captions need as many beams; give --beams {count}")
+
+    def decode(
+        self, model: ClipCapModel, embedding: torch.Tensor, tokenizer: "PreTrainedTokenizerBase"
+    ) -> list[list[list[int]]]:
+        """The best captions for each embedding."""
+        count = self.options.captions
+        rows = self._generate(model, embedding, tokenizer, num_beams=self.options.beams, num_return_sequences=count)
+        return [rows[start : start + count] for start in range(0, len(rows), count)]
+
+
+class Sample(Strategy):
+    """Sampling: distinct captions, those with the highest mean log-probability first.
+
+    The random numbers of a caption come from the seed and the embedding alone, so that it does not depend on what
+    else is in the batch, nor on the order of the inputs.
     """
 
-    max_tokens: int = MAX_TOKENS
+    def decode(
+        self, model: ClipCapModel, embedding: torch.Tensor, tokenizer: "PreTrainedTokenizerBase"
+    ) -> list[list[list[int]]]:
+        """Up to n captions for each embedding: fewer, where the model hardly says anything else."""
+        wanted = self.options.captions
+        found: list[dict[tuple[int, ...], float]] = [{} for _ in embedding]
+        for trial in range(_MOST_TRIES if wanted > 1 else 1):
+            short = [row for row, captions in enumerate(found) if len(captions) < wanted]
+            if not short:
+                break
+            rows = [row for row in short for _ in range(wanted - len(found[row]))]
+            streams = [
+                f"{self.options.seed} {trial} {number}" for row in short for number in range(wanted - len(found[row]))
+            ]
+            sampled = self._sample(model, embedding[rows], streams, tokenizer)
+            for row, (tokens, score) in zip(rows, sampled, strict=True):
+                found[row].setdefault(tuple(tokens), score)
+        return [[list(tokens) for tokens in sorted(some, key=lambda tokens: -some[tokens])] for some in found]
 
-    def decode(self, model: ClipCapModel, embedding: torch.Tensor) -> torch.Tensor:
-        """One caption for each embedding, int64 (B, 1, T)."""
-        return model.continue_prefix(embedding, max_new_tokens=self.max_tokens)[:, None]
+    def _sample(
+        self, model: ClipCapModel, embedding: torch.Tensor, streams: list[str], tokenizer: "PreTrainedTokenizerBase"
+    ) -> list[tuple[list[int], float]]:
+        """One caption for each embedding and stream of random numbers, with its mean log-probability."""
+        prefix = model.clip_project(embedding)
+        limit = min(self.options.max_tokens, model.gpt.config.n_positions - prefix.shape[1])
+        uniform = torch.stack([_uniform(row, stream, limit) for row, stream in zip(embedding, streams, strict=True)])
+        end = model.end
+        said = torch.empty(len(prefix), 0, dtype=torch.long)
+        scores = torch.zeros(len(prefix), dtype=torch.double)
+        ended = torch.zeros(len(prefix), dtype=torch.bool)
+        lengths = torch.zeros(len(prefix), dtype=torch.long)
+        inputs, past = prefix.to(model.gpt.dtype), None
+        for step in range(limit):
+            output = model.gpt(inputs_embeds=inputs, past_key_values=past, use_cache=True)
+            past = output.past_key_values
+            # On the CPU in double precision: the running sum over the vocabulary would lose small probabilities.
+            logits = (
+                output.logits[:, -1].double().cpu()
+                if embedding.device.type != "mps"
+                else output.logits[:, -1].cpu().double()
+            )
+            chosen = _draw(self._shaped(logits, said), uniform[:, step])
+            scores += torch.where(ended, 0.0, logits.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0])
+            lengths += ~ended
+            said = torch.cat([said, torch.where(ended, end, chosen)[:, None]], dim=1)
+            ended |= said[:, -1] == end
+            if self.options.stop is not None:
+                ended |= torch.tensor([self.options.stop in str(tokenizer.decode(row)) for row in said])
+            if ended.all():
+                break
+            inputs = model.gpt.transformer.wte(said[:, -1:].to(embedding.device))
+        means = (scores / lengths).tolist()
+        return [(row[:length], mean) for row, length, mean in zip(said.tolist(), lengths.tolist(), means, strict=True)]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Beam:
-    """Beam search as transformers does it: the captions with the highest mean log-probability of a token.
-
-    Attributes:
-        max_tokens: the longest caption.
-        beams: captions that are kept at each step.
-        captions: how many of them to return, n.
-    """
-
-    max_tokens: int = MAX_TOKENS
-    beams: int = 5
-    captions: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.captions <= self.beams:
-            raise UsageError(f"-n {self.captions} captions need as many beams; give --beams {self.captions}")
-
-    def decode(self, model: ClipCapModel, embedding: torch.Tensor) -> torch.Tensor:
-        """The best captions for each embedding, int64 (B, n, T)."""
-        tokens = model.continue_prefix(
-            embedding, max_new_tokens=self.max_tokens, num_beams=self.beams, num_return_sequences=self.captions
+    def _shaped(self, logits: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+        """Logits (B, V) after penalty, temperature, top-k and top-p, in this order, as in transformers."""
+        from transformers import (
+            LogitsProcessorList,
+            RepetitionPenaltyLogitsProcessor,
+            TemperatureLogitsWarper,
+            TopKLogitsWarper,
+            TopPLogitsWarper,
         )
-        return tokens.view(len(embedding), self.captions, -1)
+
+        options = self.options
+        shape = LogitsProcessorList()
+        if options.repetition_penalty != 1 and said.shape[1]:
+            shape.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+        if options.temperature != 1:
+            shape.append(TemperatureLogitsWarper(options.temperature))
+        if options.top_k:
+            shape.append(TopKLogitsWarper(options.top_k))
+        if options.top_p < 1:
+            shape.append(TopPLogitsWarper(options.top_p))
+        shaped: torch.Tensor = shape(said, logits)  # type: ignore[arg-type]
+        return shaped
 
 
-def _greedy(beams: int, captions: int, max_tokens: int) -> Strategy:
-    if captions != 1:
-        raise UsageError(f"greedy decoding has one caption, not {captions}; use --decode beam")
-    return Greedy(max_tokens=max_tokens)
+def _uniform(embedding: torch.Tensor, stream: str, count: int) -> torch.Tensor:
+    """Random numbers in [0, 1), double (count), that depend on the embedding and the stream alone."""
+    content = embedding.float().cpu().numpy().tobytes()
+    seed = int.from_bytes(hashlib.sha256(stream.encode() + content).digest()[:8], "big") >> 1
+    return torch.rand(count, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
 
 
-def _beam(beams: int, captions: int, max_tokens: int) -> Strategy:
-    return Beam(max_tokens=max_tokens, beams=beams, captions=captions)
+def _draw(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The token of each row where the running sum of probabilities passes a number: int64 (B)."""
+    running = logits.softmax(dim=-1).cumsum(dim=-1)
+    return torch.searchsorted(running, (uniform * running[:, -1])[:, None], right=True)[:, 0]
 
 
-# A new strategy is its class and its line here: from what a person may ask for to the strategy.
-STRATEGIES: dict[str, Callable[[int, int, int], Strategy]] = {
-    "greedy": _greedy,
-    "beam": _beam,
+def _until(tokens: list[int], end: int) -> list[int]:
+    """The tokens up to the first end-of-text, it included."""
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+
+# A new strategy is its class and its line here.
+STRATEGIES: dict[str, type[Strategy]] = {
+    "greedy": Greedy,
+    "beam": Beam,
+    "sample": Sample,
 }
 
 
-def choose_strategy(name: str, *, beams: int = 5, captions: int = 1, max_tokens: int = MAX_TOKENS) -> Strategy:
+def choose_strategy(name: str, options: DecodeOptions | None = None) -> Strategy:
     """The strategy of that name.
 
-    Args:
-        name: one of `STRATEGIES`.
-        beams: for `beam`.
-        captions: of each embedding, n.
-        max_tokens: the longest caption.
-
     Raises:
-        UsageError: there is none of that name, or it cannot give so many captions.
+        UsageError: there is none of that name, or it cannot do what the options ask for.
     """
     if name not in STRATEGIES:
         raise UsageError(f"--decode {name} is not known; use {', '.join(STRATEGIES)}")
-    if max_tokens < 1:
-        raise UsageError(f"--max-tokens must be at least 1, not {max_tokens}")
-    return STRATEGIES[name](beams, captions, max_tokens)
+    return STRATEGIES[name](options)

@@ -1,6 +1,6 @@
 """What `clipcap-caption` captions: files, folders, rows of `.npy` files and caches, as a stream of batches in order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,9 @@ class Inputs:
     @property
     def one_picture(self) -> bool:
         """Whether the input is a single picture's file."""
-        return len(self.given) == 1 and self.given[0].is_file() and self.given[0].suffix not in {".npy", *CACHES}
+        return (
+            len(self.given) == 1 and self.given[0].is_file() and self.given[0].suffix.lower() not in {".npy", *CACHES}
+        )
 
     def groups(self, captioner: "Captioner") -> Iterator[Group]:
         """Read and embed the inputs, a group at a time.
@@ -73,10 +75,10 @@ class Inputs:
         """
         pictures: list[Path] = []
         for path in self.given:
-            if path.suffix == ".npy" or path.suffix in CACHES:
+            if path.suffix.lower() in {".npy", *CACHES}:
                 yield from self._picture_groups(pictures, captioner)
                 pictures = []
-                rows = self._rows(path, captioner) if path.suffix == ".npy" else self._cached(path, captioner)
+                rows = self._rows(path, captioner) if path.suffix.lower() == ".npy" else self._cached(path, captioner)
                 yield from rows
             else:
                 pictures.extend(_pictures(path) if path.is_dir() else [path])
@@ -84,18 +86,19 @@ class Inputs:
 
     def _picture_groups(self, pictures: list[Path], captioner: "Captioner") -> Iterator[Group]:
         for start in range(0, len(pictures), captioner.batch_size):
-            readable: list[Any] = []
+            pixels: list[torch.Tensor] = []
             names: list[str] = []
             skipped: list[tuple[str, str]] = []
             for path in pictures[start : start + captioner.batch_size]:
-                from clipcap.precompute.images import open_image
-
                 try:
-                    readable.append(open_image(path))
+                    pixels.append(captioner.pixels(path))
                     names.append(storable(str(path)))
                 except ImageError as error:
-                    skipped.append((str(path), str(error)))
-            yield Group(names=names, embedding=captioner.encode(readable), skipped=skipped)
+                    skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
+            embedding = (
+                captioner.encoder.encode(torch.stack(pixels)) if pixels else torch.empty(0, captioner.encoder.width)
+            )
+            yield Group(names=names, embedding=embedding, skipped=skipped)
 
     def _rows(self, path: Path, captioner: "Captioner") -> Iterator[Group]:
         try:
@@ -112,8 +115,9 @@ class Inputs:
                 f"{path} has the shape {rows.shape}; this model takes rows of {width} numbers, (n, {width})"
             )
         for start in range(0, len(rows), captioner.batch_size):
-            part = _check(captioner, path, np.array(rows[start : start + captioner.batch_size], dtype=np.float32))
-            names = [f"{storable(str(path))}[{start + i}]" for i in range(len(part))]
+            numbers = range(start, min(start + captioner.batch_size, len(rows)))
+            part = _finite(path, rows[start : numbers.stop], numbers)
+            names = [f"{storable(str(path))}[{number}]" for number in numbers]
             yield Group(names=names, embedding=part, skipped=[])
 
     def _cached(self, path: Path, captioner: "Captioner") -> Iterator[Group]:
@@ -133,7 +137,7 @@ class Inputs:
                 rows = chosen[start : start + captioner.batch_size]
                 yield Group(
                     names=[tables.path[row] for row in rows],
-                    embedding=_check(captioner, path, tables.embedding[rows].astype(np.float32)),
+                    embedding=_finite(path, tables.embedding[rows], rows.tolist()),
                     skipped=[],
                 )
         if not found:
@@ -141,12 +145,21 @@ class Inputs:
             raise SourceError(f"{path} has no pictures" + (f" of --split {self.split}; it has {has}" if has else ""))
 
 
-def _check(captioner: "Captioner", path: Path, rows: np.ndarray[Any, Any]) -> "torch.Tensor":
-    try:
-        return captioner.check_embeddings(rows)
-    except UsageError as error:
-        raise SourceError(f"{path}: {error}") from error
+def _finite(path: Path, rows: np.ndarray[Any, Any], numbers: Sequence[int]) -> torch.Tensor:
+    """Embeddings (n, d) as float32; `numbers` are theirs in the file, for the error."""
+    rows = rows.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise SourceError(f"{path}: row {numbers[bad[0]]} holds values that are not finite; leave it out")
+    return torch.from_numpy(rows)
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    """Every picture below a folder; hidden files and folders are somebody's own business."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in PICTURES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )

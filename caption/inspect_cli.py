@@ -10,7 +10,7 @@ import typer
 
 from clipcap.data.atomic import set_aside
 from clipcap.data.command import Debug, Version, new_app, run_command
-from clipcap.data.errors import UsageError
+from clipcap.data.errors import CheckpointError, UsageError
 from clipcap.data.progress import Progress, note, plural
 
 app = new_app()
@@ -30,6 +30,10 @@ def inspect(
     """Say what a cache or a checkpoint is."""
     if not path.exists() and not set_aside(path).exists():
         raise UsageError(f"{path} does not exist; give a cache.h5 or a checkpoint's folder")
+    if path.is_file() and path.parent.joinpath("config.json").is_file():
+        raise UsageError(f"{path} is a part of a checkpoint; give its folder, {path.parent}")
+    if path.joinpath("cache.h5").is_file():
+        raise UsageError(f"{path} is a folder that holds a cache; give {path}/cache.h5")
     facts = describe_cache(path, verify) if path.is_file() else describe_checkpoint(path, verify)
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=1))
@@ -86,6 +90,9 @@ def describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:
 
     folder = find_checkpoint(path)
     config = read_config(folder)
+    for part in ("model.safetensors", "tokenizer"):
+        if not (folder / part).exists():
+            raise CheckpointError(f"{folder / part} is missing; copy the whole folder that clipcap-train wrote")
     if verify:
         load_checkpoint(folder)
         note("the model was loaded: its weights are all there")

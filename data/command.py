@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Exit status 0: done; 1: a fault
 mend; 130: interrupted.
 """
 
+import errno
 import io
 import logging
 import os
@@ -75,7 +76,10 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it flushes stdout
         status = 0
     except Exception as error:
-        if hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument, a bad value
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f" ({error.filename})" if error.filename else ""
+            status = _report(name, f"the disk is full{place}: make room, then run the same command again", 2, debug)
+        elif hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument, a bad value
             status = _report(name, f"{one_line_of_usage(error)} See {name} --help.", 2, debug)
         else:
             fact = f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)"

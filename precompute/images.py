@@ -36,8 +36,27 @@ def open_image(path: Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture as a viewer shows it: its EXIF orientation applied, in RGB."""
-    return ImageOps.exif_transpose(image).convert("RGB")
+    """A picture as a viewer shows it: upright, transparency over white, more than 8 bits scaled down; in RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_grey(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    """16 bits, numbers from 0 to 1, or others by their own range, as 8 bits: Pillow would cut them off."""
+    values = np.asarray(image, dtype=np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(values).all():
+        raise ImageError("it holds values that are not finite")
+    if image.mode != "F" and low >= 0 and high < 1 << 16:
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return Image.fromarray(np.round(255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8))
 
 
 def to_pixels(image: Image.Image, transform: Transform) -> torch.Tensor:

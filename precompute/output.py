@@ -1,7 +1,7 @@
 """The place where a cache is written: names of index and shards, and what to do with what is there already."""
 
-import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +44,18 @@ class Output:
     def check_writable(self) -> None:
         """Raise ClipCapError where the folder, or the one that it would be made in, cannot be written.
 
-        Makes nothing.
+        Leaves nothing.
         """
         folder = self.index.resolve().parent
         while not folder.exists():
             folder = folder.parent
-        if not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise ClipCapError(f"{folder} cannot be written to; give another place with -o")
+        try:
+            with tempfile.TemporaryFile(dir=folder):  # rights alone do not tell: a system may be read-only
+                pass
+        except OSError as error:
+            raise ClipCapError(
+                f"{folder} cannot be written to ({error.strerror}); give another place with -o"
+            ) from error
 
     def prepare(self) -> None:
         """Make the folder. Raises ClipCapError where it cannot be made."""

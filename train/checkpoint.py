@@ -204,6 +204,8 @@ def load_trained(folder: Path, model: ClipCapModel, *, with_lm: bool) -> None:
         CheckpointError: they are missing, broken, or do not fit.
     """
     file = folder / "model.safetensors"
+    if not file.exists():
+        raise CheckpointError(f"{file} is missing; copy the whole folder that clipcap-train wrote")
     try:
         tensors = load_file(file)
         expected = set(_stored_names(model, with_lm))
@@ -227,7 +229,8 @@ def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         state = json.loads((folder / "training_state.json").read_text())
         return load_file(folder / "training_state.safetensors"), state
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} holds no training state to go on from ({one_line(error)})") from error
+        fact = f"{folder} holds no training state to go on from ({one_line(error)})"
+        raise CheckpointError(f"{fact}; start again with --overwrite") from error
 
 
 def _stored_names(model: ClipCapModel, with_lm: bool) -> list[str]:

@@ -3,6 +3,8 @@
 B captions, T tokens of the longest, K positions of the prefix, D width, d numbers in an embedding, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -25,6 +27,13 @@ class ClipCapModel(nn.Module):
         self.gpt = lm
         # transformers fills what a call leaves open from here: a folder's own defaults would change what greedy means.
         self.gpt.generation_config = GenerationConfig()
+
+    @property
+    def end(self) -> int:
+        """The token that ends a caption."""
+        end = self.gpt.config.eos_token_id
+        assert isinstance(end, int), end
+        return end
 
     def target_logits(
         self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor
@@ -60,24 +69,27 @@ class ClipCapModel(nn.Module):
         return F.cross_entropy(logits.float(), targets, reduction="none")
 
     @torch.no_grad()
-    def continue_prefix(self, embedding: torch.Tensor, **options: int | float | bool) -> torch.Tensor:
+    def continue_prefix(self, embedding: torch.Tensor, **options: Any) -> torch.Tensor:
         """Let GPT-2 go on after the prefix, through transformers' own `generate`.
 
         Args:
             embedding: float (B, d).
-            options: of `GenerationConfig`, as `max_new_tokens`, `num_beams`, `num_return_sequences`.
+            options: of `GenerationConfig`, as `max_new_tokens`, `num_beams`, `num_return_sequences`; and `tokenizer`,
+                which `stop_strings` needs.
 
         Returns:
             int64 (B * num_return_sequences, at most max_new_tokens), end-of-text at the end and after it.
         """
         prefix = self.clip_project(embedding)
-        end = self.gpt.config.eos_token_id
+        end = self.end
         room = self.gpt.config.n_positions - prefix.shape[1]
-        options["max_new_tokens"] = min(int(options["max_new_tokens"]), room)
+        options["max_new_tokens"] = min(options["max_new_tokens"], room)
+        tokenizer = options.pop("tokenizer", None)
         tokens = self.gpt.generate(  # type: ignore[misc]
             inputs_embeds=prefix.to(self.gpt.dtype),
             attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=prefix.device),
             generation_config=GenerationConfig(eos_token_id=end, pad_token_id=end, do_sample=False, **options),
+            tokenizer=tokenizer,
         )
         assert isinstance(tokens, torch.Tensor)
         return tokens

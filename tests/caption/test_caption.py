@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clipcap.caption import Captioner
@@ -157,14 +158,14 @@ def test_a_cache_of_another_encoder_is_refused(
         (["wide.npy"], "wide.npy has the shape (2, 5); this model takes rows of 16 numbers, (n, 16)"),
         (["scalar.npy"], "scalar.npy has the shape (); this model takes rows"),
         (["none.npy"], "none.npy has the shape (0, 16); this model takes rows"),
-        (["nan.npy"], "nan.npy: embeddings hold values that are not finite; leave those rows out"),
+        (["nan.npy"], "nan.npy: row 1 holds values that are not finite; leave it out"),
         (["zip.npy"], "zip.npy holds an archive, not rows of numbers"),
         (["wide.npy", "-o", "wide.npy"], "-o wide.npy is an input; give another name"),
         (["bad.h5"], "bad.h5 is not an HDF5 file"),
         (["empty", "--split", "val"], "--split val is for caches; empty is none"),
         (["wide.npy", "--json", "--csv"], "--json and --csv are two formats; give one"),
-        (["wide.npy", "--decode", "guess"], "--decode guess is not known; use greedy, beam"),
-        (["wide.npy", "-n", "2"], "greedy decoding has one caption, not 2; use --decode beam"),
+        (["wide.npy", "--decode", "guess"], "--decode guess is not known; use greedy, beam, sample"),
+        (["wide.npy", "-n", "2"], "greedy decoding has one caption, not 2; use --decode beam or sample"),
         (["wide.npy", "--model", "no/model"], "there is no model at no/model; train one with: clipcap-precompute"),
         (["wide.npy", "--model", "empty"], "there is no model at empty"),
     ],
@@ -185,7 +186,7 @@ def test_errors_are_one_line(
     np.save("text.npy", np.array(["a", "b"]))
     np.save("wide.npy", np.zeros((2, 5), dtype=np.float32))
     np.save("scalar.npy", np.float32(3))
-    np.save("nan.npy", np.full((2, 16), np.nan))
+    np.save("nan.npy", np.array([[0.0] * 16, [np.nan] * 16]))
     np.save("none.npy", np.zeros((0, 16), dtype=np.float32))
     np.savez("zip.npz", x=np.zeros(3))
     Path("zip.npz").rename("zip.npy")
@@ -289,3 +290,55 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path, run: Any, model: list[object],
     result = run("caption", tmp_path, *model, "--json", "-o", tmp_path / "out.json")
     assert result.status == 0, result.err
     assert [entry["input"] for entry in json.loads((tmp_path / "out.json").read_text())] == [f"{tmp_path}/caf?.jpg"]
+
+
+def test_an_odd_picture_does_not_end_a_folder(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
+    good = small_cache.parent / "coco/val2017/000000000113.jpg"
+    shutil.copy(good, tmp_path / "a.jpg")
+    Image.new("RGB", (4000, 2)).save(tmp_path / "thin.png")
+    (tmp_path / ".hidden.jpg").write_bytes(b"not looked at")
+    result = run("caption", tmp_path, *model, "--jsonl")
+    assert result.status == 0
+    assert [json.loads(line)["input"] for line in result.out.splitlines()] == [str(tmp_path / "a.jpg")]
+    assert result.err == (
+        f"warning: {tmp_path}/thin.png skipped: 4,000 x 2 pixels: too narrow to be cropped to a square\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["cache-00001.h5", "photo.png", "best/config.json", "best/model.safetensors"])
+def test_what_is_no_captions_is_never_written_over(tmp_path: Path, run: Any, trained: Path, name: str) -> None:
+    shutil.copytree(trained / "best", tmp_path / "best")
+    for other in ("cache-00001.h5", "photo.png"):
+        (tmp_path / other).write_bytes(b"work")
+    np.save(tmp_path / "rows.npy", np.zeros((2, 16), dtype=np.float32))
+    before = (tmp_path / name).read_bytes()
+    result = run("caption", tmp_path / "rows.npy", "--model", tmp_path / "best", "-o", tmp_path / name)
+    assert result.status == 2
+    assert "is there and does not look like captions; give another name, or delete it first" in result.err
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_captions_replace_older_ones_only_when_they_are_all_there(
+    tmp_path: Path, run: Any, model: list[object]
+) -> None:
+    np.save(tmp_path / "good.npy", np.zeros((3, 16), dtype=np.float32))
+    np.save(tmp_path / "bad.npy", np.full((2, 16), np.inf, dtype=np.float32))
+    output = tmp_path / "captions.jsonl"
+    output.write_text("precious\n")
+    result = run("caption", tmp_path / "good.npy", tmp_path / "bad.npy", *model, "--jsonl", "-o", output)
+    assert result.status == 2
+    assert output.read_text() == "precious\n"
+    kept = tmp_path / "captions.jsonl.partial"
+    assert f"the captions so far are in {kept}\n" in result.err
+    assert len(kept.read_text().splitlines()) == 3
+    assert run("caption", tmp_path / "good.npy", *model, "--jsonl", "-o", output).status == 0
+    assert len(output.read_text().splitlines()) == 3
+    assert not kept.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_nothing_of_ours(tmp_path: Path, run: Any, model: list[object]) -> None:
+    np.save(tmp_path / "rows.npy", np.zeros((2, 16), dtype=np.float32))
+    result = run("caption", tmp_path / "rows.npy", *model, "-o", "/dev/full")
+    assert result.status == 2
+    assert result.err == "clipcap-caption: the disk is full: make room, then run the same command again\n"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clipcap.caption import Captioner
-from clipcap.caption.decoding import Beam, choose_strategy
+from clipcap.caption.decoding import Beam, DecodeOptions, choose_strategy
 from clipcap.data.cache import Cache
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
 from clipcap.data.tokenizer import encode_captions
@@ -92,14 +92,12 @@ def test_a_caption_does_not_depend_on_its_batch(captioner: Captioner, embeddings
 def test_beams_come_best_first_by_the_models_own_score(captioner: Captioner, embeddings: np.ndarray[Any, Any]) -> None:
     some = captioner(embeddings[:4], decode="beam", beams=4, n=4, max_tokens=20)
     assert [len(captions) for captions in some] == [4] * 4
-    strategy = Beam(beams=4, captions=4, max_tokens=20)
-    tokens = strategy.decode(captioner.model, torch.from_numpy(embeddings[:4]).float())
+    strategy = Beam(DecodeOptions(beams=4, captions=4, max_tokens=20))
+    tokens = strategy.decode(captioner.model, torch.from_numpy(embeddings[:4]).float(), captioner.tokenizer)
     for row, captions in zip(embeddings[:4], tokens, strict=True):
         means = []
-        for caption in captions.tolist():
-            eos = captioner.tokenizer.eos_token_id
-            end = caption.index(eos) + 1 if eos in caption else len(caption)
-            batch = (torch.from_numpy(row)[None].float(), torch.tensor([caption[:end]]), torch.tensor([end]))
+        for caption in captions:
+            batch = (torch.from_numpy(row)[None].float(), torch.tensor([caption]), torch.tensor([len(caption)]))
             means.append(captioner.model.token_losses(*batch).mean().item())
         assert means == sorted(means)
     best = captioner(embeddings[:4], decode="beam", beams=4, max_tokens=20)
@@ -162,7 +160,7 @@ def test_errors(captioner: Captioner, embeddings: np.ndarray[Any, Any], tmp_path
         captioner(embeddings, decode="beam", n=6)
     with pytest.raises(UsageError, match="greedy decoding has one caption, not 2"):
         captioner(embeddings, n=2)
-    with pytest.raises(UsageError, match="--decode guess is not known; use greedy, beam"):
+    with pytest.raises(UsageError, match="--decode guess is not known; use greedy, beam, sample"):
         choose_strategy("guess")
     with pytest.raises(UsageError, match="--max-tokens must be at least 1"):
         captioner(embeddings, max_tokens=0)

@@ -1,0 +1,91 @@
+"""Pictures are decoded as a viewer shows them, whatever their mode."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipcap.data.errors import ImageError
+from clipcap.precompute.images import open_image
+
+
+def first_pixel(path: Path) -> tuple[int, ...]:
+    image = open_image(path)
+    assert image.mode == "RGB"
+    pixel = image.getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+def test_sixteen_bits_and_floats_are_scaled_not_cut_off(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 20_000, dtype=np.uint16)).save(tmp_path / "16.png")
+    assert first_pixel(tmp_path / "16.png") == (78, 78, 78)
+    Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "f.tif")
+    assert first_pixel(tmp_path / "f.tif") == (128, 128, 128)
+    Image.fromarray(np.array([[-3.0, 1.0]], dtype=np.float32)).save(tmp_path / "range.tif")
+    assert np.asarray(open_image(tmp_path / "range.tif"))[0, :, 0].tolist() == [0, 255]
+    Image.fromarray(np.full((4, 4), 100_000, dtype=np.int32)).save(tmp_path / "i.tif")
+    assert first_pixel(tmp_path / "i.tif") == (0, 0, 0)  # by its own range, which is one value
+    Image.fromarray(np.full((4, 4), np.nan, dtype=np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(ImageError, match="it holds values that are not finite"):
+        open_image(tmp_path / "nan.tif")
+
+
+def test_transparency_lies_over_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert first_pixel(tmp_path / "clear.png") == (255, 255, 255)
+    Image.new("RGBA", (4, 4), (200, 0, 0, 128)).save(tmp_path / "half.png")
+    assert first_pixel(tmp_path / "half.png") == (227, 127, 127)
+    Image.new("LA", (4, 4), (0, 0)).save(tmp_path / "la.png")
+    assert first_pixel(tmp_path / "la.png") == (255, 255, 255)
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(tmp_path / "p.png", transparency=1)
+    assert first_pixel(tmp_path / "p.png") == (255, 255, 255)
+    palette.save(tmp_path / "opaque.png")
+    assert first_pixel(tmp_path / "opaque.png") == (10, 20, 30)
+
+
+def test_grey_cmyk_bilevel_and_moving_pictures(tmp_path: Path) -> None:
+    Image.new("L", (4, 4), 90).save(tmp_path / "l.png")
+    assert first_pixel(tmp_path / "l.png") == (90, 90, 90)
+    Image.new("1", (4, 4), 1).save(tmp_path / "1.png")
+    assert first_pixel(tmp_path / "1.png") == (255, 255, 255)
+    Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=95)
+    red, green, blue = first_pixel(tmp_path / "c.jpg")
+    assert red > 230
+    assert max(green, blue) < 60
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("blue", "red")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert first_pixel(tmp_path / "moving.gif") == (0, 0, 255)  # the first picture of it
+
+
+def test_a_picture_lying_on_its_side_is_turned_upright(tmp_path: Path) -> None:
+    image = Image.new("RGB", (6, 3), "white")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "side.jpg", exif=exif)
+    assert open_image(tmp_path / "side.jpg").size == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [(b"", "not a picture of a known format"), (b"text", "not a picture of a known format")],
+)
+def test_what_is_no_picture(tmp_path: Path, content: bytes, fact: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=fact):
+        open_image(tmp_path / "x.jpg")
+
+
+def test_a_cut_off_picture(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name in ("x.jpg", "x.png"):
+        Image.fromarray(noise).save(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ImageError):
+            open_image(tmp_path / name)
+    with pytest.raises(ImageError, match="there is no such file"):
+        open_image(tmp_path / "nowhere.jpg")
