@@ -19,21 +19,32 @@ SHARD_SIZE = 4096
 
 @app.command(epilog="Run it again after a crash or Ctrl-C: it goes on with what is missing.")
 def precompute(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The folder that holds the dataset.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="The folder that holds the dataset, or its file of captions.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The cache; its shards are named after it.")] = Path(
         "cache.h5"
     ),
     format_name: Annotated[
-        str | None, typer.Option("--format", help="What SOURCE is: coco. By default it is found out.")
+        str | None,
+        typer.Option(
+            "--format",
+            help="What SOURCE is: coco, karpathy, flickr8k, flickr30k, flat, table, sidecar or folder. By default it "
+            "is found out.",
+        ),
     ] = None,
+    picture_column: Annotated[str | None, typer.Option(help="Of a table: the column that names pictures.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Of a table: the column of captions.")] = None,
     encoder: Annotated[
-        str, typer.Option(help="CLIP architecture by open_clip's name, or a folder that open_clip saved.")
+        str, typer.Option(help="CLIP architecture by open_clip's name, a folder that open_clip saved, or demo.")
     ] = "ViT-B-32",
     pretrained: Annotated[
         str | None, typer.Option(help="Tag of its weights, or a file of weights. Default: openai, where there is one.")
     ] = None,
     features: Annotated[str, typer.Option(help="Kind of feature: projected.")] = "projected",
-    tokenizer: Annotated[str, typer.Option(help="Tokenizer of the language model: a name or a folder.")] = "gpt2",
+    tokenizer: Annotated[
+        str, typer.Option(help="Tokenizer of the language model: a name, a folder, or demo.")
+    ] = "gpt2",
     shard_size: Annotated[int, typer.Option(min=1, help="Pictures in a shard.")] = SHARD_SIZE,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a forward pass.")] = 128,
     workers: Annotated[
@@ -53,16 +64,22 @@ def precompute(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what SOURCE is understood to be; write nothing.")
     ] = False,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Go on though more than half of the listed pictures do not exist.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End at the first picture that cannot be read.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a cache of another recipe.")] = False,
     debug: Debug = False,
     version: Version = False,
 ) -> None:
     """Encode every picture of a dataset once with a frozen CLIP, and write embeddings and tokens to a cache."""
-    from clipcap.data.readers import read_source
+    from clipcap.data.readers import Columns, read_source
     from clipcap.data.splits import draw_splits
 
-    understood, drawn = draw_splits(read_source(source, format_name), val_fraction, seed)
+    columns = Columns(picture=picture_column, caption=caption_column)
+    understood, drawn = draw_splits(read_source(source, format_name, columns), val_fraction, seed)
+    if skip_missing:
+        limit = min(limit or len(understood.records), len(understood.records) - len(understood.missing))
     if limit is not None:
         understood = understood.limited(limit)
     if dry_run:
@@ -80,6 +97,7 @@ def precompute(
 
     from clipcap.data.cache import Cache
     from clipcap.data.device import choose_device, choose_precision
+    from clipcap.data.embedded import lasting_name
     from clipcap.data.fingerprint import Fingerprint
     from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
     from clipcap.precompute.encoder import load_encoder
@@ -98,7 +116,7 @@ def precompute(
         width=tower.width,
         preprocess=tower.preprocess,
         normalized=False,
-        tokenizer=str(Path(tokenizer).resolve()) if Path(tokenizer).is_dir() else tokenizer,
+        tokenizer=lasting_name(tokenizer),
         tokenizer_sha256=tokenizer_sha256(words),
         source_format=understood.format,
         source_sha256=understood.sha256(),
@@ -116,7 +134,8 @@ def precompute(
                 understood, place, tower, words, fingerprint, workers=_workers(workers), strict=strict
             )
         except KeyboardInterrupt:
-            note(f"interrupted; {plural(len(place.shards()), 'shard')} kept: run the same command again to go on")
+            again = "run the same command without --overwrite" if overwrite else "run the same command again"
+            note(f"interrupted; {plural(len(place.shards()), 'shard')} kept: {again} to go on")
             raise
         _report_failures(failures, output)
     cache = Cache.open(output)
@@ -145,7 +164,7 @@ def _check(source: "Source", strict: bool) -> None:
         raise SourceError(f"{fact}; --strict allows none")
     if 2 * missing > listed:
         found = listed - missing
-        way = f", or take the {found:,} that do with --limit {found}" if found else ""
+        way = f", or take the {found:,} that do with --skip-missing" if found else ""
         raise SourceError(f"{fact}: more than half, most likely they are not all unpacked; complete the folder{way}")
     warn(fact)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipcap.data.command import Debug, Version, new_app, run_command
+from clipcap.data.embedded import lasting_name
 from clipcap.data.errors import UsageError
 from clipcap.data.progress import note, plural
 
@@ -25,9 +26,15 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The run's folder: best/, last/, metrics.jsonl.")
     ] = Path("checkpoints"),
-    mapper: Annotated[str, typer.Option(help="From embedding to prefix: mlp.")] = "mlp",
+    mapper: Annotated[str, typer.Option(help="From embedding to prefix: mlp or transformer.")] = "mlp",
     prefix_length: Annotated[int, typer.Option(min=1, help="Positions of the prefix.")] = 10,
-    lm: Annotated[str, typer.Option(help="GPT-2 of any size: a name, or a folder that transformers saved.")] = "gpt2",
+    clip_length: Annotated[
+        int, typer.Option(min=1, help="Positions that the embedding becomes in --mapper transformer.")
+    ] = 10,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of --mapper transformer.")] = 8,
+    lm: Annotated[
+        str, typer.Option(help="GPT-2 of any size: a name, a folder that transformers saved, or demo.")
+    ] = "gpt2",
     tune: Annotated[str, typer.Option(help="What of the language model trains with the mapper: all or none.")] = "all",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over all captions.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Captions in a step.")] = 40,
@@ -49,8 +56,9 @@ def train(
     from clipcap.train.settings import TrainSettings
 
     options: dict[str, Any] = {
-        "mapper": mapper, "prefix_length": prefix_length, "lm": _absolute(lm), "tune": tune, "epochs": epochs,
-        "batch_size": batch_size, "lr": lr, "warmup": warmup, "precision": precision, "seed": seed,
+        "mapper": mapper, "prefix_length": prefix_length, "clip_length": clip_length, "layers": layers,
+        "lm": lasting_name(lm), "tune": tune, "epochs": epochs, "batch_size": batch_size, "lr": lr, "warmup": warmup,
+        "precision": precision, "seed": seed,
     }  # fmt: skip
     folder = RunFolder(output)
     folder.check(resume=resume, overwrite=overwrite)
@@ -120,10 +128,6 @@ def _precision(name: str, device: "torch.device") -> str:
     if name == "auto" and has_bf16(device):
         return "bf16"
     return choose_precision(name, device, ("fp32", "bf16"))
-
-
-def _absolute(name: str) -> str:
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _given(context: typer.Context, name: str) -> bool:

@@ -52,6 +52,8 @@ def prepare_trainer(settings: TrainSettings, cache: Cache, folder: RunFolder, de
         embedding_width=cache.fingerprint.width,
         lm_width=lm.config.n_embd,
         prefix_length=settings.prefix_length,
+        clip_length=settings.clip_length,
+        layers=settings.layers,
     )
     checkpoint = CheckpointConfig(
         mapper=mapper,

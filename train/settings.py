@@ -15,6 +15,8 @@ class TrainSettings:
     Attributes:
         mapper: name of the mapper.
         prefix_length: positions of the prefix.
+        clip_length: positions of the embedding inside the `transformer` mapper.
+        layers: of the `transformer` mapper.
         lm: name or folder of the language model.
         tune: `all`, or `none` of the language model.
         epochs: passes over all captions.
@@ -27,6 +29,8 @@ class TrainSettings:
 
     mapper: str = "mlp"
     prefix_length: int = 10
+    clip_length: int = 10
+    layers: int = 8
     lm: str = "gpt2"
     tune: str = "all"
     epochs: int = 10
@@ -39,7 +43,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.tune not in TUNING:
             raise UsageError(f"--tune {self.tune} is not known; use {', '.join(TUNING)}")
-        for name in ("prefix_length", "epochs", "batch_size"):
+        for name in ("prefix_length", "clip_length", "layers", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if not 0 < self.lr < math.inf:

@@ -1,5 +1,7 @@
 """COCO in its own layout: `annotations/captions_{train,val}{2014,2017}.json` beside `train2017/`, `val2017/`, ...
 
+Or a single file of that layout, with its pictures anywhere below the folder that it belongs to.
+
 Other annotation files (instances, keypoints) are left alone. Where both years are there, one is read: they are the
 same pictures, split differently.
 """
@@ -10,24 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.data.errors import SourceError, one_line
+from clipcap.data.readers.base import Columns, Reader
+from clipcap.data.readers.pictures import Pictures
 from clipcap.data.records import Record, Source
 
 _NAME = re.compile(r"captions_(train|val)(2014|2017)\.json")
+_ONE_FILE = re.compile(r"captions_(train|val|test).*\.json")
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
-class CocoReader:
+class CocoReader(Reader):
     """Captions as COCO publishes them: one JSON a split, with `images` and `annotations`."""
 
     wants = "annotations/captions_train2017.json or the like (val, 2014), beside train2017/ and val2017/"
 
     def matches(self, path: Path) -> bool:
         try:
-            return bool(_annotation_files(path))
+            return bool(_annotation_files(path)) or (path.is_file() and _ONE_FILE.match(path.name) is not None)
         except OSError:
             return False
 
-    def read(self, path: Path) -> Source:
+    def read(self, path: Path, columns: Columns) -> Source:
         try:
             return self._read(path)
         except OSError as error:
@@ -35,6 +40,8 @@ class CocoReader:
             raise SourceError(f"{fact}; see to its permissions") from error
 
     def _read(self, path: Path) -> Source:
+        if path.is_file():
+            return _read_one_file(path)
         files = _annotation_files(path)
         if not files:
             raise SourceError(f"{path} has no COCO captions; looked for {self.wants}")
@@ -85,6 +92,30 @@ class CocoReader:
         return Source(
             format="coco", root=path, records=list(records.values()), missing=missing, unlisted=unlisted, notes=notes
         )
+
+
+def _read_one_file(file: Path) -> Source:
+    """A single annotation file: its pictures are looked for beside it, or beside its `annotations/`."""
+    root = file.parent.parent if file.parent.name == "annotations" else file.parent
+    pictures = Pictures(root)
+    named = _ONE_FILE.match(file.name)
+    entries, strays = _entries(file)
+    records = [
+        Record(identifier, pictures.find(name) or name, named[1] if named else None, captions)
+        for identifier, name, captions in entries
+    ]
+    used = {record.path for record in records}
+    known = set(pictures.paths)
+    return Source(
+        format="coco",
+        root=root,
+        records=records,
+        missing=[record.path for record in records if record.path not in known],
+        unlisted=[path for path in pictures.paths if path not in used],
+        notes=[f"{strays:,} captions in {file.name} left out: their pictures are not in its `images`"]
+        if strays
+        else [],
+    )
 
 
 def _annotation_files(path: Path) -> list[Path]:

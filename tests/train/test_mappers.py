@@ -1,34 +1,72 @@
-"""Mappers: ClipCap's shapes, names and counts."""
+"""Mappers: shapes, published parameter counts, what sees what, and names that ClipCap's checkpoints have."""
 
 import pytest
 import torch
 
 from clipcap.data.errors import UsageError
-from clipcap.train.mappers import MapperConfig, build_mapper
+from clipcap.train.mappers import MAPPERS, Mapper, MapperConfig, build_mapper
 
 
-def test_mlp_is_clipcaps() -> None:
-    mapper = build_mapper(MapperConfig(kind="mlp", embedding_width=512, lm_width=768, prefix_length=10))
-    assert {name: tuple(p.shape) for name, p in mapper.named_parameters()} == {
-        "model.0.weight": (3840, 512),
-        "model.0.bias": (3840,),
-        "model.2.weight": (7680, 3840),
-        "model.2.bias": (7680,),
-    }
-    assert sum(p.numel() for p in mapper.parameters()) == 31_468_800  # the published 31.47M
+def build(kind: str, embedding: int = 16, lm: int = 32, prefix: int = 5, **sizes: int) -> Mapper:
+    torch.manual_seed(0)
+    config = MapperConfig(kind=kind, embedding_width=embedding, lm_width=lm, prefix_length=prefix, **sizes)
+    return build_mapper(config).eval()
 
 
-def test_mlp_computes_two_linears_with_a_tanh_between() -> None:
-    mapper = build_mapper(MapperConfig(kind="mlp", embedding_width=5, lm_width=6, prefix_length=3)).double()
-    weights = dict(mapper.named_parameters())
-    embedding = torch.randn(4, 5, dtype=torch.double)
-    hidden = torch.tanh(embedding @ weights["model.0.weight"].T + weights["model.0.bias"])
-    expected = (hidden @ weights["model.2.weight"].T + weights["model.2.bias"]).reshape(4, 3, 6)
-    torch.testing.assert_close(mapper(embedding), expected, rtol=1e-12, atol=1e-12)
+def count(mapper: Mapper) -> str:
+    return f"{sum(parameter.numel() for parameter in mapper.parameters()) / 1e6:.2f}M"
 
 
-def test_errors() -> None:
-    with pytest.raises(UsageError, match="--mapper perceiver is not known; use mlp"):
-        build_mapper(MapperConfig(kind="perceiver", embedding_width=5, lm_width=6, prefix_length=3))
-    with pytest.raises(UsageError, match="prefix_length of a mapper must be at least 1, not 0"):
-        MapperConfig(kind="mlp", embedding_width=5, lm_width=6, prefix_length=0)
+@pytest.mark.parametrize(
+    ("kind", "embedding", "prefix", "clip", "expected"),
+    [
+        ("mlp", 512, 10, 10, "31.47M"),
+        ("transformer", 512, 10, 10, "41.75M"),
+        ("transformer", 640, 10, 10, "42.73M"),
+        ("transformer", 640, 40, 40, "57.52M"),
+        ("transformer", 512, 40, 40, "53.59M"),
+    ],
+)
+def test_published_parameter_counts(kind: str, embedding: int, prefix: int, clip: int, expected: str) -> None:
+    with torch.device("meta"):
+        assert count(build(kind, embedding, 768, prefix, clip_length=clip)) == expected
+
+
+@pytest.mark.parametrize("kind", MAPPERS)
+def test_a_prefix_for_each_picture_that_no_other_changes(kind: str) -> None:
+    mapper = build(kind, clip_length=3, layers=2)
+    embedding = torch.randn(4, 16)
+    prefix = mapper(embedding)
+    assert prefix.shape == (4, 5, 32)
+    alone = torch.cat([mapper(row[None]) for row in embedding])
+    torch.testing.assert_close(prefix, alone, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(prefix[0], prefix[1])
+
+
+def test_names_and_shapes_of_clipcaps_transformer() -> None:
+    mapper = build("transformer", embedding=640, lm=768, prefix=40, clip_length=40, layers=8)
+    state = mapper.state_dict()
+    assert len(state) == 99
+    assert state["prefix_const"].shape == (40, 768)
+    assert state["linear.weight"].shape == (30720, 640)
+    assert state["transformer.layers.7.attn.to_keys_values.weight"].shape == (1536, 768)
+    assert state["transformer.layers.0.attn.project.bias"].shape == (768,)
+    assert "transformer.layers.0.attn.to_queries.bias" not in state
+    assert state["transformer.layers.3.mlp.fc1.weight"].shape == (1536, 768)
+
+
+def test_every_weight_of_a_transformer_learns() -> None:
+    mapper = build("transformer", clip_length=3, layers=2)
+    mapper(torch.randn(2, 16)).square().sum().backward()
+    for name, parameter in mapper.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_sizes_that_cannot_be() -> None:
+    with pytest.raises(UsageError, match="has 8 heads, into which the width 30 cannot be divided"):
+        build("transformer", lm=30)
+    with pytest.raises(UsageError, match="layers of a mapper must be at least 1, not 0"):
+        build("transformer", layers=0)
+    with pytest.raises(UsageError, match="--mapper perceiver is not known; use mlp, transformer"):
+        build("perceiver")

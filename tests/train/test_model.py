@@ -97,15 +97,17 @@ def test_continuations_do_not_run_over_the_positions() -> None:
     assert tokens.shape[1] <= 32 - PREFIX
 
 
-def test_clipcaps_own_weights_give_clipcaps_own_losses_and_captions(shared: Path) -> None:
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_clipcaps_own_weights_give_clipcaps_own_losses_and_captions(shared: Path, kind: str) -> None:
     """Names, shapes, the shift by one and the loss, against figures that ClipCap's own code computed."""
-    answers = json.loads((shared / "golden/rmokady-mlp.json").read_text())
-    state = torch.load(shared / "golden/rmokady-mlp.pt", weights_only=True)
+    answers = json.loads((shared / f"golden/rmokady-{kind}.json").read_text())
+    state = torch.load(shared / f"golden/rmokady-{kind}.pt", weights_only=True)
     buffers = {name for name in state if name.endswith(".attn.masked_bias")}
     buffers |= {name.removesuffix("masked_bias") + "bias" for name in buffers}
     mapper = MapperConfig(
-        kind="mlp", embedding_width=answers["prefix_dim"], lm_width=32, prefix_length=answers["prefix_length"]
-    )
+        kind=kind, embedding_width=answers["prefix_dim"], lm_width=32, prefix_length=answers["prefix_length"],
+        clip_length=answers["prefix_length_clip"], layers=answers["num_layers"],
+    )  # fmt: skip
     model = ClipCapModel(build_mapper(mapper), GPT2LMHeadModel(GPT2Config(**answers["gpt2"]))).eval()
     model.load_state_dict({name: tensor for name, tensor in state.items() if name not in buffers})
     tokenizer = load_tokenizer(str(shared / "data/gpt2"))

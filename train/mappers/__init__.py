@@ -3,9 +3,11 @@
 from clipcap.data.errors import UsageError
 from clipcap.train.mappers.base import Mapper, MapperConfig
 from clipcap.train.mappers.mlp import MLPMapper
+from clipcap.train.mappers.transformer import TransformerMapper
 
 MAPPERS: dict[str, type[Mapper]] = {
     "mlp": MLPMapper,
+    "transformer": TransformerMapper,
 }
 
 

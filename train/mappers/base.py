@@ -20,15 +20,19 @@ class MapperConfig:
         embedding_width: d.
         lm_width: D.
         prefix_length: K.
+        clip_length: positions that the embedding becomes inside the `transformer` mapper.
+        layers: of the `transformer` mapper.
     """
 
     kind: str
     embedding_width: int
     lm_width: int
     prefix_length: int
+    clip_length: int = 10
+    layers: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("embedding_width", "lm_width", "prefix_length"):
+        for name in ("embedding_width", "lm_width", "prefix_length", "clip_length", "layers"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} of a mapper must be at least 1, not {getattr(self, name)}")
 
