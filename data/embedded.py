@@ -8,9 +8,9 @@ from pathlib import Path
 _DEMO = Path(__file__).parent / "demo" / "models"
 
 # As open_clip saves a model: `--encoder`.
-EMBEDDED_ENCODERS = {"demo": _DEMO / "encoder"}
+EMBEDDED_ENCODERS = {"demo": _DEMO / "demo-clip"}
 # As transformers saves a GPT-2, with its tokenizer: `--lm`, `--tokenizer`.
-EMBEDDED_LANGUAGE_MODELS = {"demo": _DEMO / "language_model"}
+EMBEDDED_LANGUAGE_MODELS = {"demo": _DEMO / "demo-gpt2"}
 
 
 def locate_language_model(name: str) -> str:

@@ -1,0 +1,1 @@
+"""Drawn scenes with true captions, the judge of captions, and small models that were trained on them."""

@@ -1,6 +1,6 @@
 """How the small models inside the package were made, start to end: tokenizer, CLIP, GPT-2, from drawn scenes alone.
 
-    python -m clipcap.data.demo.training FOLDER
+    python -m clipcap.data.demo.models.training FOLDER
 
 Two cores take about forty minutes, and 6 GB of memory; nothing is fetched. None of the scenes has a pair of
 `HELD_OUT_PAIRS`, in its picture or in its captions, and none is of a seed that the demo draws.
@@ -55,7 +55,7 @@ PREPROCESS: dict[str, Any] = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET
 
 
 def main() -> None:
-    """Make both folders, `encoder` and `language_model`, in the folder that the command line names."""
+    """Make both folders, `demo-clip` and `demo-gpt2`, in the folder that the command line names."""
     folder = Path(sys.argv[1])
     torch.manual_seed(SEED)
     say("drawing")
@@ -67,10 +67,10 @@ def main() -> None:
     tokenizer = train_tokenizer(caption for some in captions for caption in some)
     tokens = tokenize(tokenizer, captions)
     clip = train_clip(pixels, tokens, labels, len(tokenizer))
-    save_clip(clip, folder / "encoder")
+    save_clip(clip, folder / "demo-clip")
     lm = train_language_model(tokens.flatten(0, 1), tokenizer)
-    lm.half().save_pretrained(str(folder / "language_model"))
-    tokenizer.save_pretrained(str(folder / "language_model"))
+    lm.half().save_pretrained(str(folder / "demo-gpt2"))
+    tokenizer.save_pretrained(str(folder / "demo-gpt2"))
 
 
 def draw(number: int) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:

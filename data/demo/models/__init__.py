@@ -1,0 +1,1 @@
+"""The models inside the package, and the script that trained them."""
