@@ -5,6 +5,7 @@ Knows nothing of datasets and caches.
 
 import difflib
 import importlib
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -186,7 +187,7 @@ def _choose(open_clip: Any, name: str, pretrained: str | None) -> _Choice:
 
 def _load_error(choice: _Choice, error: Exception) -> ModelError:
     fact = one_line(error)
-    if Path(choice.pretrained).is_file() and not any(word in str(error) for word in ("size mismatch", "key(s) in")):
+    if Path(choice.pretrained).is_file() and not _holds_tensors(Path(choice.pretrained)):
         return ModelError(f"{choice.pretrained} is damaged, or is no file of weights; give a .pt or .safetensors file")
     if Path(choice.pretrained).is_file():
         return ModelError(
@@ -201,6 +202,17 @@ def _load_error(choice: _Choice, error: Exception) -> ModelError:
         f"the weights {choice.pretrained!r} of {choice.name} could not be had: no network, and they were never "
         "downloaded here; connect once, or give a file of weights with --pretrained FILE"
     )
+
+
+def _holds_tensors(file: Path) -> bool:
+    """Whether a file is whole, as safetensors or as what torch saves (a zip archive, whose directory is at its end)."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return zipfile.is_zipfile(file)
 
 
 def _picture_transform(config: dict[str, Any]) -> "Transform":

@@ -304,14 +304,27 @@ def test_more_than_half_missing_is_fatal_before_anything_is_loaded(
         "9 of 17 listed pictures do not exist (as train2017/000000000101.jpg): more than half, most likely they"
         in result.err
     )
-    assert "--limit 8" in result.err
+    assert "or take the 8 that do with --skip-missing" in result.err
 
 
 def test_the_way_out_that_the_error_names_works(coco: Path, tmp_path: Path, run: Any, options: Options) -> None:
     for path in sorted((coco / "train2017").iterdir())[:9]:
         path.unlink()
-    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--limit", 8).status == 0
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--skip-missing").status == 0
     assert Cache.open(tmp_path / "c.h5").images == 8
+    assert run("precompute", coco, "-o", tmp_path / "d.h5", *options, "--limit", 8).status == 0
+    assert Cache.open(tmp_path / "d.h5").images == 8
+
+
+def test_weights_of_another_architecture_are_named(
+    coco: Path, tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path
+) -> None:
+    weights = clip_folder / "open_clip_model.safetensors"
+    options = ["--encoder", "ViT-B-32", "--pretrained", weights, "--tokenizer", tokenizer_folder]
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert result.status == 2
+    assert f"{weights} does not hold weights of ViT-B-32 (" in result.err
+    assert "name the architecture that it was saved from with --encoder" in result.err
 
 
 def test_an_embedding_that_is_not_finite_is_a_failure_not_a_row(
@@ -426,7 +439,7 @@ def test_a_missing_or_broken_shard_is_made_again_and_the_rest_is_kept(
     ("arguments", "message"),
     [
         (lambda c, t: [c / "nowhere"], "nowhere does not exist; give the folder that holds the dataset"),
-        (lambda c, t: [c / "val2017"], "is not a dataset that is known here; looked for coco:"),
+        (lambda c, t: [c / "annotations"], "is not a dataset that is known here; looked for coco:"),
         (lambda c, t: [c, "-o", t / "cache.txt"], "must end in .h5"),
         (lambda c, t: [c, "-o", t], "must end in .h5"),
         (lambda c, t: [c, "-o", os.fsdecode(os.fsencode(t) + b"/caf\xe9.h5")], "the name is not UTF-8"),
@@ -434,7 +447,7 @@ def test_a_missing_or_broken_shard_is_made_again_and_the_rest_is_kept(
         (lambda c, t: [c, "--encoder", "ViT-B-33"], "ViT-B-33 is neither a folder nor an architecture"),
         (lambda c, t: [c, "--encoder", "ViT-B-32", "--pretrained", "opneai"], "neither a file nor a tag of ViT-B-32"),
         (lambda c, t: [c, "--encoder", "ViT-B-32", "--pretrained", c / "annotations/captions_val2017.json"],
-         "does not hold weights of ViT-B-32"),
+         "captions_val2017.json is damaged, or is no file of weights; give a .pt or .safetensors file"),
         (lambda c, t: [c, "--encoder", c], "has no open_clip_config.json"),
         (lambda c, t: [c, "--features", "smells"], "--features smells is not known; use projected"),
         (lambda c, t: [c, "--precision", "fp8"], "--precision fp8 is not known; use auto, fp32, bf16, fp16"),

@@ -88,7 +88,8 @@ def test_what_a_run_leaves(tmp_path: Path, run: Any, options: Options, small_cac
     assert set(lines[3]["samples"][0]) == {"path", "caption", "reference"}
     config = json.loads((tmp_path / "run/best/config.json").read_text())
     assert config["format"] == "clipcap-checkpoint"
-    assert config["mapper"] == {"kind": "mlp", "embedding_width": 16, "lm_width": 32, "prefix_length": 10}
+    sizes = {"embedding_width": 16, "lm_width": 32, "prefix_length": 10, "clip_length": 10, "layers": 8}
+    assert config["mapper"] == {"kind": "mlp", **sizes}
     assert config["encoder"]["width"] == 16
     assert config["training"]["lr"] == 0.01
     assert config["progress"] == {"step": 8, "epoch": 2, "best_val_loss": lines[3]["val_loss"]}
