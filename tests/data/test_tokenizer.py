@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from clipcap.data.errors import ModelError
+from clipcap.data.hub import is_path
 from clipcap.data.tokenizer import encode_captions, load_tokenizer, save_tokenizer, tokenizer_sha256
+from clipcap.train.language_model import load_language_model
 
 
 def test_the_real_gpt2(shared: Path) -> None:
@@ -68,3 +70,23 @@ def test_errors(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ModelError, match=r"'no-such-name' could not be had: .*; connect once, or give a folder"):
         load_tokenizer("no-such-name")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gpt2", False),
+        ("openai/gpt2", False),
+        ("a/b/c", True),
+        ("./gpt2", True),
+        ("~/gpt2", True),
+        ("/models/gpt2", True),
+    ],
+)
+def test_what_can_only_be_a_path(name: str, expected: bool) -> None:
+    assert is_path(name) is expected
+
+
+def test_a_language_models_folder_that_does_not_exist_is_no_network_problem(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nowhere is no folder; give one that transformers saved a GPT-2 to"):
+        load_language_model(str(tmp_path / "nowhere"))

@@ -453,6 +453,7 @@ def test_a_missing_or_broken_shard_is_made_again_and_the_rest_is_kept(
         (lambda c, t: [c, "--precision", "fp8"], "--precision fp8 is not known; use auto, fp32, bf16, fp16"),
         (lambda c, t: [c, "--device", "toaster"], "--device toaster is not a device"),
         (lambda c, t: [c, "--tokenizer", c], "holds no tokenizer"),
+        (lambda c, t: [c, "--tokenizer", t / "nowhere"], "nowhere does not exist; give a folder with tokenizer.json"),
         (lambda c, t: [c, "--shard-size", 0], "Invalid value for '--shard-size'"),
     ],
 )  # fmt: skip
