@@ -199,11 +199,7 @@ class Sample(Strategy):
             output = model.gpt(inputs_embeds=inputs, past_key_values=past, use_cache=True)
             past = output.past_key_values
             # On the CPU in double precision: the running sum over the vocabulary would lose small probabilities.
-            logits = (
-                output.logits[:, -1].double().cpu()
-                if embedding.device.type != "mps"
-                else output.logits[:, -1].cpu().double()
-            )
+            logits = output.logits[:, -1].cpu().double()
             chosen = _draw(self._shaped(logits, said), uniform[:, step])
             scores += torch.where(ended, 0.0, logits.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0])
             lengths += ~ended

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from clipcap.data.errors import ImageError, SourceError, UsageError
+from clipcap.data.readers.pictures import SUFFIXES
 from clipcap.data.records import SPLITS, storable
 
 if TYPE_CHECKING:
     from clipcap.caption.captioner import Captioner
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
 CACHES = {".h5", ".hdf5"}
 
 
@@ -58,7 +58,7 @@ class Inputs:
             if self.split is not None and path.suffix not in CACHES:
                 raise UsageError(f"--split {self.split} is for caches; {path} is none")
             if path.is_dir() and not _pictures(path):
-                raise SourceError(f"{path} holds no pictures ({', '.join(sorted(PICTURES))})")
+                raise SourceError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
 
     @property
     def one_picture(self) -> bool:
@@ -159,7 +159,7 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURES
+        if path.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )

@@ -13,12 +13,11 @@ from typing import Any
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.pictures import Pictures
+from clipcap.data.readers.pictures import SUFFIXES, Pictures
 from clipcap.data.records import Record, Source
 
 _NAME = re.compile(r"captions_(train|val)(2014|2017)\.json")
 _ONE_FILE = re.compile(r"captions_(train|val|test).*\.json")
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 class CocoReader(Reader):
@@ -87,7 +86,7 @@ class CocoReader(Reader):
                 if name not in here and not (folder / name).is_file():
                     missing.append(f"{prefix}/{name}")
                 here.discard(name)
-            pictures = sorted(name for name in here if Path(name).suffix.lower() in _PICTURES)
+            pictures = sorted(name for name in here if Path(name).suffix.lower() in SUFFIXES)
             unlisted.extend(f"{prefix}/{name}" for name in pictures)
         return Source(
             format="coco", root=path, records=list(records.values()), missing=missing, unlisted=unlisted, notes=notes

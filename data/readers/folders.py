@@ -7,10 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.pictures import Pictures, group_captions, read_text
-from clipcap.data.records import SPLITS, Source
-
-_SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
+from clipcap.data.readers.pictures import Pictures, group_captions, known_split, read_text
+from clipcap.data.records import Source
 
 
 class SidecarReader(Reader):
@@ -62,6 +60,4 @@ def _sidecar(root: Path, picture: str) -> Path:
 
 
 def _split(picture: str) -> str | None:
-    top = PurePosixPath(picture).parts[0].lower()
-    top = _SPLIT_NAMES.get(top, top)
-    return top if top in SPLITS else None
+    return known_split(PurePosixPath(picture).parts[0])

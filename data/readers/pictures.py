@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
-from clipcap.data.records import Record, Source
+from clipcap.data.records import SPLITS, Record, Source
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
+_OTHER_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
 class Pictures:
@@ -92,6 +93,13 @@ def group_captions(
         unlisted=[path for path in pictures.paths if path not in used],
         notes=list(notes),
     )
+
+
+def known_split(name: str) -> str | None:
+    """The split that a column or a folder means; None where it means none."""
+    lower = name.strip().lower()
+    split = _OTHER_NAMES.get(lower, lower)
+    return split if split in SPLITS else None
 
 
 def read_text(file: Path) -> str:

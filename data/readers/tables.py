@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.pictures import Pictures, group_captions, read_text
+from clipcap.data.readers.pictures import Pictures, group_captions, known_split, read_text
 from clipcap.data.records import SPLITS, Source
 
 _SUFFIXES = {".csv", ".tsv", ".jsonl", ".txt"}
@@ -26,7 +26,6 @@ PICTURE_COLUMNS = (
 )  # fmt: skip
 CAPTION_COLUMNS = ("caption", "captions", "text", "title", "sentence", "comment", "description", "raw")
 _SPLIT_COLUMN = "split"
-_SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 Row = dict[str, Any]
 
@@ -125,11 +124,10 @@ def _texts(file: Path, value: Any) -> list[str]:
 def _split(file: Path, value: Any) -> str | None:
     if value in (None, ""):
         return None
-    name = str(value).strip().lower()
-    name = _SPLIT_NAMES.get(name, name)
-    if name not in SPLITS:
+    split = known_split(str(value))
+    if split is None:
         raise SourceError(f"{file} has the split {value!r}; use {', '.join(SPLITS)}")
-    return name
+    return split
 
 
 def _conceptual_rows(file: Path, pictures: Pictures) -> Iterator[tuple[str, str | None, list[str]]]:
