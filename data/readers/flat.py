@@ -10,26 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.data.errors import SourceError, one_line
-from clipcap.data.readers.base import Columns, Reader
+from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.pictures import Pictures, group_captions, read_text
 from clipcap.data.records import Source
 
 _COCO_NAMES = ("COCO_train2014_{:012d}.jpg", "COCO_val2014_{:012d}.jpg", "{:012d}.jpg")
 
 
-class FlatReader(Reader):
+class FlatReader(FileReader):
     """The list's file, or a folder with a single such file, with the pictures below the folder."""
 
     wants = "a .json with [{image_id or image, caption}, ...]"
 
-    def matches(self, path: Path) -> bool:
-        return _file(path) is not None
+    def recognises(self, file: Path) -> bool:
+        return file.suffix == ".json" and _begins_as_list(file)
 
-    def read(self, path: Path, columns: Columns) -> Source:
-        file = _file(path) or path
-        if file.is_dir():
-            raise SourceError(f"{path} has no single list of captions; looked for {self.wants}")
-        pictures = Pictures(path if path.is_dir() else file.parent)
+    def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
+        pictures = Pictures(root)
         rows: list[tuple[str, str | None, Iterable[str]]] = []
         try:
             for entry in json.loads(read_text(file)):
@@ -46,12 +43,6 @@ class FlatReader(Reader):
 def _coco_name(pictures: Pictures, number: int) -> str:
     names = [form.format(number) for form in _COCO_NAMES]
     return next((name for name in names if pictures.find(name) is not None), names[0])
-
-
-def _file(path: Path) -> Path | None:
-    candidates = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    found = [file for file in candidates if file.suffix == ".json" and _begins_as_list(file)]
-    return found[0] if len(found) == 1 else None
 
 
 def _begins_as_list(file: Path) -> bool:

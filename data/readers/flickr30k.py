@@ -5,10 +5,11 @@ caption is told from its number by the white space.
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from clipcap.data.errors import SourceError
-from clipcap.data.readers.base import Columns, Reader
+from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.pictures import Pictures, group_captions, read_text
 from clipcap.data.records import Source
 
@@ -17,18 +18,18 @@ _ROW = re.compile(r"([^|]+)\|\s*(\d+)\s*\|\s*(.*)")
 _WITHOUT_BAR = re.compile(r"([^|]+)\|\s*(\d+)\s+(\S.*)")
 
 
-class Flickr30kReader(Reader):
+class Flickr30kReader(FileReader):
     """`results*.csv` with bars between its columns, beside its pictures or above them."""
 
     wants = "results.csv with image_name| comment_number| comment"
 
-    def matches(self, path: Path) -> bool:
-        return _file(path) is not None
+    def candidates(self, folder: Path) -> Iterable[Path]:
+        return sorted(folder.glob("results*.csv"))
 
-    def read(self, path: Path, columns: Columns) -> Source:
-        file = _file(path) or path
-        if file.is_dir():
-            raise SourceError(f"{path} has no Flickr30k table; looked for {self.wants}")
+    def recognises(self, file: Path) -> bool:
+        return file.suffix == ".csv" and _begins_with_header(file)
+
+    def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
         lines = read_text(file).splitlines()
         if not (lines and _HEADER.fullmatch(lines[0])):
             raise SourceError(f"{file} does not begin with image_name| comment_number| comment; give another --format")
@@ -41,13 +42,7 @@ class Flickr30kReader(Reader):
                 notes.append(f"{file.name} line {number} {what}: {line[:60]!r}")
             if row is not None:
                 rows.append((row[1].strip(), None, [row[3].strip()]))
-        return group_captions("flickr30k", Pictures(file.parent), rows, notes)
-
-
-def _file(path: Path) -> Path | None:
-    candidates = sorted(path.glob("results*.csv")) if path.is_dir() else [path]
-    found = [file for file in candidates if file.suffix == ".csv" and _begins_with_header(file)]
-    return found[0] if len(found) == 1 else None
+        return group_captions("flickr30k", Pictures(root), rows, notes)
 
 
 def _begins_with_header(file: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.pictures import Pictures, group_captions, known_split, read_text
+from clipcap.data.readers.pictures import Pictures, group_captions, known_split, read_text, walk_pictures
 from clipcap.data.records import Source
 
 
@@ -17,13 +17,13 @@ class SidecarReader(Reader):
     wants = "pictures with a .txt of the same name beside each"
 
     def matches(self, path: Path) -> bool:
-        return path.is_dir() and any(_sidecar(path, picture).is_file() for picture in Pictures(path).paths)
+        return path.is_dir() and any(picture.with_suffix(".txt").is_file() for picture in walk_pictures(path))
 
     def read(self, path: Path, columns: Columns) -> Source:
         pictures = _pictures(path)
         rows, without = [], []
         for picture in pictures.paths:
-            file = _sidecar(path, picture)
+            file = (path / picture).with_suffix(".txt")
             if file.is_file():
                 rows.append((picture, _split(picture), read_text(file).splitlines()))
             else:
@@ -38,7 +38,7 @@ class FolderReader(Reader):
     wants = "a folder of pictures"
 
     def matches(self, path: Path) -> bool:
-        return path.is_dir() and bool(Pictures(path).paths)
+        return path.is_dir() and any(True for _ in walk_pictures(path))
 
     def read(self, path: Path, columns: Columns) -> Source:
         pictures = _pictures(path)
@@ -53,10 +53,6 @@ def _pictures(path: Path) -> Pictures:
     if not pictures.paths:
         raise SourceError(f"{path} holds no pictures")
     return pictures
-
-
-def _sidecar(root: Path, picture: str) -> Path:
-    return (root / picture).with_suffix(".txt")
 
 
 def _split(picture: str) -> str | None:

@@ -5,11 +5,12 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from clipcap.data.errors import SourceError, one_line
-from clipcap.data.readers.base import Columns, Reader
+from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.pictures import Pictures, group_captions, read_text
 from clipcap.data.records import Source
 
@@ -18,18 +19,19 @@ _NAME = re.compile(r"dataset_(coco|flickr8k|flickr30k)\.json")
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
-class KarpathyReader(Reader):
+class KarpathyReader(FileReader):
     """One JSON with all splits, in the folder that holds the pictures, or the JSON itself."""
 
     wants = "dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json, above its pictures"
 
-    def matches(self, path: Path) -> bool:
-        return _file(path) is not None
+    def candidates(self, folder: Path) -> Iterable[Path]:
+        folders = [place for place in (folder, folder / "annotations") if place.is_dir()]
+        return sorted(child for place in folders for child in place.iterdir())
 
-    def read(self, path: Path, columns: Columns) -> Source:
-        file = _file(path) or path
-        if file.is_dir():
-            raise SourceError(f"{path} has no file of Karpathy's; looked for {self.wants}")
+    def recognises(self, file: Path) -> bool:
+        return _NAME.fullmatch(file.name) is not None
+
+    def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
         rows = []
         try:
             content: Any = json.loads(read_text(file))
@@ -42,12 +44,4 @@ class KarpathyReader(Reader):
             raise SourceError(
                 f"{file} is not one of Karpathy's files ({fact}); it needs `images` with filename, split and sentences"
             ) from error
-        return group_captions("karpathy", Pictures(path if path.is_dir() else file.parent), rows)
-
-
-def _file(path: Path) -> Path | None:
-    if path.is_dir():
-        folders = [folder for folder in (path, path / "annotations") if folder.is_dir()]
-        found = sorted(child for folder in folders for child in folder.iterdir() if _NAME.fullmatch(child.name))
-        return found[0] if len(found) == 1 else None
-    return path if _NAME.fullmatch(path.name) else None
+        return group_captions("karpathy", Pictures(root), rows)

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
@@ -26,13 +26,10 @@ class Pictures:
         self.root = root
         self.paths: list[str] = []
         self._by_name: dict[str, list[str]] = defaultdict(list)
-        for folder, folders, names in os.walk(root, onerror=_cannot_be_read, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
-                if PurePosixPath(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                    path = (Path(folder) / name).relative_to(root).as_posix()
-                    self.paths.append(path)
-                    self._by_name[name].append(path)
+        for picture in walk_pictures(root):
+            path = picture.relative_to(root).as_posix()
+            self.paths.append(path)
+            self._by_name[picture.name].append(path)
         self._known = set(self.paths)
 
     def find(self, name: str) -> str | None:
@@ -50,6 +47,19 @@ class Pictures:
         ending = [path for path in alike if path.endswith(f"/{name}")]
         found = ending or alike
         return found[0] if len(found) == 1 else None
+
+
+def walk_pictures(root: Path) -> Iterator[Path]:
+    """Every picture below a folder; hidden files and folders are somebody's own business.
+
+    Raises:
+        SourceError: a folder cannot be read.
+    """
+    for folder, folders, names in os.walk(root, onerror=_cannot_be_read, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if PurePosixPath(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield Path(folder) / name
 
 
 def group_captions(

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from clipcap.data.errors import SourceError, one_line
-from clipcap.data.readers.base import Columns, Reader
+from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.pictures import Pictures, group_captions, known_split, read_text
 from clipcap.data.records import SPLITS, Source
 
@@ -30,20 +30,17 @@ _SPLIT_COLUMN = "split"
 Row = dict[str, Any]
 
 
-class TableReader(Reader):
+class TableReader(FileReader):
     """One table, or a folder with a single one, with the pictures below the folder."""
 
     wants = "a .csv, .tsv or .jsonl with a column of pictures (file_name, image, filepath, ...) and one of captions"
     has_columns = True
 
-    def matches(self, path: Path) -> bool:
-        return _file(path) is not None
+    def recognises(self, file: Path) -> bool:
+        return file.suffix in _SUFFIXES and file.is_file() and _looks_like_table(file)
 
-    def read(self, path: Path, columns: Columns) -> Source:
-        file = _file(path) or path
-        if file.is_dir():
-            raise SourceError(f"{path} has no single table; looked for {self.wants}")
-        pictures = Pictures(path if path.is_dir() else file.parent)
+    def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
+        pictures = Pictures(root)
         if _is_conceptual(file):
             rows: list[tuple[str, str | None, Iterable[str]]] = list(_conceptual_rows(file, pictures))
             return group_captions("table", pictures, rows, ["no header: read as caption, URL (Conceptual Captions)"])
@@ -143,12 +140,6 @@ def _conceptual_rows(file: Path, pictures: Pictures) -> Iterator[tuple[str, str 
 def _is_conceptual(file: Path) -> bool:
     first = _first_line(file).split("\t")
     return file.suffix == ".tsv" and len(first) == 2 and first[1].startswith(("http://", "https://"))
-
-
-def _file(path: Path) -> Path | None:
-    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
-    found = [file for file in candidates if file.suffix in _SUFFIXES and file.is_file() and _looks_like_table(file)]
-    return found[0] if len(found) == 1 else None
 
 
 def _looks_like_table(file: Path) -> bool:
