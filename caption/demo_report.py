@@ -99,7 +99,7 @@ def show(shown: Sequence[Shown]) -> None:
         words = Text(caption + "\n", style="" if right else "red")
         words.truncate(10_000)
         pictures.append(Group(_blocks(path), words))
-    Console().print(Columns(pictures, width=28, padding=(0, 2)))
+    Console().print("\n", Columns(pictures, width=28, padding=(0, 2)), sep="")
 
 
 def _blocks(path: Path, width: int = 28) -> "Text":

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from small_world import CAPTIONS, COMMANDS, Result, Run, command_line, make_clip, make_coco, make_lm, small_models
+from small_world import (
+    CAPTIONS,
+    COMMANDS,
+    DEMO_PICTURES,
+    NO_SOCKETS,
+    Result,
+    Run,
+    command_line,
+    make_clip,
+    make_coco,
+    make_lm,
+    small_models,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("clipcap") is None:  # a checkout that is not installed
@@ -112,3 +124,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_cache: Path, lm_fold
     arguments = [small_cache, "-o", folder, *options, "--device", "cpu"]
     subprocess.run(command_line("train", arguments), check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
+    """The folder of a small demo that ran with sockets refused, and what it printed; tests only read it."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "sitecustomize.py").write_text(NO_SOCKETS)
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command_line("demo", ["out", "--images", DEMO_PICTURES]),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "out", done

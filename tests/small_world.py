@@ -136,6 +136,23 @@ def make_coco(folder: Path, train: int = 12, val: int = 5) -> Path:
     return folder
 
 
+DEMO_PICTURES = 720  # of the demo that the tests run, instead of 9,000
+
+# A sitecustomize.py: processes that find it on their path reach no network.
+NO_SOCKETS = """
+import socket
+
+connect = socket.socket.connect
+
+def refuse(self, *address):
+    if getattr(self, "family", None) != socket.AF_UNIX:  # worker processes talk through those
+        raise OSError("sockets are refused")
+    return connect(self, *address)
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+
 def small_models(clip: Path, tokenizer: Path) -> list[object]:
     """The options of stage 1 that take small models and small batches."""
     return ["--encoder", clip, "--tokenizer", tokenizer, "--batch-size", 4, "--workers", 0, "--device", "cpu"]

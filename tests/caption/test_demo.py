@@ -16,57 +16,24 @@ from clipcap.caption.demo_report import Trial
 from clipcap.data.demo import dataset
 from clipcap.data.demo.judge import ATTRIBUTES
 from clipcap.data.demo.scenes import Group, Scene
-from small_world import command_line
-
-# 720 pictures instead of 9,000.
-SMALL = 720
-NO_SOCKETS = """
-import socket
-
-connect = socket.socket.connect
-
-def refuse(self, *address):
-    if getattr(self, "family", None) != socket.AF_UNIX:  # worker processes talk through those
-        raise OSError("sockets are refused")
-    return connect(self, *address)
-
-socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
-"""
+from small_world import DEMO_PICTURES, command_line
 
 
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
-    """The folder of a small demo that ran with sockets refused, and what it printed."""
-    folder = tmp_path_factory.mktemp("demo")
-    (folder / "sitecustomize.py").write_text(NO_SOCKETS)
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        command_line("demo", ["out", "--images", SMALL]),
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "out", done
-
-
-def test_it_shows_the_three_commands(shown: Any) -> None:
-    commands = [line for line in shown[1].stderr.splitlines() if line.startswith("$ ")]
+def test_it_shows_the_three_commands(demo_run: Any) -> None:
+    commands = [line for line in demo_run[1].stderr.splitlines() if line.startswith("$ ")]
     assert commands[0] == "$ clipcap-precompute out/scenes -o out/cache.h5 --encoder demo --tokenizer demo"
     assert commands[1].startswith("$ clipcap-train out/cache.h5 -o out/checkpoints --lm demo ")
     assert commands[2] == ("$ clipcap-caption out/scenes/val2017/000000000017.jpg --model out/checkpoints/best")
     assert all(command.startswith("$ clipcap-caption ") for command in commands[2:])
 
 
-def test_the_last_line_is_the_figure_and_the_judge_agrees(shown: Any) -> None:
-    folder, done = shown
+def test_the_last_line_is_the_figure_and_the_judge_agrees(demo_run: Any) -> None:
+    folder, done = demo_run
     lines = done.stdout.splitlines()
     figure = re.fullmatch(r"demo: (\d+\.\d)% of 40 held-out scenes right", lines[-1])
     assert figure is not None, lines[-1]
     told = [json.loads(line)["caption"] for line in (folder / "held-out.jsonl").read_text().splitlines()]
-    trial = Trial("", [dataset.make_scene(number) for number in dataset.held_out(SMALL)], told)
+    trial = Trial("", [dataset.make_scene(number) for number in dataset.held_out(DEMO_PICTURES)], told)
     assert figure[1] == f"{trial.percent_right:.1f}"
     assert f"out/scenes/val2017/000000000017.jpg: {told[0]}" in done.stdout
     table = {words[0]: words[1:] for words in map(str.split, lines) if len(words) == 4}
@@ -76,17 +43,21 @@ def test_the_last_line_is_the_figure_and_the_judge_agrees(shown: Any) -> None:
         assert table[attribute][0] == f"{trial.percent_of(attribute):.1f}"
 
 
-def test_the_picture_of_pictures(shown: Any) -> None:
-    with Image.open(shown[0] / "captions.png") as sheet:
+def test_the_picture_of_pictures(demo_run: Any) -> None:
+    with Image.open(demo_run[0] / "captions.png") as sheet:
         assert sheet.width > 1000
         assert sheet.height > 1000
         assert sheet.convert("RGB").getcolors(10_000) is None  # there are more colours than that: pictures
 
 
-def test_again_it_goes_on_where_it_was(shown: Any) -> None:
-    folder, first = shown
+def test_again_it_goes_on_where_it_was(demo_run: Any) -> None:
+    folder, first = demo_run
     done = subprocess.run(
-        command_line("demo", ["out", "--images", SMALL]), cwd=folder.parent, capture_output=True, text=True, check=True
+        command_line("demo", ["out", "--images", DEMO_PICTURES]),
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "cache.h5 is finished already and of this recipe; nothing to do" in done.stderr
     assert "--resume" in done.stderr
