@@ -6,7 +6,8 @@
     captioner(embeddings)                    # (n, d): a list; no CLIP is loaded
     captioner.score(embeddings, captions)    # the loss of each token
 
-n pictures or embeddings, d numbers in an embedding.
+n pictures or embeddings, d numbers in an embedding. Where a model was trained on patches, an embedding is (t, d), and
+every (n, d) here is (n, t, d).
 """
 
 from collections.abc import Sequence
@@ -123,7 +124,7 @@ class Captioner:
                 weights_sha256=encoder.weights_sha256,
                 quick_gelu=encoder.quick_gelu,
                 preprocess=encoder.preprocess,
-                width=encoder.width,
+                width=encoder.shape[-1],
             )
             differences = trained_on.encoder_differences(now)
             if differences:
@@ -159,7 +160,7 @@ class Captioner:
         """
         strategy = choose_strategy(decode, DecodeOptions(captions=n, **options)) if isinstance(decode, str) else decode
         if isinstance(inputs, np.ndarray | torch.Tensor):
-            single = inputs.ndim == 1
+            single = inputs.ndim == len(self.config.mapper.embedding_shape)
             embedding = self.check_embeddings(inputs[None] if single else inputs)
         else:
             single = isinstance(inputs, str | Path | Image.Image)
@@ -183,7 +184,7 @@ class Captioner:
         Raises:
             ImageError: one cannot be read; the message names it.
         """
-        parts = [torch.empty(0, self.encoder.width)]
+        parts = [torch.empty(0, *self.encoder.shape)]
         for start in range(0, len(pictures), self.batch_size):
             some = pictures[start : start + self.batch_size]
             parts.append(self.encoder.encode(torch.stack([self.pixels(picture) for picture in some])))
@@ -245,10 +246,11 @@ class Captioner:
             UsageError: they have another shape, or values that are not finite.
         """
         rows = torch.as_tensor(embeddings).float()
-        width = self.config.mapper.embedding_width
-        if rows.ndim != 2 or rows.shape[1] != width:
-            raise UsageError(f"embeddings have the shape {tuple(rows.shape)}; this model takes (n, {width})")
-        bad = (~rows.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+        shape = self.config.mapper.embedding_shape
+        if rows.shape[1:] != shape:
+            fact = f"embeddings have the shape {tuple(rows.shape)}"
+            raise UsageError(f"{fact}; this model takes (n, {', '.join(map(str, shape))})")
+        bad = (~rows.isfinite().flatten(1).all(dim=1)).nonzero()[:, 0].tolist()
         if bad:
             fact = f"{len(bad):,} of {len(rows):,} embeddings hold values that are not finite (as row {bad[0]})"
             raise UsageError(f"{fact}; leave those rows out")

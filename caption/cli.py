@@ -23,7 +23,10 @@ _TEXTS = {".json", ".jsonl", ".csv", ".tsv", ".txt", ""}
 def caption(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="INPUT...", help="Pictures, folders, rows of embeddings (.npy), caches (.h5)."),
+        typer.Argument(
+            metavar="INPUT...",
+            help="Pictures, folders, patterns ('*.jpg'), rows of embeddings (.npy), caches (.h5); - : a list on stdin.",
+        ),
     ],
     model: Annotated[Path, typer.Option(help="The checkpoint that clipcap-train wrote.")] = Path("checkpoints/best"),
     split: Annotated[str | None, typer.Option(help="Of a cache, only this: train, val or test.")] = None,
@@ -49,6 +52,7 @@ def caption(
         str, typer.Option(help="auto, fp32, bf16 or fp16. auto: bf16 on a GPU that has it, else fp32.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    as_table: Annotated[bool, typer.Option("--table", help="Two columns, to read.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="An array of objects: input, caption (with -n: captions).")
     ] = False,
@@ -59,18 +63,19 @@ def caption(
     version: Version = False,
 ) -> None:
     """Caption pictures, or embeddings without loading CLIP."""
-    formats = [name for name, wanted in (("json", as_json), ("jsonl", as_jsonl), ("csv", as_csv)) if wanted]
+    choices = {"table": as_table, "json": as_json, "jsonl": as_jsonl, "csv": as_csv}
+    formats = [name for name, wanted in choices.items() if wanted]
     if len(formats) > 1:
         raise UsageError(f"--{formats[0]} and --{formats[1]} are two formats; give one")
     from clipcap.train.run_folder import find_checkpoint
 
     find_checkpoint(model)  # before anything heavy is loaded
-    if output is not None:
-        _check_output(output, inputs, model)
 
     from clipcap.caption.inputs import Inputs
 
-    stream = Inputs(given=inputs, split=split)
+    stream = Inputs(inputs, split)
+    if output is not None:
+        _check_output(output, stream.paths, model)
 
     from clipcap.caption.captioner import Captioner
     from clipcap.caption.decoding import DecodeOptions, choose_strategy
@@ -136,8 +141,10 @@ def _results(path: Path) -> Iterator[TextIO]:
 
 
 def _writer(name: str, file: TextIO, several: bool, bare: bool) -> "Writer":
-    from clipcap.caption.outputs import Csv, Json, JsonLines, Text
+    from clipcap.caption.outputs import Csv, Json, JsonLines, Table, Text
 
+    if name == "table":
+        return Table(file)
     if name == "json":
         return Json(file, several)
     if name == "jsonl":

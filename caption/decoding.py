@@ -86,11 +86,12 @@ class Strategy(ABC):
 
         Args:
             model: in evaluation mode.
-            embedding: float (B, d), on the model's device.
+            embedding: float (B, d) or (B, t, d), on the model's device.
             tokenizer: of the language model.
 
         Returns:
-            B lists of n captions, best first: their tokens, with the end-of-text that ends them, if one does.
+            B lists of n distinct captions, best first: their tokens, with the end-of-text that ends them, if one does.
+            Fewer than n, where the model has no more to say.
         """
 
     def captions(
@@ -152,8 +153,16 @@ class Beam(Strategy):
     ) -> list[list[list[int]]]:
         """The best captions for each embedding."""
         count = self.options.captions
-        rows = self._generate(model, embedding, tokenizer, num_beams=self.options.beams, num_return_sequences=count)
-        return [rows[start : start + count] for start in range(0, len(rows), count)]
+        # All beams, where several captions are wanted: two of them may be the same words in other tokens.
+        kept = self.options.beams if count > 1 else 1
+        rows = self._generate(model, embedding, tokenizer, num_beams=self.options.beams, num_return_sequences=kept)
+        return [self._distinct(rows[start : start + kept], tokenizer)[:count] for start in range(0, len(rows), kept)]
+
+    def _distinct(self, rows: list[list[int]], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+        by_text: dict[str, list[int]] = {}
+        for row in rows:
+            by_text.setdefault(self._text(row, tokenizer), row)
+        return list(by_text.values())
 
 
 class Sample(Strategy):
@@ -168,7 +177,7 @@ class Sample(Strategy):
     ) -> list[list[list[int]]]:
         """Up to n captions for each embedding: fewer, where the model hardly says anything else."""
         wanted = self.options.captions
-        found: list[dict[tuple[int, ...], float]] = [{} for _ in embedding]
+        found: list[dict[str, tuple[float, list[int]]]] = [{} for _ in embedding]  # by their texts
         for trial in range(_MOST_TRIES if wanted > 1 else 1):
             short = [row for row, captions in enumerate(found) if len(captions) < wanted]
             if not short:
@@ -179,8 +188,9 @@ class Sample(Strategy):
             ]
             sampled = self._sample(model, embedding[rows], streams, tokenizer)
             for row, (tokens, score) in zip(rows, sampled, strict=True):
-                found[row].setdefault(tuple(tokens), score)
-        return [[list(tokens) for tokens in sorted(some, key=lambda tokens: -some[tokens])] for some in found]
+                found[row].setdefault(self._text(tokens, tokenizer), (score, tokens))
+        best_first = [sorted(some.values(), key=lambda scored: -scored[0]) for some in found]
+        return [[tokens for _, tokens in some] for some in best_first]
 
     def _sample(
         self, model: ClipCapModel, embedding: torch.Tensor, streams: list[str], tokenizer: "PreTrainedTokenizerBase"

@@ -7,6 +7,10 @@ import csv
 import json
 from typing import Protocol, TextIO
 
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text as RichText
+
 
 class Writer(Protocol):
     """Writes results to a text stream."""
@@ -32,6 +36,30 @@ class Text:
     def write(self, name: str, captions: list[str]) -> None:
         for caption in captions:
             self.stream.write((caption if self.bare else f"{name}: {caption}") + "\n")
+
+    def close(self) -> None:
+        pass
+
+
+class Table:
+    """Two columns as wide as the terminal, long texts folded; each row is drawn when it comes.
+
+    Args:
+        stream: where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._first = True
+
+    def write(self, name: str, captions: list[str]) -> None:
+        row = RichTable(box=None, expand=True, show_header=self._first, padding=(0, 2, 0, 0))
+        row.add_column("input", ratio=2, overflow="fold", style="dim")
+        row.add_column("caption", ratio=3, overflow="fold")
+        for i, caption in enumerate(captions):
+            row.add_row(RichText("" if i else name), RichText(caption))
+        self._console.print(row)
+        self._first = False
 
     def close(self) -> None:
         pass

@@ -98,6 +98,13 @@ class Cache:
         """Tokens in all shards, end-of-text included."""
         return sum(shard.tokens for shard in self.shards)
 
+    @property
+    def patches(self) -> int:
+        """Patches of a picture, where the cache has an embedding for each of them; else 0."""
+        with open_hdf5(self.shards[0].path) as file:
+            shape = table(file, "images/embedding").shape
+        return int(shape[1]) if len(shape) == 3 else 0
+
     def tables(self) -> Iterator[ShardTables]:
         """The tables of each shard in order; one shard is in memory at a time.
 

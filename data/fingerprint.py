@@ -27,7 +27,7 @@ class Fingerprint:
         pretrained: the tag of its weights, or the absolute path of the file they came from.
         weights_sha256: over the image tower as it was loaded, whatever kind of file it came from.
         quick_gelu: whether the tower computes with QuickGELU; the same weights mean something else without.
-        features: the kind of feature, `projected`.
+        features: the kind of feature: `projected`, `pooled` or `patches`.
         width: numbers in an embedding.
         preprocess: size (height, width), mean, std, interpolation, resize_mode and fill_color of the picture's way in.
         normalized: whether rows were scaled to length 1.

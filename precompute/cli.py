@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 app = new_app()
 SHARD_SIZE = 4096
+SHARD_BYTES = 256 << 20  # of embeddings at most, unless asked for: a shard is made in memory
 
 
 @app.command(epilog="Run it again after a crash or Ctrl-C: it goes on with what is missing.")
@@ -41,11 +42,15 @@ def precompute(
     pretrained: Annotated[
         str | None, typer.Option(help="Tag of its weights, or a file of weights. Default: openai, where there is one.")
     ] = None,
-    features: Annotated[str, typer.Option(help="Kind of feature: projected.")] = "projected",
+    features: Annotated[
+        str, typer.Option(help="projected: what CLIP compares with texts; pooled: before its projection; or patches.")
+    ] = "projected",
     tokenizer: Annotated[
         str, typer.Option(help="Tokenizer of the language model: a name, a folder, or demo.")
     ] = "gpt2",
-    shard_size: Annotated[int, typer.Option(min=1, help="Pictures in a shard.")] = SHARD_SIZE,
+    shard_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures in a shard. Default: 4096, of patches as many as make 256 MB.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a forward pass.")] = 128,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that decode pictures. Default: one a core, at most 8.")
@@ -100,12 +105,16 @@ def precompute(
     from clipcap.data.embedded import lasting_name
     from clipcap.data.fingerprint import Fingerprint
     from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
-    from clipcap.precompute.encoder import load_encoder
+    from clipcap.precompute.encoder import load_encoder, quick_gelu_twin
+    from clipcap.precompute.images import choose_workers
     from clipcap.precompute.run import encode_source
 
     where = choose_device(device)
     arithmetic = choose_precision(precision, where)
     tower = load_encoder(encoder, pretrained, device=where, precision=arithmetic, features=features)
+    twin = quick_gelu_twin(tower)
+    if twin is not None:
+        note(f"computing with GELU; if {pretrained} holds weights of OpenAI's, give --encoder {twin}")
     words = load_tokenizer(tokenizer)
     fingerprint = Fingerprint(
         encoder=tower.name,
@@ -113,7 +122,7 @@ def precompute(
         weights_sha256=tower.weights_sha256,
         quick_gelu=tower.quick_gelu,
         features=features,
-        width=tower.width,
+        width=tower.shape[-1],
         preprocess=tower.preprocess,
         normalized=False,
         tokenizer=lasting_name(tokenizer),
@@ -123,7 +132,7 @@ def precompute(
         split_seed=seed if drawn else None,
         precision=arithmetic,
         batch_size=batch_size,
-        shard_size=shard_size,
+        shard_size=shard_size or _shard_size(tower.shape),
         version=program_version(),
     )
     if place.check(fingerprint, overwrite):
@@ -131,7 +140,7 @@ def precompute(
     else:
         try:
             failures = encode_source(
-                understood, place, tower, words, fingerprint, workers=_workers(workers), strict=strict
+                understood, place, tower, words, fingerprint, workers=choose_workers(workers), strict=strict
             )
         except KeyboardInterrupt:
             again = "run the same command without --overwrite" if overwrite else "run the same command again"
@@ -139,17 +148,19 @@ def precompute(
             raise
         _report_failures(failures, output)
     cache = Cache.open(output)
+    width = " x ".join(map(str, tower.shape))
     print(
         f"{output}: {plural(cache.images, 'picture')}, {plural(cache.captions, 'caption')}, "
-        f"{plural(cache.tokens, 'token')}, {plural(len(cache.shards), 'shard')}, width {tower.width}"
+        f"{plural(cache.tokens, 'token')}, {plural(len(cache.shards), 'shard')}, width {width}"
     )
 
 
-def _workers(wanted: int | None) -> int:
-    import os
+def _shard_size(shape: tuple[int, ...]) -> int:
+    """Pictures in a shard by default: a power of two."""
+    import math
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if wanted is None else wanted
+    fitting = SHARD_BYTES // (2 * math.prod(shape))
+    return min(SHARD_SIZE, 1 << max(0, fitting.bit_length() - 1))
 
 
 def _check(source: "Source", strict: bool) -> None:

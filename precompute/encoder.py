@@ -5,7 +5,6 @@ Knows nothing of datasets and caches.
 
 import difflib
 import importlib
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,11 @@ from clipcap.data.embedded import EMBEDDED_ENCODERS
 from clipcap.data.errors import ModelError, UsageError, one_line
 from clipcap.data.hub import use_hub_if_reachable
 from clipcap.data.weights import weights_sha256
+from clipcap.precompute.features import FEATURES, Forward
+from clipcap.precompute.weights_file import weights_file_error
 
 if TYPE_CHECKING:
     from clipcap.precompute.images import Transform
-
-FEATURES = ("projected",)
 
 
 @dataclass(kw_only=True)
@@ -37,7 +36,7 @@ class Encoder:
         quick_gelu: whether it computes with QuickGELU.
         preprocess: size (height, width), mean, std, interpolation, resize_mode, fill_color.
         transform: a PIL picture in RGB -> a PIL picture of the right size.
-        features: `projected`.
+        features: `projected`, `pooled` or `patches`.
         precision: `fp32`, `bf16` or `fp16`.
     """
 
@@ -49,13 +48,13 @@ class Encoder:
     transform: "Transform"
     features: str
     precision: str
-    _model: nn.Module
+    _forward: Forward
     _device: torch.device
 
     @cached_property
-    def width(self) -> int:
-        """Numbers in an embedding: one black picture tells, for every architecture."""
-        return self.encode(torch.zeros(1, *self.preprocess["size"], 3, dtype=torch.uint8)).shape[-1]
+    def shape(self) -> tuple[int, ...]:
+        """Of an embedding, (d,) or (t, d): one black picture tells, for every architecture."""
+        return tuple(self.encode(torch.zeros(1, *self.preprocess["size"], 3, dtype=torch.uint8)).shape[1:])
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -65,15 +64,15 @@ class Encoder:
             pixels: uint8 (B, H, W, 3), on any device.
 
         Returns:
-            float32 (B, d) on the CPU, not normalised.
+            float32 (B, d), or (B, t, d) of patches, on the CPU, not normalised.
         """
         mean = torch.tensor(self.preprocess["mean"], device=self._device).view(3, 1, 1)
         std = torch.tensor(self.preprocess["std"], device=self._device).view(3, 1, 1)
         batch = pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, H, W)
         batch = ((batch.float() / 255) - mean) / std
         with autocast(self._device, self.precision):
-            embedding = self._model.encode_image(batch)  # type: ignore[operator]
-        return embedding.float().cpu()  # type: ignore[no-any-return]
+            embedding = self._forward(batch)
+        return embedding.float().cpu()
 
 
 def load_encoder(
@@ -94,7 +93,8 @@ def load_encoder(
             one.
         device: where to encode.
         precision: `fp32`, `bf16` or `fp16`.
-        features: `projected`: the embedding that CLIP compares with texts.
+        features: `projected`: the embedding that CLIP compares with texts; `pooled`: before its projection;
+            `patches`: one for each patch.
         quick_gelu: compute with QuickGELU though neither name nor tag say so, as weights in a file may need.
 
     Raises:
@@ -116,25 +116,55 @@ def load_encoder(
         )
     except Exception as error:  # open_clip raises RuntimeError, OSError, KeyError, and what torch.load raises
         raise _load_error(choice, error) from error
-    model.eval().requires_grad_(False)
+    # The text tower goes: of the large ones it is gigabytes.
+    return freeze_tower(
+        model.visual, choice.name, choice.pretrained, device=device, precision=precision, features=features
+    )
+
+
+def quick_gelu_twin(encoder: Encoder) -> str | None:
+    """The architecture that its weights may be meant for, where they came from a file, which does not say so.
+
+    OpenAI trained with QuickGELU; computed with GELU, their weights give embeddings that are quietly worse.
+    """
+    twin = f"{encoder.name}-quickgelu"
+    doubtful = Path(encoder.pretrained).is_file() and not encoder.quick_gelu and encoder.name.startswith("ViT")
+    return twin if doubtful and twin in importlib.import_module("open_clip").list_models() else None
+
+
+def freeze_tower(
+    tower: nn.Module, name: str, pretrained: str, *, device: torch.device, precision: str, features: str
+) -> Encoder:
+    """An encoder of an open_clip model's image tower.
+
+    Args:
+        tower: `model.visual`, with its weights; is moved and frozen, and loses what `features` leaves out.
+        name, pretrained: what to call it.
+        device, precision, features: as for `load_encoder`.
+
+    Raises:
+        UsageError: the tower has no features of this kind.
+    """
+    tower.eval().requires_grad_(False)
+    config: Any = tower.preprocess_cfg
     preprocess = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in model.visual.preprocess_cfg.items()
-        if key != "mode"
+        key: list(value) if isinstance(value, tuple) else value for key, value in config.items() if key != "mode"
     }
     size = preprocess["size"]
     preprocess["size"] = [size, size] if isinstance(size, int) else size
-    sha256 = weights_sha256(model.visual)
+    sha256 = weights_sha256(tower)  # of the whole tower, whichever features are taken from it
+    forward = FEATURES[features](tower)
+    tower.to(device)
     return Encoder(
-        name=choice.name,
-        pretrained=choice.pretrained,
+        name=name,
+        pretrained=pretrained,
         weights_sha256=sha256,
-        quick_gelu=any(type(part).__name__ == "QuickGELU" for part in model.visual.modules()),
+        quick_gelu=any(type(part).__name__ == "QuickGELU" for part in tower.modules()),
         preprocess=preprocess,
-        transform=_picture_transform(model.visual.preprocess_cfg),
+        transform=_picture_transform(config),
         features=features,
         precision=precision,
-        _model=model.to(device),
+        _forward=forward,
         _device=device,
     )
 
@@ -187,13 +217,8 @@ def _choose(open_clip: Any, name: str, pretrained: str | None) -> _Choice:
 
 def _load_error(choice: _Choice, error: Exception) -> ModelError:
     fact = one_line(error)
-    if Path(choice.pretrained).is_file() and not _holds_tensors(Path(choice.pretrained)):
-        return ModelError(f"{choice.pretrained} is damaged, or is no file of weights; give a .pt or .safetensors file")
     if Path(choice.pretrained).is_file():
-        return ModelError(
-            f"{choice.pretrained} does not hold weights of {choice.name} ({fact[:160]}); name the architecture that "
-            "it was saved from with --encoder"
-        )
+        return weights_file_error(Path(choice.pretrained), choice.name, fact)
     if choice.model_name.startswith("local-dir:"):
         return ModelError(f"{choice.pretrained} could not be loaded ({fact[:200]}); see that its weights are there")
     if use_hub_if_reachable():
@@ -202,17 +227,6 @@ def _load_error(choice: _Choice, error: Exception) -> ModelError:
         f"the weights {choice.pretrained!r} of {choice.name} could not be had: no network, and they were never "
         "downloaded here; connect once, or give a file of weights with --pretrained FILE"
     )
-
-
-def _holds_tensors(file: Path) -> bool:
-    """Whether a file is whole, as safetensors or as what torch saves (a zip archive, whose directory is at its end)."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "pt"):
-            return True
-    except (SafetensorError, OSError):
-        return zipfile.is_zipfile(file)
 
 
 def _picture_transform(config: dict[str, Any]) -> "Transform":

@@ -1,9 +1,9 @@
 """From a picture's file to the uint8 square that an encoder takes. Runs in worker processes."""
 
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from clipcap.data.errors import ImageError, one_line
 
 NARROWEST = 200  # long side to short side
 Transform = Callable[[Image.Image], Image.Image]
+Decoded = tuple[torch.Tensor, list[str | None]]
 
 
 def open_image(path: Path) -> Image.Image:
@@ -74,36 +75,54 @@ def to_pixels(image: Image.Image, transform: Transform) -> torch.Tensor:
     return torch.from_numpy(np.array(transform(image), dtype=np.uint8))
 
 
-class Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, list[str | None]]]):
-    """Decoded pictures, for a torch DataLoader whose batches are chosen by the caller.
+def choose_workers(wanted: int | None = None) -> int:
+    """Processes that decode pictures: so many, or one a core, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores) if wanted is None else wanted
 
-    An item is a picture's uint8 (H, W, 3) tensor and None, or an empty tensor and why it could not be read.
+
+def decode_pictures(
+    paths: Sequence[Path], transform: Transform, batches: list[list[int]], workers: int
+) -> Iterable[Decoded]:
+    """Decode pictures in worker processes, a few batches ahead.
 
     Args:
         paths: files.
         transform: the encoder's resize and crop.
-    """
+        batches: numbers of paths.
+        workers: processes; 0 to decode in this one.
 
-    def __init__(self, paths: list[Path], transform: Transform) -> None:
+    Returns:
+        For each batch, uint8 (B', H, W, 3), and for each of its B pictures None, or the reason why it is not among
+        the B'.
+    """
+    return torch.utils.data.DataLoader(
+        _Pictures(paths, transform),
+        batch_sampler=batches,
+        collate_fn=_collate,
+        num_workers=min(workers, len(batches)),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class _Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, str | None]]):
+    """An item is a picture's uint8 (H, W, 3) tensor and None, or an empty tensor and why it could not be read."""
+
+    def __init__(self, paths: Sequence[Path], transform: Transform) -> None:
         self.paths = paths
         self.transform = transform
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str | None]:
         try:
             return to_pixels(open_image(self.paths[index]), self.transform), None
         except ImageError as error:
             return torch.empty(0, dtype=torch.uint8), str(error)
 
 
-def collate(items: list[tuple[torch.Tensor, str | None]]) -> tuple[torch.Tensor, list[str | None]]:
-    """Stack what could be read.
-
-    Returns:
-        uint8 (B', H, W, 3), and for each of the B items None, or the reason why it is not among the B'.
-    """
+def _collate(items: list[tuple[torch.Tensor, str | None]]) -> Decoded:
     readable = [pixels for pixels, reason in items if reason is None]
     pixels = torch.stack(readable) if readable else torch.empty(0, dtype=torch.uint8)
     return pixels, [reason for _, reason in items]

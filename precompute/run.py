@@ -4,7 +4,6 @@ Knows the source, the encoder and the cache only through their small faces, and 
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,12 @@ from clipcap.data.records import SPLITS, Record, Source, storable
 from clipcap.data.shard import ShardTables, open_hdf5, read_summary, write_shard
 from clipcap.data.tokenizer import encode_captions
 from clipcap.precompute.encoder import Encoder
-from clipcap.precompute.images import Pictures, collate, open_image
+from clipcap.precompute.images import decode_pictures, open_image
 from clipcap.precompute.output import Output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Batch = tuple[torch.Tensor, list[str | None]]
 NOT_FINITE = "its embedding is not finite in float16"
 
 
@@ -104,8 +102,9 @@ def encode_source(
         note(f"going on: {len(entries):,} of {len(plan):,} shards are there ({done:,} of {failures.total:,} pictures)")
 
     batches = {number: _batches(plan[number], fingerprint.batch_size) for number in todo}
-    loader = _loader(source, encoder, [batch for number in todo for batch in batches[number]], workers)
-    decoded = iter(loader)
+    paths = [source.root / record.path for record in source.records]
+    everything = [batch for number in todo for batch in batches[number]]
+    decoded = iter(decode_pictures(paths, encoder.transform, everything, workers))
     output.prepare()
     with Progress("encoding", "pictures", failures.total, done) as progress:
         for number in todo:
@@ -175,23 +174,12 @@ def _batches(share: range, batch_size: int) -> list[list[int]]:
     return [list(share[start : start + batch_size]) for start in range(0, len(share), batch_size)]
 
 
-def _loader(source: Source, encoder: Encoder, batches: list[list[int]], workers: int) -> Iterable[Batch]:
-    paths = [source.root / record.path for record in source.records]
-    return torch.utils.data.DataLoader(
-        Pictures(paths, encoder.transform),
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=min(workers, len(batches)),
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
 def _encode(
     encoder: Encoder, pixels: torch.Tensor, reasons: list[str | None]
 ) -> tuple[np.ndarray[Any, Any], list[str | None]]:
     """Embed one batch as float16 rows; a row that is not finite becomes a failure of its picture, never a row."""
     if not len(pixels):
-        return np.empty((0, encoder.width), dtype=np.float16), reasons
+        return np.empty((0, *encoder.shape), dtype=np.float16), reasons
     embedding = _encode_in_memory(encoder, pixels).numpy().astype(np.float16)
     finite = np.asarray(np.isfinite(embedding.reshape(len(embedding), -1)).all(axis=1))
     row = iter(finite.tolist())

@@ -1,6 +1,6 @@
 """The captions of a cache in memory, on the device, and batches of them: gathers, no worker processes, no files.
 
-n pictures, m captions, B captions in a batch, T tokens of its longest, d numbers in an embedding.
+n pictures, m captions, B captions in a batch, T tokens of its longest, d numbers in an embedding, t patches.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ POOL = 50
 
 
 class Batch(NamedTuple):
-    """B captions: embedding float32 (B, d), tokens int64 (B, T) padded at the right, lengths int64 (B)."""
+    """B captions: embedding float32 (B, d) or (B, t, d), tokens int64 (B, T) padded at the right, lengths int64 (B)."""
 
     embedding: torch.Tensor
     tokens: torch.Tensor
@@ -34,7 +34,7 @@ class Corpus:
     """All captions of one split.
 
     Attributes:
-        embedding: float16 (n, d).
+        embedding: float16 (n, d), or (n, t, d).
         image: int64 (m), the picture of each caption.
         first_token: int64 (m).
         length: int64 (m), tokens of each caption that are trained on.

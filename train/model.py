@@ -1,6 +1,7 @@
 """The captioning model: a mapper's prefix in front of GPT-2, its loss, and its continuation.
 
-B captions, T tokens of the longest, K positions of the prefix, D width, d numbers in an embedding, V vocabulary.
+B captions, T tokens of the longest, K positions of the prefix, D width, d numbers in an embedding, t patches, V
+vocabulary.
 """
 
 from typing import Any
@@ -43,7 +44,7 @@ class ClipCapModel(nn.Module):
         Position K - 1, the last of the prefix, predicts the first token; the last token is predicted, never read.
 
         Args:
-            embedding: float (B, d).
+            embedding: float (B, d) or (B, t, d).
             tokens: int64 (B, T), padded at the right with any valid token.
             lengths: int64 (B), real tokens in each row, at least 1.
 
@@ -73,7 +74,7 @@ class ClipCapModel(nn.Module):
         """Let GPT-2 go on after the prefix, through transformers' own `generate`.
 
         Args:
-            embedding: float (B, d).
+            embedding: float (B, d) or (B, t, d).
             options: of `GenerationConfig`, as `max_new_tokens`, `num_beams`, `num_return_sequences`; and `tokenizer`,
                 which `stop_strings` needs.
 

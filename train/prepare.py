@@ -54,6 +54,7 @@ def prepare_trainer(settings: TrainSettings, cache: Cache, folder: RunFolder, de
         prefix_length=settings.prefix_length,
         clip_length=settings.clip_length,
         layers=settings.layers,
+        patches=cache.patches,
     )
     checkpoint = CheckpointConfig(
         mapper=mapper,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -47,6 +48,65 @@ def test_files_and_folders_in_the_order_given(run: Any, model: list[object], sma
     assert all(set(entry) == {"input", "caption"} and entry["caption"] for entry in found)
     plain = run("caption", last, folder, *model)
     assert plain.out.splitlines() == [f"{entry['input']}: {entry['caption']}" for entry in found]
+
+
+def test_patterns_and_lists_on_stdin(
+    tmp_path: Path, run: Any, model: list[object], small_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_cache.parent / "coco/val2017"
+    files = sorted(folder.iterdir())
+    everything = json.loads(run("caption", folder, *model, "--json").out)
+    assert json.loads(run("caption", folder / "*.jpg", *model, "--json").out) == everything
+    assert json.loads(run("caption", folder.parent / "**/*11[34].jpg", *model, "--json").out) == everything[:2]
+
+    def give(text: str) -> None:
+        (tmp_path / "list").write_text(text)
+        monkeypatch.setattr("sys.stdin", (tmp_path / "list").open())
+
+    give("".join(f"{file}\r\n" for file in reversed(files)) + "\n")
+    assert json.loads(run("caption", "-", *model, "--json").out) == everything[::-1]
+    give(f"{files[0]}\n{tmp_path}/gone.jpg\n{files[1]}")
+    result = run("caption", "-", *model, "--json")
+    assert result.status == 0
+    assert json.loads(result.out) == everything[:2]
+    assert result.err == f"warning: {tmp_path}/gone.jpg skipped: there is no such file\n"
+    give("")
+    result = run("caption", "-", *model)
+    assert (result.status, result.err) == (2, "clipcap-caption: nothing to caption: the list on stdin is empty\n")
+
+
+def test_a_folder_is_decoded_by_several_processes_in_order(
+    run: Any, model: list[object], small_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_cache.parent / "coco"
+    expected = run("caption", folder, *model, "--batch-size", 2)
+    assert len(expected.out.splitlines()) == 17
+    started: list[int] = []
+    loader = torch.utils.data.DataLoader
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        started.append(options["num_workers"])
+        return loader(*arguments, **options)
+
+    monkeypatch.setattr("torch.utils.data.DataLoader", count)
+    monkeypatch.setattr("clipcap.caption.inputs.choose_workers", lambda: 3)
+    assert run("caption", folder, *model, "--batch-size", 2).out == expected.out
+    assert run("caption", folder / "val2017", *model).status == 0
+    assert started == [3, 0]  # none for a single batch
+
+
+def test_a_table_is_drawn_as_captions_come(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
+    found = json.loads(run("caption", small_cache, *model, "--split", "val", "--json").out)
+    drawn = run("caption", small_cache, *model, "--split", "val", "--table", "-o", tmp_path / "t.txt")
+    assert drawn.status == 0
+    lines = (tmp_path / "t.txt").read_text().splitlines()
+    assert lines[0].split() == ["input", "caption"]
+    assert len(lines) > len(found) and max(map(len, lines)) <= 80
+    column = lines[0].index("caption")
+    assert "".join(line[:column].strip() for line in lines[1:]) == "".join(entry["input"] for entry in found)
+    # Words are folded between lines, never lost.
+    said = " ".join(" ".join(line[column:].split()) for line in lines[1:])
+    assert said.split() == " ".join(entry["caption"] for entry in found).split()
 
 
 @pytest.mark.usefixtures("no_clip")

@@ -1,7 +1,6 @@
 """Decoding: sampling that obeys the probabilities, by seed and picture alone, and what all strategies share."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,24 @@ from transformers import GenerationConfig
 from clipcap.caption import Captioner
 from clipcap.caption.decoding import DecodeOptions, Sample, choose_strategy
 from clipcap.data.cache import Cache
+from clipcap.data.demo import dataset
+from clipcap.data.demo.judge import judge
 from clipcap.data.errors import UsageError
+from clipcap.data.records import SPLITS
+from small_world import DEMO_PICTURES
 
 
 @pytest.fixture(scope="module")
-def captioner(trained: Path) -> Captioner:
-    return Captioner.from_checkpoint(trained, device="cpu")
+def captioner(demo_run: Any) -> Captioner:
+    return Captioner.from_checkpoint(demo_run[0] / "checkpoints", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def embeddings(small_cache: Path) -> "np.ndarray[Any, Any]":
-    return np.concatenate([tables.embedding for tables in Cache.open(small_cache).tables()]).astype(np.float32)
+def embeddings(demo_run: Any) -> "np.ndarray[Any, Any]":
+    """Of 17 scenes that were held out."""
+    (tables,) = Cache.open(demo_run[0] / "cache.h5").tables()
+    rows: np.ndarray[Any, Any] = tables.embedding[tables.split == SPLITS.index("val")][:17].astype(np.float32)
+    return rows
 
 
 def test_a_sample_depends_on_seed_and_picture_alone(captioner: Captioner, embeddings: Any) -> None:
@@ -102,6 +108,39 @@ def test_greedy_and_beam_are_transformers_own(captioner: Captioner, embeddings: 
         assert captioner(embeddings, decode="beam" if beams > 1 else "greedy", max_tokens=15) == theirs
 
 
+def test_captions_that_are_the_same_words_are_one(
+    captioner: Captioner, embeddings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beams = captioner(embeddings[0], decode="beam", beams=5, n=5)
+    assert len(set(beams)) == 5
+    text = type(choose_strategy("beam"))._text
+
+    def colourless(self: Any, tokens: list[int], tokenizer: Any) -> str:
+        return " ".join(text(self, tokens, tokenizer).split()[:3])
+
+    monkeypatch.setattr("clipcap.caption.decoding.Strategy._text", colourless)
+    found = captioner(embeddings[0], decode="beam", beams=5, n=5)
+    assert found == list(dict.fromkeys(" ".join(caption.split()[:3]) for caption in beams))
+    found = captioner(embeddings[0], decode="sample", n=4)
+    assert len(set(found)) == len(found)
+
+
+def test_what_is_said_is_as_true_by_beam_as_by_greedy(captioner: Captioner, demo_run: Any) -> None:
+    (tables,) = Cache.open(demo_run[0] / "cache.h5").tables()
+    rows = tables.embedding[tables.split == SPLITS.index("val")]
+    truth = [dataset.make_scene(number) for number in dataset.held_out(DEMO_PICTURES)]
+
+    def true(captions: list[str]) -> int:
+        """Attributes that are right, over all captions."""
+        return sum(sum(judge(caption, scene).values()) for caption, scene in zip(captions, truth, strict=True))
+
+    greedy = true(captioner(rows))
+    assert greedy > 0.5 * 6 * len(rows)  # of six attributes
+    for beams in (2, 5):
+        assert true(captioner(rows, decode="beam", beams=beams)) > greedy - 0.05 * 6 * len(rows)
+    assert true(captioner(np.roll(rows, 1, axis=0))) < greedy - 0.2 * 6 * len(rows)
+
+
 @pytest.mark.parametrize("decode", ["greedy", "beam", "sample"])
 def test_a_caption_ends_at_the_text_to_stop_at(captioner: Captioner, embeddings: Any, decode: str) -> None:
     plain = captioner(embeddings, decode=decode)
@@ -144,8 +183,9 @@ def test_options_that_cannot_be(options: dict[str, Any], fact: str) -> None:
     assert fact in str(caught.value)
 
 
-def test_the_command_line_samples(run: Any, trained: Path, small_cache: Path) -> None:
-    arguments = [small_cache, "--model", trained, "--device", "cpu", "--jsonl", "--decode", "sample", "-n", 2]
+def test_the_command_line_samples(run: Any, demo_run: Any) -> None:
+    arguments = [demo_run[0] / "cache.h5", "--split", "val", "--model", demo_run[0] / "checkpoints", "--jsonl"]
+    arguments += ["--device", "cpu", "--decode", "sample", "-n", 2]
     arguments += ["--temperature", 3, "--top-p", 0.9, "--top-k", 40, "--max-tokens", 6, "--batch-size", 5]
     first = run("caption", *arguments, "--seed", 1)
     assert first.status == 0

@@ -78,7 +78,7 @@ def test_the_language_model_knows_the_captions(tmp_path: Path) -> None:
 
 def test_the_encoder_says_what_it_is_and_brings_its_weights() -> None:
     encoder = load_encoder("demo", device=torch.device("cpu"))
-    assert (encoder.name, encoder.pretrained, encoder.width) == ("demo", "demo", 512)
+    assert (encoder.name, encoder.pretrained, encoder.shape[-1]) == ("demo", "demo", 512)
     assert encoder.preprocess["size"] == [96, 96]
     with pytest.raises(UsageError, match="--encoder demo brings its own weights; leave --pretrained openai out"):
         load_encoder("demo", "openai", device=torch.device("cpu"))

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipcap.data.cache import Cache
+from clipcap.precompute.encoder import load_encoder
 
 
 @pytest.fixture(scope="module", params=["pt", "safetensors"])
@@ -33,6 +34,8 @@ def test_real_photographs(shared: Path, weights: Path, tmp_path: Path, run: Any)
     options = ["--pretrained", weights, "--tokenizer", shared / "data/gpt2", "--precision", "fp32", "--device", "cpu"]
     result = run("precompute", coco, "-o", index, *options)
     assert result.status == 0, result.err
+    advice = f"computing with GELU; if {weights} holds weights of OpenAI's, give --encoder ViT-B-32-quickgelu"
+    assert advice in result.err.splitlines()
     cache = Cache.open(index)
     assert (cache.images, cache.captions, len(cache.shards)) == (159, 795, 1)
     tables = next(cache.tables())
@@ -54,3 +57,31 @@ def test_real_photographs(shared: Path, weights: Path, tmp_path: Path, run: Any)
     # ... and not because all photos look the same to a random network: shifted by one, they differ.
     shifted = torch.cosine_similarity(torch.from_numpy(tables.embedding).float().roll(1, 0), expected)
     assert shifted.max() < 0.9999
+
+
+@pytest.mark.usefixtures("all_cores")
+def test_openai_weights_compute_with_quick_gelu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the tag `openai`, from the download on as it is, and by the name of the architecture from a file."""
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-32-quickgelu").eval()
+    file = tmp_path / "weights.safetensors"
+    save_file(model.state_dict(), file)
+    fetched = []
+
+    def download(tag: dict[str, Any], **_: Any) -> str:
+        fetched.append(tag["quick_gelu"])
+        return str(file)
+
+    monkeypatch.setattr("open_clip.factory.download_pretrained", download)
+    pixels = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    by_tag = load_encoder("ViT-B-32", "openai", device=torch.device("cpu"))
+    assert fetched == [True]
+    by_file = load_encoder("ViT-B-32-quickgelu", str(file), device=torch.device("cpu"))
+    without = load_encoder("ViT-B-32", str(file), device=torch.device("cpu"))
+    assert [encoder.quick_gelu for encoder in (by_tag, by_file, without)] == [True, True, False]
+    mean, std = (torch.tensor(by_tag.preprocess[key]) for key in ("mean", "std"))
+    with torch.inference_mode():
+        expected = model.encode_image(((pixels / 255 - mean) / std).permute(0, 3, 1, 2))
+    for encoder in (by_tag, by_file):
+        torch.testing.assert_close(encoder.encode(pixels), expected, rtol=1e-4, atol=1e-5)
+    assert (without.encode(pixels) - expected).abs().max() > 1e-3

@@ -69,6 +69,24 @@ def test_a_picture_lying_on_its_side_is_turned_upright(tmp_path: Path) -> None:
     assert open_image(tmp_path / "side.jpg").size == (3, 6)
 
 
+def test_a_progressive_picture(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "plain.jpg", quality=90)
+    Image.fromarray(noise).save(tmp_path / "progressive.jpg", quality=90, progressive=True)
+    with Image.open(tmp_path / "progressive.jpg") as image:
+        assert image.info["progressive"] == 1
+    plain, progressive = (open_image(tmp_path / name).tobytes() for name in ("plain.jpg", "progressive.jpg"))
+    assert plain == progressive
+
+
+def test_an_enormous_picture_is_read_or_named(tmp_path: Path) -> None:
+    Image.new("1", (9_600, 9_600), 1).save(tmp_path / "large.png")  # 92 million pixels: Pillow would only warn
+    assert open_image(tmp_path / "large.png").size == (9_600, 9_600)
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ImageError, match="200000000 pixels"):
+        open_image(tmp_path / "bomb.png")
+
+
 @pytest.mark.parametrize(
     ("content", "fact"),
     [(b"", "not a picture of a known format"), (b"text", "not a picture of a known format")],

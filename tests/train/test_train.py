@@ -88,7 +88,7 @@ def test_what_a_run_leaves(tmp_path: Path, run: Any, options: Options, small_cac
     assert set(lines[3]["samples"][0]) == {"path", "caption", "reference"}
     config = json.loads((tmp_path / "run/best/config.json").read_text())
     assert config["format"] == "clipcap-checkpoint"
-    sizes = {"embedding_width": 16, "lm_width": 32, "prefix_length": 10, "clip_length": 10, "layers": 8}
+    sizes = {"embedding_width": 16, "lm_width": 32, "prefix_length": 10, "clip_length": 10, "layers": 8, "patches": 0}
     assert config["mapper"] == {"kind": "mlp", **sizes}
     assert config["encoder"]["width"] == 16
     assert config["training"]["lr"] == 0.01

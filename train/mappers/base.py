@@ -1,9 +1,10 @@
 """What every mapper has: a configuration that rebuilds it, and one forward.
 
-B pictures, d numbers in an embedding, K positions of the prefix, D width of the language model.
+B pictures, d numbers in an embedding, t patches, K positions of the prefix, D width of the language model.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ class MapperConfig:
         prefix_length: K.
         clip_length: positions that the embedding becomes inside the `transformer` mapper.
         layers: of the `transformer` mapper.
+        patches: t, where a picture has an embedding for each of its patches; 0 where it has one.
     """
 
     kind: str
@@ -30,11 +32,17 @@ class MapperConfig:
     prefix_length: int
     clip_length: int = 10
     layers: int = 8
+    patches: int = 0
 
     def __post_init__(self) -> None:
         for name in ("embedding_width", "lm_width", "prefix_length", "clip_length", "layers"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} of a mapper must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def embedding_shape(self) -> tuple[int, ...]:
+        """Of one picture's embedding: (d,), or (t, d)."""
+        return (self.patches, self.embedding_width) if self.patches else (self.embedding_width,)
 
 
 class Mapper(nn.Module):
@@ -42,12 +50,23 @@ class Mapper(nn.Module):
 
     Args:
         config: sizes.
+
+    Attributes:
+        takes_patches: whether it can do with an embedding for each patch.
+
+    Raises:
+        UsageError: there are patches, and it cannot.
     """
+
+    takes_patches: ClassVar[bool] = False
 
     def __init__(self, config: MapperConfig) -> None:
         super().__init__()
         self.config = config
+        if config.patches and not self.takes_patches:
+            fact = f"--mapper {config.kind} takes one embedding of a picture, not {config.patches} patches"
+            raise UsageError(f"{fact}; use --mapper transformer, or a cache of other --features")
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Embedding, float (B, d), to prefix, float (B, K, D)."""
+        """Embedding, float (B, d) or (B, t, d), to prefix, float (B, K, D)."""
         raise NotImplementedError

@@ -17,7 +17,12 @@ MLP_RATIO = 2
 
 
 class TransformerMapper(Mapper):
-    """Linear d -> C*D, C + K positions through pre-norm layers, the last K of them out. No final norm."""
+    """Linear d -> C*D, C + K positions through pre-norm layers, the last K of them out. No final norm.
+
+    Patches are such positions already: each goes through one linear d -> D, and C is their number.
+    """
+
+    takes_patches = True
 
     def __init__(self, config: MapperConfig) -> None:
         super().__init__(config)
@@ -25,15 +30,15 @@ class TransformerMapper(Mapper):
         if width % HEADS:
             raise UsageError(f"--mapper transformer has {HEADS} heads, into which the width {width} cannot be divided")
         self.transformer = _Transformer(width, config.layers)
-        self.linear = nn.Linear(config.embedding_width, config.clip_length * width)
+        self.linear = nn.Linear(config.embedding_width, (1 if config.patches else config.clip_length) * width)
         self.prefix_const = nn.Parameter(torch.randn(config.prefix_length, width))
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Embedding, float (B, d), to prefix, float (B, K, D)."""
-        picture = self.linear(embedding).unflatten(1, (self.config.clip_length, self.config.lm_width))  # (B, C, D)
+        """Embedding, float (B, d) or (B, t, d), to prefix, float (B, K, D)."""
+        picture = self.linear(embedding).reshape(len(embedding), -1, self.config.lm_width)  # (B, C, D)
         learned = self.prefix_const.to(picture.dtype).expand(len(picture), -1, -1)  # (B, K, D)
         positions: torch.Tensor = self.transformer(torch.cat([picture, learned], dim=1))
-        return positions[:, self.config.clip_length :]
+        return positions[:, -self.config.prefix_length :]
 
 
 class _Transformer(nn.Module):

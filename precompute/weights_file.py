@@ -1,0 +1,94 @@
+"""Why a file of CLIP weights could not be loaded, and what can be done: asked only after it could not."""
+
+import importlib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipcap.data.errors import ModelError
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def weights_file_error(file: Path, name: str, fact: str) -> ModelError:
+    """The error of a file that could not be loaded as the architecture `name`.
+
+    Args:
+        file: exists.
+        name: open_clip's name of the architecture that was asked for.
+        fact: what the library said.
+    """
+    if _is_torchscript(file):
+        return ModelError(
+            f"{file} is a TorchScript archive, a program, which is not run; leave --pretrained out, or save its "
+            "state_dict() as a file and give that"
+        )
+    try:
+        shapes = _shapes(file)
+    except Exception:  # whatever the libraries raise, nothing can be read from it
+        return ModelError(f"{file} is damaged, or is no file of weights; give a .pt or .safetensors file")
+    fitting = fitting_architectures(shapes)
+    if fitting:
+        return ModelError(f"{file} does not hold weights of {name} but of {' or '.join(fitting)}; give that --encoder")
+    return ModelError(
+        f"{file} does not hold weights of {name} ({fact[:160]}), nor of any architecture that open_clip has; name the "
+        "architecture that it was saved from with --encoder"
+    )
+
+
+def fitting_architectures(shapes: Shapes) -> list[str]:
+    """Those of open_clip's architectures whose tensors have these names and shapes, at most three.
+
+    Args:
+        shapes: of every tensor, by name.
+    """
+    open_clip = importlib.import_module("open_clip")
+    fitting = []
+    for name in sorted(open_clip.list_models(), key=lambda name: (len(name), name)):
+        if not _may_fit(open_clip.get_model_config(name), shapes):
+            continue
+        with torch.device("meta"):  # no memory, no random numbers
+            model = open_clip.create_model(name, device="meta")
+        if {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes:
+            fitting.append(name)
+    return fitting[:3]
+
+
+def _may_fit(config: dict[str, Any], shapes: Shapes) -> bool:
+    """Whether an architecture is worth building: of the same family, with widths that occur."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "hf_model_name" in text:  # its text tower would have to be fetched
+        return False
+    families = {
+        "visual.trunk.": "timm_model_name" in vision,
+        "visual.attnpool.": isinstance(vision.get("layers"), list),
+    }
+    sizes = {size for shape in shapes.values() for size in shape}
+    widths = {config["embed_dim"], text["width"], vision.get("width", config["embed_dim"])}
+    return widths <= sizes and all(
+        any(name.startswith(prefix) for name in shapes) == expected for prefix, expected in families.items()
+    )
+
+
+def _shapes(file: Path) -> Shapes:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as tensors:
+            return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+    except SafetensorError:
+        content: Any = torch.load(file, map_location="meta", weights_only=True)
+    state = content.get("state_dict", content)  # as open_clip's own training saves it
+    shapes = {key.removeprefix("module."): tuple(tensor.shape) for key, tensor in state.items()}
+    if not shapes:
+        raise ValueError(f"{file} holds no tensors")
+    return shapes
+
+
+def _is_torchscript(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any("/code/" in name for name in archive.namelist())

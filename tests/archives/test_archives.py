@@ -1,0 +1,55 @@
+"""What was written in a released format is read for ever: archives that `make.py` wrote when the format was new."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipcap.caption import Captioner
+from clipcap.data.cache import Cache
+from clipcap.data.shard import read_summary
+
+ARCHIVES = sorted(Path(__file__).parent.glob("format-*"))
+
+
+@pytest.fixture(params=ARCHIVES, ids=lambda path: str(path.name))
+def archive(request: pytest.FixtureRequest) -> Path:
+    assert isinstance(request.param, Path)
+    return request.param
+
+
+def test_there_is_one() -> None:
+    assert [path.name for path in ARCHIVES] == ["format-1"]
+
+
+def test_the_cache(archive: Path) -> None:
+    expected = json.loads((archive / "expected.json").read_text(encoding="utf-8"))
+    cache = Cache.open(archive / "cache.h5")
+    assert [cache.images, cache.captions, cache.tokens] == expected["counts"]
+    assert [shard.content for shard in cache.verify()] == expected["contents"]
+    tables = list(cache.tables())
+    assert [path for table in tables for path in table.path] == expected["paths"]
+    assert [text for table in tables for text in table.text] == expected["texts"]
+    assert tables[0].token[: tables[0].first_token[1]].tolist() == expected["tokens"]
+    assert tables[0].embedding[0, :8].tolist() == expected["embedding"]
+    failed = [list(failure) for shard in cache.shards for failure in read_summary(shard.path)[1]]
+    assert failed == expected["failures"]
+
+
+def test_the_checkpoint(archive: Path) -> None:
+    expected = json.loads((archive / "expected.json").read_text(encoding="utf-8"))
+    table = next(Cache.open(archive / "cache.h5").tables())
+    captioner = Captioner.from_checkpoint(archive / "checkpoint", device="cpu", precision="fp32")
+    assert captioner(table.embedding) == expected["captions"]
+    assert captioner.score(table.embedding[:1], table.text[:1])[0] == pytest.approx(expected["losses"], abs=1e-4)
+
+
+def test_they_go_through_the_commands(archive: Path, run: Any, tmp_path: Path) -> None:
+    assert run("inspect", archive / "cache.h5", "--verify").status == 0
+    assert run("inspect", archive / "checkpoint").status == 0
+    trained = run("train", archive / "cache.h5", "-o", tmp_path / "run", "--lm", "demo", "--epochs", 1)
+    assert trained.status == 0, trained.err
+    result = run("caption", archive / "cache.h5", "--model", archive / "checkpoint", "--device", "cpu", "--jsonl")
+    assert result.status == 0, result.err
+    assert len(result.out.splitlines()) == 35
