@@ -22,11 +22,12 @@ from PIL import Image
 from clipcap.caption.decoding import DecodeOptions, Strategy, choose_strategy
 from clipcap.data.device import autocast, choose_device, choose_precision
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
-from clipcap.data.fingerprint import Fingerprint
+from clipcap.data.fingerprint import UNKNOWN, Fingerprint
 from clipcap.data.tokenizer import encode_captions
 from clipcap.precompute.encoder import Encoder, load_encoder
 from clipcap.precompute.images import open_image, to_pixels, to_rgb
 from clipcap.train.checkpoint import CheckpointConfig, load_checkpoint
+from clipcap.train.foreign import load_foreign
 from clipcap.train.model import ClipCapModel
 from clipcap.train.run_folder import find_checkpoint
 
@@ -46,6 +47,7 @@ class Captioner:
         config: what its checkpoint says of it.
         device: of the model, and of CLIP.
         precision: `fp32`, `bf16` or `fp16`.
+        encoder_name: CLIP, where the checkpoint does not say which, or is to be overruled.
         pretrained: a file or folder of CLIP weights, where the one that the checkpoint names has moved.
         batch_size: pictures, embeddings or captions in a forward pass.
     """
@@ -57,13 +59,14 @@ class Captioner:
         config: CheckpointConfig,
         device: torch.device,
         precision: str,
+        encoder_name: str | None = None,
         pretrained: str | None = None,
         batch_size: int = 32,
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.device, self.precision = device, precision
         self.batch_size = batch_size
-        self._pretrained = pretrained
+        self._encoder_name, self._pretrained = encoder_name, pretrained
         self._encoder: Encoder | None = None
 
     @classmethod
@@ -73,27 +76,44 @@ class Captioner:
         *,
         device: str = "auto",
         precision: str = "auto",
+        encoder: str | None = None,
         pretrained: str | None = None,
+        tokenizer: str | None = None,
+        normalize: bool = False,
+        heads: int | None = None,
         batch_size: int = 32,
     ) -> "Captioner":
-        """Open a checkpoint that `clipcap-train` wrote.
+        """Open a checkpoint that `clipcap-train` wrote, or a file of one of the systems before it.
 
         Args:
-            path: its folder, or a run's folder (then its best).
+            path: its folder, or a run's folder (then its best); or a `.pt` or `.pkl` file of rmokady's, jmisilo's or
+                Lahdhirim's code.
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it, else fp32.
+            encoder: CLIP, where the checkpoint does not know it; of a foreign file, by default the published one.
             pretrained: CLIP weights, where they are no longer where the checkpoint says.
+            tokenizer: of a foreign file; by default GPT-2's.
+            normalize: a foreign file was trained on embeddings of length 1.
+            heads: of the attention of a foreign file's GPT-2, where it is of no published size.
             batch_size: pictures, embeddings or captions in a forward pass.
 
         Raises:
             CheckpointError: there is none, or it is broken.
-            UsageError: the device or the precision is not known.
+            UsageError: the device or the precision is not known, or what only a foreign file lacks is given for ours.
         """
-        folder = find_checkpoint(Path(path))
+        found = find_checkpoint(Path(path))
         where = choose_device(device)
         arithmetic = choose_precision(precision, where)
-        model, tokenizer, config = load_checkpoint(folder)
-        return cls(model.to(where), tokenizer, config, where, arithmetic, pretrained, batch_size)
+        model: ClipCapModel
+        if found.is_file():
+            model, words, config = load_foreign(found, tokenizer=tokenizer, normalize=normalize, heads=heads)
+        elif tokenizer is not None or normalize or heads is not None:
+            raise UsageError(
+                f"{found} knows its tokenizer, rows and heads; leave --tokenizer, --normalize, --heads out"
+            )
+        else:
+            model, words, config = load_checkpoint(found)
+        return cls(model.to(where), words, config, where, arithmetic, encoder, pretrained, batch_size)
 
     @property
     def encoder(self) -> Encoder:
@@ -104,42 +124,59 @@ class Captioner:
             CheckpointError: its weights are not those that the model was trained on.
         """
         if self._encoder is None:
-            trained_on = self.config.encoder
-            pretrained = self._pretrained or trained_on.pretrained
-            if Path(pretrained).is_absolute() and not Path(pretrained).exists():
-                raise CheckpointError(
-                    f"the CLIP weights that this model was trained on are no longer at {pretrained}; say where they "
-                    "are with --pretrained"
-                )
-            encoder = load_encoder(
-                trained_on.encoder,
-                pretrained,
-                device=self.device,
-                precision=self.precision,
-                features=trained_on.features,
-                quick_gelu=trained_on.quick_gelu,
-            )
-            now = replace(
-                trained_on,
-                weights_sha256=encoder.weights_sha256,
-                quick_gelu=encoder.quick_gelu,
-                preprocess=encoder.preprocess,
-                width=encoder.shape[-1],
-            )
-            differences = trained_on.encoder_differences(now)
-            if differences:
-                raise CheckpointError(
-                    f"{encoder.pretrained} is not the encoder that this model was trained on ({differences[0]}); give "
-                    "the right weights with --pretrained"
-                )
-            self._encoder = encoder
+            self._encoder = self._load_encoder()
         return self._encoder
+
+    def _load_encoder(self) -> Encoder:
+        trained_on = self.config.encoder
+        name = self._encoder_name or trained_on.encoder
+        if name == UNKNOWN:
+            raise CheckpointError(
+                "the encoder of the embeddings that this model was trained on is not known: it came with the rows, not "
+                "with their name; name it with --encoder, or caption rows (.npy) or a cache of the same encoder"
+            )
+        # Who names another architecture means its own weights.
+        pretrained = self._pretrained or (None if self._encoder_name else trained_on.pretrained)
+        if pretrained is not None and Path(pretrained).is_absolute() and not Path(pretrained).exists():
+            raise CheckpointError(
+                f"the CLIP weights that this model was trained on are no longer at {pretrained}; say where they are "
+                "with --pretrained"
+            )
+        encoder = load_encoder(
+            name,
+            pretrained,
+            device=self.device,
+            precision=self.precision,
+            features=trained_on.features,
+            quick_gelu=trained_on.quick_gelu,
+        )
+        if encoder.shape != self.config.mapper.embedding_shape:
+            ours, wanted = (
+                " x ".join(map(str, shape)) for shape in (encoder.shape, self.config.mapper.embedding_shape)
+            )
+            raise CheckpointError(
+                f"{name} makes embeddings of {ours} numbers, this model takes {wanted}; give --encoder"
+            )
+        now = replace(
+            trained_on,
+            encoder=encoder.name,
+            weights_sha256=encoder.weights_sha256,
+            quick_gelu=encoder.quick_gelu,
+            preprocess=encoder.preprocess,
+        )
+        differences = trained_on.encoder_differences(now) if trained_on.checked else []
+        if differences:
+            raise CheckpointError(
+                f"{encoder.pretrained} is not the encoder that this model was trained on ({differences[0]}); give the "
+                "right weights with --pretrained"
+            )
+        return encoder
 
     def __call__(
         self,
         inputs: "Picture | Sequence[Picture] | Embeddings",
         *,
-        decode: str | Strategy = "greedy",
+        decode: str | Strategy | None = None,
         n: int = 1,
         **options: Any,
     ) -> Any:
@@ -147,7 +184,8 @@ class Captioner:
 
         Args:
             inputs: a path, a PIL picture, a list of them, or embeddings, float (n, d) or (d,), as the cache has them.
-            decode: `greedy`, `beam`, `sample`, or a strategy (which brings its own options).
+            decode: `greedy`, `beam`, `sample`, or a strategy (which brings its own options); by default greedy, or what
+                a foreign checkpoint's own code does.
             n: captions of each input.
             options: of `DecodeOptions`: max_tokens, stop, beams, temperature, top_p, ...
 
@@ -158,7 +196,9 @@ class Captioner:
             ImageError: a picture cannot be read.
             UsageError: the embeddings have another width, or an option cannot be honoured.
         """
-        strategy = choose_strategy(decode, DecodeOptions(captions=n, **options)) if isinstance(decode, str) else decode
+        strategy = (
+            decode if isinstance(decode, Strategy) else self.strategy(decode, DecodeOptions(captions=n, **options))
+        )
         if isinstance(inputs, np.ndarray | torch.Tensor):
             single = inputs.ndim == len(self.config.mapper.embedding_shape)
             embedding = self.check_embeddings(inputs[None] if single else inputs)
@@ -170,10 +210,18 @@ class Captioner:
         results = [some if several else some[0] for some in self.caption(embedding, strategy)]
         return results[0] if single else results
 
+    def strategy(self, name: str | None, options: DecodeOptions) -> Strategy:
+        """The decoding strategy of that name for this model, or its own.
+
+        Raises:
+            UsageError: there is none of that name, or it cannot do what the options ask for.
+        """
+        return choose_strategy(name, options, self.config.system)
+
     def caption(self, embedding: torch.Tensor, strategy: Strategy) -> list[list[str]]:
         """The captions of each embedding, float (n, d), best first."""
         captions: list[list[str]] = []
-        for part in embedding.split(self.batch_size) if len(embedding) else ():
+        for part in self._scaled(embedding).split(self.batch_size) if len(embedding) else ():
             with torch.inference_mode(), autocast(self.device, self.precision):
                 captions.extend(strategy.captions(self.model, part.to(self.device), self.tokenizer))
         return captions
@@ -203,12 +251,18 @@ class Captioner:
         except ImageError as error:
             raise ImageError(f"{picture}: {error}") from error
 
-    def score(self, embeddings: Embeddings, captions: Sequence[str]) -> list[list[float]]:
+    def _scaled(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Rows of length 1, where the model was trained on such; else as they are."""
+        return torch.nn.functional.normalize(embedding, dim=-1) if self.config.encoder.normalized else embedding
+
+    def score(self, embeddings: Embeddings, captions: Sequence[str] | Sequence[Sequence[int]]) -> list[list[float]]:
         """The loss of each token of each caption, the end-of-text that follows it included.
+
+        Captions of rmokady's models have none: they were trained without.
 
         Args:
             embeddings: float (n, d).
-            captions: n texts, one an embedding.
+            captions: n texts, one an embedding; or their tokens, to which nothing is added.
 
         Returns:
             A list a caption: natural-log losses (nats) of its tokens in order.
@@ -219,25 +273,34 @@ class Captioner:
         """
         if isinstance(captions, str) or not isinstance(embeddings, np.ndarray | torch.Tensor):
             raise UsageError("score takes embeddings, (n, d), and a list of n captions; encode() makes embeddings")
-        embedding = self.check_embeddings(embeddings)
+        embedding = self._scaled(self.check_embeddings(embeddings))
         if len(embedding) != len(captions):
             raise UsageError(f"{len(embedding)} embeddings and {len(captions)} captions; give one caption an embedding")
-        tokens = encode_captions(self.tokenizer, list(captions))
+        tokens = [self._tokens(caption) for caption in captions]
         room = self.model.gpt.config.n_positions - self.config.mapper.prefix_length
         for text, row in zip(captions, tokens, strict=True):
-            if len(row) == 1 or len(row) > room:
-                fact = f"a caption of {len(row) - 1} tokens cannot be scored"
-                raise UsageError(f"{fact} (1 to {room - 1} can): {text[:60]!r}")
+            nothing = not text.strip() if isinstance(text, str) else not text
+            if nothing or len(row) > room:
+                fact = f"a caption of {0 if nothing else len(row)} tokens cannot be scored"
+                raise UsageError(f"{fact} (1 to {room} can): {text[:60]!r}")
         losses: list[list[float]] = []
         for start in range(0, len(tokens), self.batch_size):
             rows = [torch.tensor(row) for row in tokens[start : start + self.batch_size]]
             lengths = torch.tensor([len(row) for row in rows])
             padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-            batch = (embedding[start : start + self.batch_size], padded, lengths)
+            part = embedding[start : start + self.batch_size]
             with torch.inference_mode(), autocast(self.device, self.precision):
-                flat = self.model.token_losses(*(tensor.to(self.device) for tensor in batch)).cpu()
+                flat = self.model.token_losses(
+                    part.to(self.device), padded.to(self.device), lengths.to(self.device)
+                ).cpu()
             losses.extend(part.tolist() for part in flat.split(lengths.tolist()))
         return losses
+
+    def _tokens(self, caption: str | Sequence[int]) -> list[int]:
+        if not isinstance(caption, str):
+            return list(caption)
+        (tokens,) = encode_captions(self.tokenizer, [caption])
+        return tokens[:-1] if self.config.system == "rmokady" else tokens
 
     def check_embeddings(self, embeddings: Embeddings) -> torch.Tensor:
         """Embeddings as float32 (n, d).
@@ -262,7 +325,10 @@ class Captioner:
         Raises:
             CheckpointError: they did.
         """
-        differences = self.config.encoder.encoder_differences(fingerprint)
+        trained_on = self.config.encoder
+        if trained_on.normalized:  # rows are scaled here, whatever their length
+            fingerprint = replace(fingerprint, normalized=True)
+        differences = trained_on.encoder_differences(fingerprint)
         if differences:
             raise CheckpointError(
                 f"this model was trained on embeddings of another encoder than those in {cache} ({differences[0]}); "

@@ -28,9 +28,17 @@ def caption(
             help="Pictures, folders, patterns ('*.jpg'), rows of embeddings (.npy), caches (.h5); - : a list on stdin.",
         ),
     ],
-    model: Annotated[Path, typer.Option(help="The checkpoint that clipcap-train wrote.")] = Path("checkpoints/best"),
+    model: Annotated[
+        Path,
+        typer.Option(
+            help="The checkpoint that clipcap-train wrote, or a .pt or .pkl of rmokady, jmisilo or Lahdhirim."
+        ),
+    ] = Path("checkpoints/best"),
     split: Annotated[str | None, typer.Option(help="Of a cache, only this: train, val or test.")] = None,
-    decode: Annotated[str, typer.Option(help="greedy, beam or sample.")] = "greedy",
+    decode: Annotated[
+        str | None,
+        typer.Option(help="greedy, beam or sample. Default: greedy, or what a foreign checkpoint's own code does."),
+    ] = None,
     beams: Annotated[int, typer.Option(min=1, help="Beams of --decode beam.")] = 5,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that make up this probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample from so many likeliest tokens; 0: from all.")] = 0,
@@ -39,14 +47,29 @@ def caption(
     captions: Annotated[
         int, typer.Option("-n", min=1, help="Distinct captions of each input, best first (beam, sample).")
     ] = 1,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest caption.")] = 67,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest caption. Default: 67.")] = None,
     stop: Annotated[str | None, typer.Option(help="A text that ends a caption, as '.' does.")] = None,
     repetition_penalty: Annotated[
         float, typer.Option(help="Above 1, what was said is less likely to come again.")
     ] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs that are captioned together.")] = 32,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="CLIP of a model that does not know it. Default for foreign files: the published one."),
+    ] = None,
     pretrained: Annotated[
         str | None, typer.Option(help="CLIP weights, where they are no longer where they were in stage 1.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Of a foreign file. Default: gpt2.")] = None,
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize",
+            help="A foreign file was trained on embeddings of length 1, as the released RN50x4 transformer of rmokady.",
+        ),
+    ] = False,
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads of a foreign file's GPT-2, if it is of no usual size.")
     ] = None,
     precision: Annotated[
         str, typer.Option(help="auto, fp32, bf16 or fp16. auto: bf16 on a GPU that has it, else fp32.")
@@ -84,10 +107,13 @@ def caption(
         captions=captions, max_tokens=max_tokens, stop=stop, repetition_penalty=repetition_penalty, beams=beams,
         temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
     )  # fmt: skip
-    strategy = choose_strategy(decode, options)
+    if not model.is_file():
+        choose_strategy(decode, options)  # a wrong word is said before the model is loaded
     captioner = Captioner.from_checkpoint(
-        model, device=device, precision=precision, pretrained=pretrained, batch_size=batch_size
-    )
+        model, device=device, precision=precision, encoder=encoder, pretrained=pretrained, tokenizer=tokenizer,
+        normalize=normalize, heads=heads, batch_size=batch_size,
+    )  # fmt: skip
+    strategy = captioner.strategy(decode, options)
     done, skipped = 0, 0
     with ExitStack() as stack:
         file = stack.enter_context(_results(output)) if output is not None else sys.stdout

@@ -8,7 +8,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -18,7 +18,6 @@ from clipcap.train.model import ClipCapModel
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_TOKENS = 67  # as ClipCap's own predict.py
 _MOST_TRIES = 10  # samples for each caption that is wanted, until they are distinct
 
 
@@ -28,7 +27,7 @@ class DecodeOptions:
 
     Attributes:
         captions: of each embedding, n.
-        max_tokens: the longest caption.
+        max_tokens: the longest caption; by default what the strategy has.
         stop: a text that ends a caption as end-of-text does; it stays in the caption.
         repetition_penalty: above 1, tokens that were said are less likely to come again (CTRL, arXiv:1909.05858).
         beams: captions that beam search keeps at each step.
@@ -39,7 +38,7 @@ class DecodeOptions:
     """
 
     captions: int = 1
-    max_tokens: int = MAX_TOKENS
+    max_tokens: int | None = None
     stop: str | None = None
     repetition_penalty: float = 1.0
     beams: int = 5
@@ -50,7 +49,7 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         for name, least in (("max_tokens", 1), ("captions", 1), ("beams", 1), ("top_k", 0)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise UsageError(f"{_option(name)} must be at least {least}, not {getattr(self, name)}")
         for name in ("temperature", "repetition_penalty", "top_p"):
             if not 0 < getattr(self, name) < math.inf:
@@ -71,9 +70,14 @@ class Strategy(ABC):
     Args:
         options: what was asked for.
 
+    Attributes:
+        longest: tokens of a caption, where nobody says otherwise; as ClipCap's own predict.py.
+
     Raises:
         UsageError: the strategy cannot do that.
     """
+
+    longest: ClassVar[int] = 67
 
     def __init__(self, options: DecodeOptions | None = None) -> None:
         self.options = options or DecodeOptions()
@@ -110,16 +114,24 @@ class Strategy(ABC):
     def _generate(
         self, model: ClipCapModel, embedding: torch.Tensor, tokenizer: "PreTrainedTokenizerBase", **more: Any
     ) -> list[list[int]]:
-        """Through transformers' own `generate`: the tokens of each caption, up to its end."""
+        """As `_continue`, with what the options ask for."""
         if self.options.repetition_penalty != 1:
             more["repetition_penalty"] = self.options.repetition_penalty
         if self.options.stop is not None:
             more.update(stop_strings=[self.options.stop], tokenizer=tokenizer)
+        return self._continue(model, embedding, end=model.end, **more)
+
+    def _continue(self, model: ClipCapModel, embedding: torch.Tensor, end: int, **more: Any) -> list[list[int]]:
+        """Through transformers' own `generate`: the tokens of each caption, up to the one that ends it."""
         with warnings.catch_warnings():
             # That a penalty is for what was said and not for the prefix: of course it is.
             warnings.filterwarnings("ignore", "Passing `repetition_penalty` with `inputs_embeds`")
-            tokens = model.continue_prefix(embedding, max_new_tokens=self.options.max_tokens, **more)
-        return [_until(row, model.end) for row in tokens.tolist()]
+            tokens = model.continue_prefix(embedding, end=end, max_new_tokens=self._limit(model), **more)
+        return [until(row, end) for row in tokens.tolist()]
+
+    def _limit(self, model: ClipCapModel) -> int:
+        """Tokens of the longest caption."""
+        return self.options.max_tokens or self.longest
 
 
 class Greedy(Strategy):
@@ -197,7 +209,7 @@ class Sample(Strategy):
     ) -> list[tuple[list[int], float]]:
         """One caption for each embedding and stream of random numbers, with its mean log-probability."""
         prefix = model.clip_project(embedding)
-        limit = min(self.options.max_tokens, model.gpt.config.n_positions - prefix.shape[1])
+        limit = min(self._limit(model), model.gpt.config.n_positions - prefix.shape[1])
         uniform = torch.stack([_uniform(row, stream, limit) for row, stream in zip(embedding, streams, strict=True)])
         end = model.end
         said = torch.empty(len(prefix), 0, dtype=torch.long)
@@ -260,12 +272,12 @@ def _draw(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(running, (uniform * running[:, -1])[:, None], right=True)[:, 0]
 
 
-def _until(tokens: list[int], end: int) -> list[int]:
+def until(tokens: list[int], end: int) -> list[int]:
     """The tokens up to the first end-of-text, it included."""
     return tokens[: tokens.index(end) + 1] if end in tokens else tokens
 
 
-# A new strategy is its class and its line here.
+# A new strategy is its class and its line here; the first is taken where none is asked for.
 STRATEGIES: dict[str, type[Strategy]] = {
     "greedy": Greedy,
     "beam": Beam,
@@ -273,12 +285,25 @@ STRATEGIES: dict[str, type[Strategy]] = {
 }
 
 
-def choose_strategy(name: str, options: DecodeOptions | None = None) -> Strategy:
+def choose_strategy(name: str | None, options: DecodeOptions | None = None, system: str = "clipcap") -> Strategy:
     """The strategy of that name.
+
+    Args:
+        name: of a strategy; None for the system's own.
+        options: what is asked of it.
+        system: whose checkpoint is to speak, ours or one of `SYSTEMS` in train/foreign.
 
     Raises:
         UsageError: there is none of that name, or it cannot do what the options ask for.
     """
-    if name not in STRATEGIES:
-        raise UsageError(f"--decode {name} is not known; use {', '.join(STRATEGIES)}")
-    return STRATEGIES[name](options)
+    strategies: dict[str, Any] = dict(STRATEGIES)
+    if system != "clipcap":
+        from clipcap.caption.foreign_decoding import FOREIGN_STRATEGIES
+
+        strategies = dict(FOREIGN_STRATEGIES[system])
+    name = name or next(iter(strategies))
+    if name not in strategies:
+        whose = f" of a {system} checkpoint" if name in STRATEGIES else ""
+        raise UsageError(f"--decode {name}{whose} is not known; use {', '.join(strategies)}")
+    strategy: Strategy = strategies[name](options)
+    return strategy

@@ -20,10 +20,18 @@ FAILURES_SHOWN = 20
 @app.command()
 def inspect(
     path: Annotated[
-        Path, typer.Argument(metavar="CACHE|CHECKPOINT", help="A cache.h5, a shard, or a checkpoint's folder.")
+        Path,
+        typer.Argument(
+            metavar="CACHE|CHECKPOINT",
+            help="A cache.h5, a shard, a checkpoint's folder, or a .pt or .pkl of rmokady, jmisilo or Lahdhirim.",
+        ),
     ],
     verify: Annotated[bool, typer.Option("--verify", help="Read everything and compute the sums again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="All that is known, as one JSON object.")] = False,
+    export: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(metavar="rmokady FILE", help="Write a checkpoint as the tools of rmokady load it."),
+    ] = None,
     debug: Debug = False,
     version: Version = False,
 ) -> None:
@@ -34,7 +42,18 @@ def inspect(
         raise UsageError(f"{path} is a part of a checkpoint; give its folder, {path.parent}")
     if path.joinpath("cache.h5").is_file():
         raise UsageError(f"{path} is a folder that holds a cache; give {path}/cache.h5")
-    facts = describe_cache(path, verify) if path.is_file() else describe_checkpoint(path, verify)
+    from clipcap.train.run_folder import FOREIGN_SUFFIXES
+
+    foreign = path.is_file() and path.suffix in FOREIGN_SUFFIXES
+    if export is not None:
+        if path.is_file() and not foreign:
+            raise UsageError(f"--export is for checkpoints; {path} is none")
+        print(export_checkpoint(path, *export))
+        return
+    if foreign:
+        facts = describe_foreign(path)
+    else:
+        facts = describe_cache(path, verify) if path.is_file() else describe_checkpoint(path, verify)
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=1))
         return
@@ -97,6 +116,63 @@ def describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:
         load_checkpoint(folder)
         note("the model was loaded: its weights are all there")
     return {"kind": "checkpoint, format 1", "folder": str(folder), "verified": verify, **asdict(config)}
+
+
+def describe_foreign(path: Path) -> dict[str, Any]:
+    """What a checkpoint of another system holds.
+
+    Raises:
+        CheckpointError: it is of none that is known here.
+    """
+    from clipcap.train.foreign import open_foreign
+
+    found = open_foreign(path)
+    return {
+        "kind": f"checkpoint of {found.system}",
+        "file": str(path),
+        "mapper": asdict(found.mapper),
+        "language_model": found.lm_config,
+        "encoder_by_default": {"encoder": found.encoder, "pretrained": found.pretrained, "features": found.features},
+    }
+
+
+def export_checkpoint(path: Path, system: str, file: Path) -> Path:
+    """Write a checkpoint, ours or foreign, as a file of another system.
+
+    Args:
+        path: of the checkpoint.
+        system: `rmokady`.
+        file: where to; must not be there.
+
+    Raises:
+        UsageError: another system, or the file is there.
+        CheckpointError: there is no such checkpoint, or that system has no such mapper.
+    """
+    import io
+
+    import torch
+
+    from clipcap.data.atomic import write_file
+    from clipcap.train.checkpoint import load_checkpoint
+    from clipcap.train.foreign import open_foreign
+    from clipcap.train.foreign.rmokady import export
+    from clipcap.train.run_folder import find_checkpoint
+
+    if system != "rmokady":
+        raise UsageError(f"--export {system} is not known; use rmokady")
+    if file.exists():
+        raise UsageError(f"--export: {file} is there; give another name, or delete it first")
+    found = find_checkpoint(path)
+    if found.is_file():
+        foreign = open_foreign(found)
+        state, mapper = foreign.tensors, foreign.mapper
+    else:
+        model, _, config = load_checkpoint(found)
+        state, mapper = model.state_dict(), config.mapper
+    content = io.BytesIO()
+    torch.save(export(state, mapper), content)
+    write_file(file, content.getvalue())
+    return file
 
 
 def _plain(value: Any) -> str:

@@ -14,6 +14,10 @@ _WORDS = {
     "tokenizer_sha256": "tokens of the tokenizer",
     "source_sha256": "pictures, captions or splits of the source",
 }
+# The encoder of embeddings that came without its name.
+UNKNOWN = "unknown"
+# What is compared where the weights of either are not known.
+_UNCHECKED = ("features", "width", "normalized")
 # What an image encoder must have in common with another for their embeddings to mean the same.
 _ENCODER = ("encoder", "weights_sha256", "quick_gelu", "features", "width", "preprocess", "normalized")
 
@@ -60,6 +64,27 @@ class Fingerprint:
     shard_size: int
     version: str
 
+    @classmethod
+    def unchecked(cls, *, encoder: str, width: int, **known: Any) -> "Fingerprint":
+        """Of embeddings that somebody else made: what is not known is empty, and never compared.
+
+        Args:
+            encoder: the architecture that somebody names, or `UNKNOWN`.
+            width: numbers in an embedding.
+            known: other fields.
+        """
+        empty: dict[str, Any] = {
+            "pretrained": UNKNOWN, "weights_sha256": "", "quick_gelu": False, "features": "projected", "preprocess": {},
+            "normalized": False, "tokenizer": "", "tokenizer_sha256": "", "source_format": "", "source_sha256": "",
+            "split_seed": None, "precision": "", "batch_size": 0, "shard_size": 0, "version": "",
+        }  # fmt: skip
+        return cls(**{**empty, **known, "encoder": encoder, "width": width})
+
+    @property
+    def checked(self) -> bool:
+        """Whether its embeddings were made here, by weights whose sum is known."""
+        return bool(self.weights_sha256)
+
     def to_json(self) -> str:
         """As it is stored: one line, keys sorted."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -83,8 +108,11 @@ class Fingerprint:
         return self._compare(other, names)
 
     def encoder_differences(self, other: "Fingerprint") -> list[str]:
-        """What makes embeddings of the other mean something else; empty when they can be mixed."""
-        return self._compare(other, list(_ENCODER))
+        """What makes embeddings of the other mean something else, as far as is known; empty when they can be mixed."""
+        if self.checked and other.checked:
+            return self._compare(other, list(_ENCODER))
+        named = UNKNOWN not in (self.encoder, other.encoder)
+        return self._compare(other, ["encoder", *_UNCHECKED] if named else list(_UNCHECKED))
 
     def _compare(self, other: "Fingerprint", names: list[str]) -> list[str]:
         return [
@@ -92,7 +120,7 @@ class Fingerprint:
             for name in names
             if getattr(self, name) != getattr(other, name)
             # One tower may go by several names: `ViT-B-32`, and any folder that it was saved to.
-            and not (name == "encoder" and self.weights_sha256 == other.weights_sha256)
+            and not (name == "encoder" and self.checked and self.weights_sha256 == other.weights_sha256)
         ]
 
 

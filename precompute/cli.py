@@ -8,6 +8,7 @@ import typer
 
 from clipcap.data.command import Debug, Version, new_app, program_version, run_command
 from clipcap.data.errors import SourceError
+from clipcap.data.options import Config, Preset
 from clipcap.data.progress import note, plural, warn
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def precompute(
     output: Annotated[Path, typer.Option("--output", "-o", help="The cache; its shards are named after it.")] = Path(
         "cache.h5"
     ),
+    preset: Preset = None,
+    config: Config = None,
     format_name: Annotated[
         str | None,
         typer.Option(

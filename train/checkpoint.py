@@ -61,6 +61,7 @@ class CheckpointConfig:
         encoder: the fingerprint of the cache: what its embeddings came from.
         training: the settings of the run.
         progress: step, epoch, validation loss and the like, when it was saved.
+        system: whose model it is, and so how it is decoded: ours, or one of `SYSTEMS` in train/foreign.
     """
 
     mapper: MapperConfig
@@ -68,6 +69,7 @@ class CheckpointConfig:
     encoder: Fingerprint
     training: dict[str, Any]
     progress: dict[str, Any]
+    system: str = "clipcap"
 
 
 def save_checkpoint(

@@ -9,6 +9,7 @@ import typer
 from clipcap.data.command import Debug, Version, new_app, run_command
 from clipcap.data.embedded import lasting_name
 from clipcap.data.errors import UsageError
+from clipcap.data.options import Config, Preset, given
 from clipcap.data.progress import note, plural
 
 if TYPE_CHECKING:
@@ -26,22 +27,50 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The run's folder: best/, last/, metrics.jsonl.")
     ] = Path("checkpoints"),
-    mapper: Annotated[str, typer.Option(help="From embedding to prefix: mlp or transformer.")] = "mlp",
+    preset: Preset = None,
+    config: Config = None,
+    mapper: Annotated[str, typer.Option(help="From embedding to prefix: mlp, transformer, encoder or linear.")] = "mlp",
     prefix_length: Annotated[int, typer.Option(min=1, help="Positions of the prefix.")] = 10,
     clip_length: Annotated[
         int, typer.Option(min=1, help="Positions that the embedding becomes in --mapper transformer.")
     ] = 10,
-    layers: Annotated[int, typer.Option(min=1, help="Layers of --mapper transformer.")] = 8,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of --mapper transformer and encoder.")] = 8,
+    heads: Annotated[int, typer.Option(min=1, help="Heads of --mapper encoder.")] = 16,
+    mapper_dropout: Annotated[float, typer.Option(help="In --mapper encoder.")] = 0.0,
+    tanh: Annotated[bool, typer.Option("--tanh/--no-tanh", help="Whether --mapper linear ends in a tanh.")] = True,
     lm: Annotated[
         str, typer.Option(help="GPT-2 of any size: a name, a folder that transformers saved, or demo.")
     ] = "gpt2",
-    tune: Annotated[str, typer.Option(help="What of the language model trains with the mapper: all or none.")] = "all",
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Begin with this checkpoint, ours or of rmokady, jmisilo or Lahdhirim, mapper and GPT-2."),
+    ] = None,
+    tune: Annotated[
+        str,
+        typer.Option(
+            help="What of GPT-2 trains: all, none, first+last (blocks, embeddings, final norm), last:N (blocks, final "
+            "norm) or from:N (all but the first N blocks)."
+        ),
+    ] = "all",
+    dropout: Annotated[float | None, typer.Option(help="In GPT-2. Default: its own, 0.1.")] = None,
+    subset: Annotated[float, typer.Option(help="Part of the training pictures to train on, chosen by --seed.")] = 1.0,
+    max_caption_tokens: Annotated[
+        int, typer.Option(min=0, help="Cut longer captions. Default: as many as GPT-2 has positions for.")
+    ] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over all captions.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Captions in a step.")] = 40,
     lr: Annotated[float, typer.Option(help="Learning rate at its highest.")] = 2e-5,
     warmup: Annotated[
         float, typer.Option(min=0.0, help="Part of all steps in which the rate rises; from 1 on, the number of steps.")
     ] = 0.05,
+    schedule: Annotated[
+        str, typer.Option(help="How the rate falls after that: linear, cosine or constant.")
+    ] = "linear",
+    weight_decay: Annotated[float, typer.Option(min=0.0, help="Of matrices.")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(help="Part of each target that is spread over all tokens.")] = 0.0,
+    patience: Annotated[
+        int, typer.Option(min=0, help="End after so many epochs without a better validation loss. 0: never.")
+    ] = 0,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16. auto: bf16 where the device has it.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of first weights, order and dropout.")] = 0,
@@ -56,9 +85,12 @@ def train(
     from clipcap.train.settings import TrainSettings
 
     options: dict[str, Any] = {
-        "mapper": mapper, "prefix_length": prefix_length, "clip_length": clip_length, "layers": layers,
-        "lm": lasting_name(lm), "tune": tune, "epochs": epochs, "batch_size": batch_size, "lr": lr, "warmup": warmup,
-        "precision": precision, "seed": seed,
+        "mapper": mapper, "prefix_length": prefix_length, "clip_length": clip_length, "layers": layers, "heads": heads,
+        "mapper_dropout": mapper_dropout, "tanh": tanh, "lm": lasting_name(lm), "tune": tune, "dropout": dropout,
+        "subset": subset, "max_caption_tokens": max_caption_tokens, "epochs": epochs, "batch_size": batch_size,
+        "lr": lr, "warmup": warmup, "schedule": schedule, "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing, "patience": patience, "precision": precision, "seed": seed,
+        "init": str(init.resolve()) if init is not None else "",
     }  # fmt: skip
     folder = RunFolder(output)
     folder.check(resume=resume, overwrite=overwrite)
@@ -71,26 +103,29 @@ def train(
     stored = folder.stored() if resume else None
     if stored is not None:  # a run goes on as it was started; what was not given again is as it was
         settings, stored_contents = stored
-        given = {name: options[name] for name in options if _given(context, name) and options[name] != "auto"}
-        check_same(output, settings, replace(settings, **given))
+        again = {name: options[name] for name in options if given(context, name) and options[name] != "auto"}
+        check_same(output, settings, replace(settings, **again))
         if stored_contents != contents:
             raise UsageError(
                 f"{output} is a run on another cache; give the cache that it was started with, or another -o"
             )
     else:
+        if init is not None:
+            _take_mapper(context, options)
         settings = TrainSettings(**{**options, "precision": _precision(precision, where)})
 
     from clipcap.train.prepare import prepare_trainer
 
-    note(f"{cache}: {plural(opened.images, 'picture')}, {plural(opened.captions, 'caption')}; loading {settings.lm}")
+    beginning = settings.init or settings.lm
+    note(f"{cache}: {plural(opened.images, 'picture')}, {plural(opened.captions, 'caption')}; loading {beginning}")
     trainer = prepare_trainer(settings, opened, folder, where)
     going_on = stored is not None and folder.go_on()
     if not going_on:
         folder.start(settings, contents)
     if going_on:
         trainer.resume()
-        if trainer.position.epoch >= settings.epochs:
-            note(f"{output} is finished already: {plural(settings.epochs, 'epoch')}; nothing to do")
+        if trainer.finished:
+            note(f"{output} is finished already: {plural(trainer.position.epoch, 'epoch')}; nothing to do")
             print(folder.best)
             return
         note(f"going on after step {trainer.position.step:,} of {trainer.total_steps:,}")
@@ -105,18 +140,13 @@ def train(
 
 def _plan(trainer: "Trainer", device: "torch.device") -> None:
     """Say what is about to happen."""
+    from clipcap.train.tuning import describe_trainable
+
     settings = trainer.settings
-    counts = {
-        part: sum(p.numel() for name, p in trainer.parameters.items() if name.startswith(part))
-        for part in ("clip_project", "gpt")
-    }
-    what = f"mapper {counts['clip_project'] / 1e6:.2f}M" + (
-        f" + GPT-2 {counts['gpt'] / 1e6:.2f}M" if counts["gpt"] else ""
-    )
     val = plural(len(trainer.val), "caption") if trainer.val is not None else "none"
     note(
-        f"training {what} parameters on {plural(len(trainer.train), 'caption')} of "
-        f"{plural(len(trainer.train.embedding), 'picture')} (validation: {val}); {settings.epochs} x "
+        f"training {describe_trainable(trainer.model)}; on {plural(len(trainer.train), 'caption')} of "
+        f"{plural(trainer.train.images, 'picture')} (validation: {val}); {settings.epochs} x "
         f"{plural(trainer.steps_per_epoch, 'step')} of {settings.batch_size}, warm-up {trainer.warmup_steps}, "
         f"{settings.precision} on {device}"
     )
@@ -130,9 +160,30 @@ def _precision(name: str, device: "torch.device") -> str:
     return choose_precision(name, device, ("fp32", "bf16"))
 
 
-def _given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+def _take_mapper(context: typer.Context, options: dict[str, Any]) -> None:
+    """Let the sizes be those of the checkpoint that the run begins with.
+
+    Raises:
+        UsageError: one of them was given, and is another; or a language model was.
+        CheckpointError: there is no such checkpoint.
+    """
+    from clipcap.train.checkpoint import read_config
+    from clipcap.train.foreign import open_foreign
+    from clipcap.train.run_folder import find_checkpoint
+
+    path = find_checkpoint(Path(options["init"]))
+    mapper = open_foreign(path).mapper if path.is_file() else read_config(path).mapper
+    if given(context, "lm"):
+        raise UsageError(f"--init {path} brings its own language model; leave --lm out")
+    sizes = {
+        "mapper": mapper.kind, "prefix_length": mapper.prefix_length, "clip_length": mapper.clip_length,
+        "layers": mapper.layers, "heads": mapper.heads, "tanh": mapper.tanh,
+    }  # fmt: skip
+    for name, size in sizes.items():
+        if given(context, name) and options[name] != size:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"--init {path} has {option} {size}, not {options[name]}; leave {option} out")
+    options.update(sizes, lm="")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ n pictures, m captions, B captions in a batch, T tokens of its longest, d number
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -55,6 +55,20 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    @property
+    def images(self) -> int:
+        """Pictures that have captions here."""
+        return len(self.image.unique())
+
+    def subset(self, part: float, seed: int) -> "Corpus":
+        """The captions of so many of the pictures, chosen by the seed; at least of one."""
+        images = len(self.embedding)
+        count = max(1, round(part * images))
+        chosen = torch.randperm(images, generator=torch.Generator().manual_seed(seed))[:count]
+        kept = torch.isin(self.image, chosen.to(self.image.device)).nonzero()[:, 0]
+        columns = {name: getattr(self, name)[kept] for name in ("image", "first_token", "length")}
+        return replace(self, **columns, text=[self.text[i] for i in kept.tolist()])
 
     def to(self, device: torch.device) -> "Corpus":
         """The same with its tensors on a device."""

@@ -16,7 +16,7 @@ import torch
 
 from clipcap.data.device import autocast
 from clipcap.data.errors import CheckpointError, ClipCapError, one_line
-from clipcap.data.progress import Progress, note, warn
+from clipcap.data.progress import Progress, note, plural, warn
 from clipcap.train.checkpoint import CheckpointConfig, load_trained, read_config, read_state, save_checkpoint
 from clipcap.train.corpus import Corpus, epoch_batches
 from clipcap.train.model import ClipCapModel, train_mode
@@ -43,6 +43,7 @@ class Position:
         batch: batches of this epoch that are done.
         best: the lowest validation loss so far.
         loss_sum, loss_tokens: of the steps since the last line of metrics.
+        stale: epochs since the validation loss was lowest.
     """
 
     step: int = 0
@@ -51,6 +52,7 @@ class Position:
     best: float | None = None
     loss_sum: float = 0.0
     loss_tokens: int = 0
+    stale: int = 0
 
 
 class Trainer:
@@ -85,10 +87,15 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.warmup_steps = settings.warmup_steps(self.total_steps)
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=settings.lr, weight_decay=0.0, fused=device.type in ("cpu", "cuda")
-        )
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [(name, p) for name, p in trained if p.ndim > 1]
+        vectors = [(name, p) for name, p in trained if p.ndim <= 1]  # biases and norms, which are not to decay
+        self.parameters = dict(matrices + vectors)
+        groups = [
+            {"params": [p for _, p in matrices], "weight_decay": settings.weight_decay},
+            {"params": [p for _, p in vectors], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=device.type in ("cpu", "cuda"))
         self._stop = False
         self._saved_at = time.monotonic()
         # Dropout's random numbers begin here, whatever was drawn while the model was built.
@@ -141,7 +148,7 @@ class Trainer:
             _on_interrupt(self._request_stop),
             Progress("training", "steps", self.total_steps, self.position.step) as progress,
         ):
-            while self.position.epoch < self.settings.epochs:
+            while not self.finished:
                 try:
                     self._epoch(progress)
                     result = self._validate()
@@ -153,6 +160,12 @@ class Trainer:
                     return False
                 self._finish_epoch(result)
         return True
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or patience is at its end."""
+        patience = self.settings.patience
+        return self.position.epoch >= self.settings.epochs or bool(patience and self.position.stale >= patience)
 
     def _epoch(self, progress: Progress) -> None:
         position, settings = self.position, self.settings
@@ -177,12 +190,14 @@ class Trainer:
 
     def _step(self, numbers: torch.Tensor) -> tuple[float, int]:
         """One optimiser step on the captions of these numbers; mean loss in nats a token, and tokens."""
-        rate = self.settings.lr * lr_factor(self.position.step, self.warmup_steps, self.total_steps)
+        rate = self.settings.lr * lr_factor(
+            self.position.step, self.warmup_steps, self.total_steps, self.settings.schedule
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self.train.batch(numbers)
         with autocast(self.device, self.settings.precision):
-            losses = self.model.token_losses(*batch)
+            losses = self.model.token_losses(*batch, label_smoothing=self.settings.label_smoothing)
         loss = losses.mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP_NORM)
@@ -225,11 +240,16 @@ class Trainer:
                     "captions and pictures belong together"
                 )
         position.epoch, position.batch = epoch, 0
+        position.stale += 1
         # Without validation the newest is taken for the best.
         if result is None or position.best is None or result.loss < position.best:
-            position.best = result.loss if result else None
+            position.best, position.stale = result.loss if result else None, 0
             save_checkpoint(self.folder.best, self.model, self.tokenizer, self._described(epoch))
         self._save_last()
+        if self.finished and epoch < self.settings.epochs:
+            note(
+                f"the validation loss was lowest {plural(position.stale, 'epoch')} ago: the run ends here (--patience)"
+            )
 
     def _save_last(self) -> None:
         tensors = {"random.cpu": torch.get_rng_state()}

@@ -60,29 +60,33 @@ class ClipCapModel(nn.Module):
         real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]  # (B, T)
         return self.gpt.lm_head(hidden[real]), tokens[real]
 
-    def token_losses(self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def token_losses(
+        self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, label_smoothing: float = 0.0
+    ) -> torch.Tensor:
         """The loss of every caption token, and of nothing else: float32 (sum of lengths), in nats, row after row.
 
         Args:
             embedding, tokens, lengths: as for `target_logits`.
+            label_smoothing: the part of the target's probability that is spread over all tokens (arXiv:1512.00567).
         """
         logits, targets = self.target_logits(embedding, tokens, lengths)
-        return F.cross_entropy(logits.float(), targets, reduction="none")
+        return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
 
     @torch.no_grad()
-    def continue_prefix(self, embedding: torch.Tensor, **options: Any) -> torch.Tensor:
+    def continue_prefix(self, embedding: torch.Tensor, *, end: int | None = None, **options: Any) -> torch.Tensor:
         """Let GPT-2 go on after the prefix, through transformers' own `generate`.
 
         Args:
             embedding: float (B, d) or (B, t, d).
+            end: the token that ends a text; by default that of the language model.
             options: of `GenerationConfig`, as `max_new_tokens`, `num_beams`, `num_return_sequences`; and `tokenizer`,
                 which `stop_strings` needs.
 
         Returns:
-            int64 (B * num_return_sequences, at most max_new_tokens), end-of-text at the end and after it.
+            int64 (B * num_return_sequences, at most max_new_tokens), `end` at the end and after it.
         """
         prefix = self.clip_project(embedding)
-        end = self.end
+        end = self.end if end is None else end
         room = self.gpt.config.n_positions - prefix.shape[1]
         options["max_new_tokens"] = min(options["max_new_tokens"], room)
         tokenizer = options.pop("tokenizer", None)
@@ -94,11 +98,6 @@ class ClipCapModel(nn.Module):
         )
         assert isinstance(tokens, torch.Tensor)
         return tokens
-
-
-def tune(model: ClipCapModel, mode: str) -> None:
-    """Choose what trains: `all`, or `none` of the language model, which then gets no gradient and no dropout."""
-    model.gpt.requires_grad_(mode == "all")
 
 
 def train_mode(model: ClipCapModel) -> None:

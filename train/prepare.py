@@ -1,22 +1,27 @@
 """From settings and a cache to a trainer: the language model, the mapper that fits it, the captions in its tokens."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from clipcap.data.cache import Cache
 from clipcap.data.errors import CacheError, UsageError
 from clipcap.data.progress import note, plural, warn
 from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.weights import weights_sha256
-from clipcap.train.checkpoint import CheckpointConfig, LanguageModelConfig
+from clipcap.train.checkpoint import CheckpointConfig, LanguageModelConfig, load_checkpoint
 from clipcap.train.corpus import Corpus, load_corpora
+from clipcap.train.foreign import load_foreign
 from clipcap.train.language_model import load_language_model, load_own_tokenizer
 from clipcap.train.loop import Trainer
 from clipcap.train.mappers import MapperConfig, build_mapper
-from clipcap.train.model import ClipCapModel, tune
-from clipcap.train.run_folder import RunFolder
+from clipcap.train.model import ClipCapModel
+from clipcap.train.run_folder import RunFolder, find_checkpoint
 from clipcap.train.settings import TrainSettings
+from clipcap.train.tuning import tune
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,42 +41,42 @@ def prepare_trainer(settings: TrainSettings, cache: Cache, folder: RunFolder, de
         CacheError: the cache has nothing to train on, or its tokenizer cannot be had any more.
         UsageError: tokenizer, prefix and language model do not fit each other.
     """
-    lm = load_language_model(settings.lm)
-    tokenizer, cached_tokens = _choose_tokenizer(cache, settings.lm)
-    if len(tokenizer) > lm.config.vocab_size:
+    torch.manual_seed(settings.seed)
+    begin = _begin_with(settings, cache) if settings.init else _begin_afresh(settings, cache)
+    model, tokenizer = begin.model, begin.tokenizer
+    config = model.gpt.config
+    if len(tokenizer) > config.vocab_size:
         raise UsageError(
-            f"the tokenizer has {len(tokenizer):,} tokens, --lm {settings.lm} knows {lm.config.vocab_size:,}; give the "
+            f"the tokenizer has {len(tokenizer):,} tokens, --lm {settings.lm} knows {config.vocab_size:,}; give the "
             "model that belongs to it"
         )
-    lm.config.eos_token_id = tokenizer.eos_token_id  # what ends a caption in the cache ends it in use
-    room = lm.config.n_positions - settings.prefix_length
+    if settings.dropout is not None:
+        _set_dropout(model.gpt, settings.dropout)
+    config.eos_token_id = tokenizer.eos_token_id  # what ends a caption in the cache ends it in use
+    mapper = model.clip_project.config
+    room = config.n_positions - mapper.prefix_length
     if room < 2:
-        raise UsageError(f"--prefix-length {settings.prefix_length} leaves no room for words in {settings.lm}")
-    mapper = MapperConfig(
-        kind=settings.mapper,
-        embedding_width=cache.fingerprint.width,
-        lm_width=lm.config.n_embd,
-        prefix_length=settings.prefix_length,
-        clip_length=settings.clip_length,
-        layers=settings.layers,
-        patches=cache.patches,
-    )
+        raise UsageError(f"--prefix-length {mapper.prefix_length} leaves no room for words in {settings.lm}")
     checkpoint = CheckpointConfig(
         mapper=mapper,
         language_model=LanguageModelConfig(
-            name=settings.lm,
-            tuned=settings.tune != "none",
-            sha256=weights_sha256(lm),
-            config=lm.config.to_diff_dict(),
+            name=settings.init or settings.lm,
+            # Where the run did not begin with a model that can be had again, its weights stay with the mapper's.
+            tuned=settings.tune != "none" or bool(settings.init),
+            sha256=weights_sha256(model.gpt),
+            config=config.to_diff_dict(),
         ),
         encoder=cache.fingerprint,
         training=dict(vars(settings)),
         progress={},
     )
-    torch.manual_seed(settings.seed)
-    model = ClipCapModel(build_mapper(mapper), lm)
     tune(model, settings.tune)
-    training, validation = _splits(load_corpora(cache, room, None if cached_tokens else tokenizer), cache)
+    longest = min(room, settings.max_caption_tokens or room)
+    corpora = load_corpora(cache, longest, None if begin.cached_tokens else tokenizer)
+    training, validation = _splits(corpora, cache, longest)
+    if settings.subset < 1:
+        training = training.subset(settings.subset, settings.seed)
+        note(f"--subset {settings.subset}: {plural(training.images, 'picture')} are trained on")
     return Trainer(
         model=model.to(device),
         tokenizer=tokenizer,
@@ -84,7 +89,59 @@ def prepare_trainer(settings: TrainSettings, cache: Cache, folder: RunFolder, de
     )
 
 
-def _splits(corpora: dict[str, Corpus], cache: Cache) -> tuple[Corpus, Corpus | None]:
+@dataclass(frozen=True)
+class _Beginning:
+    """A model before its first step, its tokenizer, and whether that is the one that made the cache's tokens."""
+
+    model: ClipCapModel
+    tokenizer: "PreTrainedTokenizerBase"
+    cached_tokens: bool
+
+
+def _begin_afresh(settings: TrainSettings, cache: Cache) -> _Beginning:
+    """A mapper with fresh weights before the language model."""
+    lm = load_language_model(settings.lm)
+    tokenizer, cached_tokens = _choose_tokenizer(cache, settings.lm)
+    mapper = MapperConfig(
+        kind=settings.mapper,
+        embedding_width=cache.fingerprint.width,
+        lm_width=lm.config.n_embd,
+        prefix_length=settings.prefix_length,
+        clip_length=settings.clip_length,
+        layers=settings.layers,
+        heads=settings.heads,
+        dropout=settings.mapper_dropout,
+        tanh=settings.tanh,
+        patches=cache.patches,
+    )
+    torch.manual_seed(settings.seed)
+    return _Beginning(ClipCapModel(build_mapper(mapper), lm), tokenizer, cached_tokens)
+
+
+def _begin_with(settings: TrainSettings, cache: Cache) -> _Beginning:
+    """The mapper and the language model of a checkpoint, ours or foreign."""
+    path = find_checkpoint(Path(settings.init))
+    model: ClipCapModel
+    if path.is_file():
+        model, tokenizer, config = load_foreign(path, tokenizer=cache.fingerprint.tokenizer)
+    else:
+        model, tokenizer, config = load_checkpoint(path)
+    shape = (cache.patches, cache.fingerprint.width) if cache.patches else (cache.fingerprint.width,)
+    if config.mapper.embedding_shape != shape:
+        wanted, found = (" x ".join(map(str, numbers)) for numbers in (config.mapper.embedding_shape, shape))
+        raise UsageError(f"--init {path} takes embeddings of {wanted} numbers, {cache.path} has {found}; give another")
+    same = tokenizer_sha256(tokenizer) == cache.fingerprint.tokenizer_sha256
+    # Whoever's it was, from here on it is trained and decoded as ours.
+    return _Beginning(ClipCapModel(model.clip_project, model.gpt), tokenizer, same)
+
+
+def _set_dropout(lm: nn.Module, part: float) -> None:
+    for module in lm.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = part
+
+
+def _splits(corpora: dict[str, Corpus], cache: Cache, longest: int) -> tuple[Corpus, Corpus | None]:
     if "train" not in corpora:
         found = ", ".join(f"{len(corpus):,} {split}" for split, corpus in corpora.items()) or "none"
         raise CacheError(
@@ -92,7 +149,8 @@ def _splits(corpora: dict[str, Corpus], cache: Cache) -> tuple[Corpus, Corpus | 
         )
     cut = sum(corpus.cut for corpus in corpora.values())
     if cut:
-        warn(f"{plural(cut, 'caption')} cut to the language model's length")
+        captions = sum(len(corpus) for corpus in corpora.values())
+        warn(f"{cut:,} of {plural(captions, 'caption')} cut to {plural(longest, 'token')}")
     if "val" not in corpora:
         warn(f"{cache.path} has no validation split; the newest checkpoint is taken for the best")
     return corpora["train"], corpora.get("val")

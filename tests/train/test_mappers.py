@@ -1,5 +1,7 @@
 """Mappers: shapes, published parameter counts, what sees what, and names that ClipCap's checkpoints have."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from clipcap.data.errors import UsageError
 from clipcap.train.mappers import MAPPERS, Mapper, MapperConfig, build_mapper
 
 
-def build(kind: str, embedding: int = 16, lm: int = 32, prefix: int = 5, **sizes: int) -> Mapper:
+def build(kind: str, embedding: int = 16, lm: int = 32, prefix: int = 5, **sizes: Any) -> Mapper:
     torch.manual_seed(0)
     config = MapperConfig(kind=kind, embedding_width=embedding, lm_width=lm, prefix_length=prefix, **sizes)
     return build_mapper(config).eval()
@@ -34,8 +36,8 @@ def test_published_parameter_counts(kind: str, embedding: int, prefix: int, clip
 
 @pytest.mark.parametrize("kind", MAPPERS)
 def test_a_prefix_for_each_picture_that_no_other_changes(kind: str) -> None:
-    mapper = build(kind, clip_length=3, layers=2)
-    embedding = torch.randn(4, 16)
+    mapper = build(kind, clip_length=3, layers=2).double()
+    embedding = torch.randn(4, 16, dtype=torch.double)
     prefix = mapper(embedding)
     assert prefix.shape == (4, 5, 32)
     alone = torch.cat([mapper(row[None]) for row in embedding])

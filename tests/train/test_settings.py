@@ -1,5 +1,7 @@
 """The learning rate's way through a run."""
 
+import re
+
 import pytest
 
 from clipcap.data.errors import UsageError
@@ -11,6 +13,9 @@ def test_a_linear_rise_then_linear_to_zero() -> None:
         0.25, 0.5, 0.75, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125,
     ]  # fmt: skip
     assert [lr_factor(step, 0, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert [lr_factor(step, 2, 6, "constant") for step in range(6)] == [0.5, 1, 1, 1, 1, 1]
+    half_wave = [lr_factor(step, 1, 5, "cosine") for step in range(5)]
+    assert half_wave == pytest.approx([1, 1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
     assert [lr_factor(step, 2, 2) for step in range(2)] == [0.5, 1.0]
 
 
@@ -25,7 +30,12 @@ def test_warm_up_scales_with_the_data() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tune": "some"}, "--tune some is not known; use all, none"),
+        ({"tune": "last"}, "--tune last is not known; use all, none, first+last, last:N or from:N"),
+        ({"schedule": "steps"}, "--schedule steps is not known; use linear, cosine, constant"),
+        ({"subset": 0.0}, "--subset must be above 0 and at most 1, not 0.0"),
+        ({"label_smoothing": 1.0}, "--label-smoothing must be from 0 to below 1, not 1.0"),
+        ({"mapper_dropout": -0.1}, "--mapper-dropout must be from 0 to below 1, not -0.1"),
+        ({"weight_decay": -1.0}, "--weight-decay must be a number of at least 0, not -1.0"),
         ({"lr": 0.0}, "--lr must be a number above 0"),
         ({"lr": float("nan")}, "--lr must be a number above 0"),
         ({"lr": float("inf")}, "--lr must be a number above 0, not inf"),
@@ -35,5 +45,5 @@ def test_warm_up_scales_with_the_data() -> None:
     ],
 )
 def test_errors(options: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         TrainSettings(**options)  # type: ignore[arg-type]

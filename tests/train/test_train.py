@@ -89,7 +89,7 @@ def test_what_a_run_leaves(tmp_path: Path, run: Any, options: Options, small_cac
     config = json.loads((tmp_path / "run/best/config.json").read_text())
     assert config["format"] == "clipcap-checkpoint"
     sizes = {"embedding_width": 16, "lm_width": 32, "prefix_length": 10, "clip_length": 10, "layers": 8, "patches": 0}
-    assert config["mapper"] == {"kind": "mlp", **sizes}
+    assert config["mapper"] == {"kind": "mlp", "heads": 16, "dropout": 0.0, "tanh": True, **sizes}
     assert config["encoder"]["width"] == 16
     assert config["training"]["lr"] == 0.01
     assert config["progress"] == {"step": 8, "epoch": 2, "best_val_loss": lines[3]["val_loss"]}
@@ -107,7 +107,7 @@ def test_tune_none_stores_the_mapper_only_and_leaves_the_language_model(
 ) -> None:
     result = run("train", *options, "-o", tmp_path / "run", "--tune", "none")
     assert result.status == 0, result.err
-    assert "GPT-2" not in result.err
+    assert "of GPT-2 nothing" in result.err
     assert set(weights(tmp_path / "run/best")) == {
         f"clip_project.model.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
     }

@@ -2,12 +2,16 @@
 
 from clipcap.data.errors import UsageError
 from clipcap.train.mappers.base import Mapper, MapperConfig
+from clipcap.train.mappers.encoder import EncoderMapper
+from clipcap.train.mappers.linear import LinearMapper
 from clipcap.train.mappers.mlp import MLPMapper
 from clipcap.train.mappers.transformer import TransformerMapper
 
 MAPPERS: dict[str, type[Mapper]] = {
     "mlp": MLPMapper,
     "transformer": TransformerMapper,
+    "encoder": EncoderMapper,
+    "linear": LinearMapper,
 }
 
 

@@ -22,7 +22,10 @@ class MapperConfig:
         lm_width: D.
         prefix_length: K.
         clip_length: positions that the embedding becomes inside the `transformer` mapper.
-        layers: of the `transformer` mapper.
+        layers: of the `transformer` and `encoder` mappers.
+        heads: of the `encoder` mapper.
+        dropout: in the `encoder` mapper.
+        tanh: whether the `linear` mapper ends in one.
         patches: t, where a picture has an embedding for each of its patches; 0 where it has one.
     """
 
@@ -32,10 +35,13 @@ class MapperConfig:
     prefix_length: int
     clip_length: int = 10
     layers: int = 8
+    heads: int = 16
+    dropout: float = 0.0
+    tanh: bool = True
     patches: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("embedding_width", "lm_width", "prefix_length", "clip_length", "layers"):
+        for name in ("embedding_width", "lm_width", "prefix_length", "clip_length", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} of a mapper must be at least 1, not {getattr(self, name)}")
 

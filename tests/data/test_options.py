@@ -1,0 +1,75 @@
+"""`--config` and `--preset`: what is on the command line goes before the file, the file before the preset."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipcap.data.presets import PRESETS
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())["settings"]
+    return found
+
+
+@pytest.fixture
+def options(small_cache: Path, lm_folder: Path) -> list[Any]:
+    return [small_cache, "--lm", lm_folder, "--epochs", 1, "--device", "cpu", "--precision", "fp32"]
+
+
+def test_a_file_and_a_preset_and_the_command_line(tmp_path: Path, run: Any, options: list[Any]) -> None:
+    (tmp_path / "run.toml").write_text('preset = "visual-tokens"\nlr = 0.5e-3\nprefix-length = 3\ntune = "from:1"\n')
+    arguments = [*options, "-o", tmp_path / "run", "--config", tmp_path / "run.toml"]
+    result = run("train", *arguments, "--prefix-length", 4)
+    assert result.status == 0, result.err
+    found = settings(tmp_path / "run")
+    assert (found["mapper"], found["schedule"], found["subset"]) == ("linear", "constant", 0.4)  # the preset
+    assert (found["lr"], found["tune"]) == (0.5e-3, "from:1")  # the file
+    assert found["prefix_length"] == 4  # the command line
+    assert found["epochs"] == 1
+    # The same again goes on with the same run; another value is another run.
+    assert run("train", *arguments, "--prefix-length", 4, "--resume").status == 0
+    assert "was started with --prefix-length 4, not 3" in run("train", *arguments, "--resume").err
+
+
+def test_json_with_everything_in_it(tmp_path: Path, run: Any, options: list[Any]) -> None:
+    cache, _, lm, *_ = options
+    content = {"cache": str(cache), "output": str(tmp_path / "run"), "lm": str(lm), "epochs": 1, "device": "cpu"}
+    (tmp_path / "run.json").write_text(json.dumps({**content, "tanh": False, "mapper": "linear", "batch-size": 7}))
+    result = run("train", "--config", tmp_path / "run.json")
+    assert result.status == 0, result.err
+    assert (settings(tmp_path / "run")["tanh"], settings(tmp_path / "run")["batch_size"]) == (False, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fact"),
+    [
+        ("c.toml", "learning-rat = 1", "has the key 'learning-rat', which is no option; see --help"),
+        ("c.toml", "batchsize = 1", "has the key 'batchsize', which is no option; the nearest is batch_size"),
+        ("c.toml", "epochs = 'three'", "Invalid value for '--epochs': Input should be a valid integer"),
+        ("c.toml", "lr = ", "c.toml is not .toml (Invalid value"),
+        ("c.json", "[1]", "holds no table of options but a list"),
+        ("c.toml", 'preset = "clipcap"', "--preset clipcap is not known; the nearest is clipcap-mlp"),
+    ],
+)
+def test_a_file_that_is_wrong(tmp_path: Path, run: Any, options: list[Any], name: str, text: str, fact: str) -> None:
+    (tmp_path / name).write_text(text)
+    result = run("train", *options[:1], "-o", tmp_path / "run", "--config", tmp_path / name)
+    assert result.status == 2
+    assert fact in result.err
+    assert len(result.err.splitlines()) == 1
+    assert run("train", *options[:1], "--config", tmp_path / "none.toml").status == 2
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_both_stages_take_their_half_of_every_preset(tmp_path: Path, run: Any, coco: Path, preset: str) -> None:
+    assert run("precompute", coco, "--dry-run", "--preset", preset).status == 0
+    assert "does not exist" in run("train", tmp_path / "none.h5", "--preset", preset).err
+
+
+def test_stage_1_takes_the_encoder_of_a_preset(tmp_path: Path, run: Any, coco: Path) -> None:
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", "--preset", "clipxgpt-large", "--pretrained", "none.pt")
+    assert result.status == 2
+    assert "--pretrained none.pt is neither a file nor a tag of ViT-L-14" in result.err

@@ -1,0 +1,115 @@
+"""`--init` and `--export`: from rmokady's files to ours and back, tensor for tensor; and fine-tuning in between."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import GPT2LMHeadModel
+
+from clipcap.caption import Captioner
+from clipcap.train.mappers import MapperConfig, build_mapper
+
+Options = list[Any]
+
+
+def save_rmokady(file: Path, lm_folder: Path, kind: str, **sizes: Any) -> dict[str, torch.Tensor]:
+    """A checkpoint as ClipCap's own training writes one."""
+    torch.manual_seed(3)
+    config = {"embedding_width": 16, "lm_width": 32, "prefix_length": 4, "clip_length": 3, "layers": 2, **sizes}
+    mapper = build_mapper(MapperConfig(kind=kind, **config))
+    lm = GPT2LMHeadModel.from_pretrained(str(lm_folder))
+    state = {f"gpt.{name}": tensor for name, tensor in lm.state_dict().items()}
+    state |= {f"clip_project.{name}": tensor for name, tensor in mapper.state_dict().items()}
+    if kind == "linear":
+        for part in ("weight", "bias"):
+            state[f"clip_project.{part}"] = state.pop(f"clip_project.linear.{part}")
+    torch.save(state, file)
+    return state
+
+
+@pytest.fixture
+def options(small_cache: Path) -> Options:
+    return [small_cache, "--epochs", 1, "--batch-size", 9, "--precision", "fp32", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [("mlp", {}), ("transformer", {}), ("linear", {"tanh": False, "prefix_length": 12})]
+)
+def test_there_and_back_again(
+    tmp_path: Path, run: Any, options: Options, lm_folder: Path, kind: str, sizes: dict[str, Any]
+) -> None:
+    state = save_rmokady(tmp_path / "theirs.pt", lm_folder, kind, **sizes)
+    # A rate so low that no weight moves: what is saved is what was read.
+    frozen = ["--init", tmp_path / "theirs.pt", "--lr", 1e-60, "--tune", "none"]
+    result = run("train", *options, "-o", tmp_path / "run", *frozen)
+    assert result.status == 0, result.err
+    assert Captioner.from_checkpoint(tmp_path / "run").config.mapper.kind == kind
+    result = run("inspect", tmp_path / "run/best", "--export", "rmokady", tmp_path / "back.pt")
+    assert (result.status, result.out) == (0, f"{tmp_path}/back.pt\n")
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert set(back) == set(state)
+    for name, tensor in state.items():
+        assert torch.equal(back[name], tensor), name
+    again = run("inspect", tmp_path / "back.pt", "--export", "rmokady", tmp_path / "again.pt")
+    assert again.status == 0
+    once_more = torch.load(tmp_path / "again.pt", weights_only=True)
+    assert all(torch.equal(once_more[name], tensor) for name, tensor in state.items())
+
+
+def test_fine_tuning_begins_with_the_weights_and_moves_them(
+    tmp_path: Path, run: Any, options: Options, lm_folder: Path
+) -> None:
+    state = save_rmokady(tmp_path / "theirs.pt", lm_folder, "mlp")
+    result = run("train", *options, "-o", tmp_path / "run", "--init", tmp_path / "theirs.pt", "--lr", 1e-4)
+    assert result.status == 0, result.err
+    moved = load_file(tmp_path / "run/best/model.safetensors")
+    for name in ("clip_project.model.0.weight", "gpt.transformer.h.0.attn.c_attn.weight"):
+        difference = (moved[name] - state[name]).abs().max()
+        assert 1e-6 < difference < 2e-3, name
+    assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["prefix_length"] == 4
+    # And from ours: the next run goes on with what this one found.
+    result = run("train", *options, "-o", tmp_path / "next", "--init", tmp_path / "run", "--lr", 1e-60)
+    assert result.status == 0, result.err
+    last = load_file(tmp_path / "next/best/model.safetensors")
+    assert all(torch.equal(last[name], tensor) for name, tensor in moved.items())
+
+
+def test_what_does_not_go_together(tmp_path: Path, run: Any, options: Options, lm_folder: Path, trained: Path) -> None:
+    save_rmokady(tmp_path / "wide.pt", lm_folder, "mlp", embedding_width=24)
+    common = [*options, "-o", tmp_path / "run"]
+    cases = {
+        "takes embeddings of 24 numbers": ["--init", tmp_path / "wide.pt"],
+        "has --prefix-length 4, not 5; leave --prefix-length out": [
+            "--init", tmp_path / "wide.pt", "--prefix-length", 5,
+        ],
+        "brings its own language model; leave --lm out": ["--init", trained, "--lm", lm_folder],
+        "there is no model at": ["--init", tmp_path / "nothing"],
+    }  # fmt: skip
+    for fact, more in cases.items():
+        result = run("train", *common, *more)
+        assert result.status == 2
+        assert fact in result.err.splitlines()[-1], result.err
+        assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_exported(tmp_path: Path, run: Any, trained: Path, small_cache: Path, options: Options) -> None:
+    run("train", *options, "-o", tmp_path / "run", "--lm", trained.parent.parent / "lm0", "--mapper", "encoder")
+    cases = [
+        ([trained, "--export", "openai", tmp_path / "x.pt"], "--export openai is not known; use rmokady"),
+        ([small_cache, "--export", "rmokady", tmp_path / "x.pt"], "--export is for checkpoints"),
+        ([trained, "--export", "rmokady", small_cache], "is there; give another name"),
+    ]
+    for arguments, fact in cases:
+        result = run("inspect", *arguments)
+        assert result.status == 2
+        assert fact in result.err
+
+
+def test_inspect_says_what_a_foreign_file_is(tmp_path: Path, run: Any, lm_folder: Path) -> None:
+    save_rmokady(tmp_path / "theirs.pt", lm_folder, "transformer")
+    facts = json.loads(run("inspect", tmp_path / "theirs.pt", "--json").out)
+    assert facts["kind"] == "checkpoint of rmokady"
+    assert (facts["mapper"]["kind"], facts["mapper"]["clip_length"], facts["mapper"]["layers"]) == ("transformer", 3, 2)

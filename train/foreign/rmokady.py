@@ -1,0 +1,94 @@
+"""ClipCap's own checkpoints (rmokady/CLIP_prefix_caption): a bare state dict, `clip_project.*` and `gpt.*`.
+
+MLP and transformer mappers go by the names that ours have; a single linear is what their predict.py makes of an MLP
+with a prefix longer than 10. The published transformer is for RN50x4, the published MLPs for ViT-B/32.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from clipcap.data.errors import CheckpointError
+from clipcap.train.foreign.base import (
+    ForeignCheckpoint,
+    State,
+    System,
+    language_model,
+    mapper_tensors,
+    quotient,
+    sizes,
+)
+from clipcap.train.mappers import MapperConfig
+
+_ENCODERS = {640: "RN50x4", 1024: "RN50"}
+
+
+class Rmokady(System):
+    """`clip_project.model.*`, `clip_project.transformer.*`, or `clip_project.weight` alone."""
+
+    name = "rmokady"
+
+    def recognises(self, state: State) -> bool:
+        return any(name.startswith("clip_project.") for name in state)
+
+    def convert(self, state: State, heads: int | None) -> ForeignCheckpoint:
+        config, lm = language_model(state, "gpt.", heads)
+        single = {"weight": "linear.weight", "bias": "linear.bias"} if "clip_project.weight" in state else None
+        mapper = mapper_tensors(state, "clip_project.", single)
+        described = _mapper_config(mapper, config["n_embd"])
+        return ForeignCheckpoint(
+            system=self.name,
+            mapper=described,
+            lm_config=config,
+            tensors={**mapper, **lm},
+            encoder=_ENCODERS.get(described.embedding_width, "ViT-B-32"),
+            pretrained="openai",
+            features="projected",
+        )
+
+
+def export(model_state: Mapping[str, torch.Tensor], mapper: MapperConfig) -> dict[str, torch.Tensor]:
+    """Our weights as their tools load them: every key of theirs, the output layer included.
+
+    Args:
+        model_state: the state of a `ClipCapModel`.
+        mapper: its configuration.
+
+    Raises:
+        CheckpointError: they have no such mapper.
+    """
+    single = mapper.kind == "linear" and not mapper.tanh
+    if mapper.patches or not (mapper.kind in ("mlp", "transformer") or single):
+        raise CheckpointError(f"rmokady's code has no mapper like this one ({mapper.kind}); only mlp and transformer")
+    renamed = {"clip_project.linear.weight": "clip_project.weight", "clip_project.linear.bias": "clip_project.bias"}
+    state = {(renamed.get(name, name) if single else name): tensor.clone() for name, tensor in model_state.items()}
+    state["gpt.lm_head.weight"] = state["gpt.transformer.wte.weight"]
+    return state
+
+
+def _mapper_config(mapper: Mapping[str, torch.Tensor], width: int) -> MapperConfig:
+    if "clip_project.prefix_const" in mapper:
+        outputs, embedding_width = sizes(mapper, "linear.weight")
+        return MapperConfig(
+            kind="transformer",
+            embedding_width=embedding_width,
+            lm_width=width,
+            prefix_length=sizes(mapper, "prefix_const")[0],
+            clip_length=quotient(outputs, width, "linear"),
+            layers=len({name.split(".")[3] for name in mapper if name.startswith("clip_project.transformer.layers.")}),
+        )
+    if "clip_project.model.2.weight" in mapper:
+        prefix_length = quotient(sizes(mapper, "model.2.weight")[0], width, "second layer")
+        kind, first = "mlp", "model.0.weight"
+    elif "clip_project.linear.weight" in mapper:
+        kind, first = "linear", "linear.weight"
+        prefix_length = quotient(sizes(mapper, first)[0], width, "linear")
+    else:
+        raise CheckpointError(f"its mapper is none of ClipCap's (it has {next(iter(mapper))})")
+    return MapperConfig(
+        kind=kind,
+        embedding_width=sizes(mapper, first)[1],
+        lm_width=width,
+        prefix_length=prefix_length,
+        tanh=False,
+    )
