@@ -5,6 +5,10 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SPLITS = ("train", "val", "test")
 
@@ -37,6 +41,8 @@ class Source:
         missing: paths of records whose file does not exist.
         unlisted: pictures in the dataset's folders that no record names; they are left alone.
         notes: what the reader decided that a person may want to know, a sentence each.
+        embedding: float (len(records), d), where the source is of embeddings and not of pictures.
+        normalized: whether those rows have length 1.
     """
 
     format: str
@@ -45,15 +51,23 @@ class Source:
     missing: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    embedding: "NDArray[Any] | None" = None
+    normalized: bool = False
 
     def limited(self, limit: int) -> "Source":
         """At most `limit` pictures that exist, evenly spaced over the dataset, so that every split keeps its share."""
         missing = set(self.missing)
-        found = [record for record in self.records if record.path not in missing]
+        found = [number for number, record in enumerate(self.records) if record.path not in missing]
         count = min(limit, len(found))
         chosen = [found[i * len(found) // count] for i in range(count)]
         left_out = [f"{len(missing):,} listed pictures do not exist and were left out"] if missing else []
-        return replace(self, records=chosen, missing=[], notes=[*self.notes, *left_out])
+        return replace(
+            self,
+            records=[self.records[number] for number in chosen],
+            missing=[],
+            notes=[*self.notes, *left_out],
+            embedding=None if self.embedding is None else self.embedding[chosen],
+        )
 
     def counts(self) -> dict[str, int]:
         """Pictures in each split that has any, in the order of `SPLITS`."""
@@ -65,11 +79,16 @@ class Source:
         return sum(len(record.captions) for record in self.records)
 
     def sha256(self) -> str:
-        """A sum over ids, paths, splits and captions, in order: two sources with the same sum make the same cache."""
+        """A sum over ids, paths, splits, captions and embeddings, in order.
+
+        Two sources with the same sum make the same cache.
+        """
         digest = hashlib.sha256()
         for record in self.records:
             line = json.dumps([record.id, record.path, record.split, record.captions])
             digest.update(line.encode() + b"\n")
+        if self.embedding is not None:
+            digest.update(self.embedding.tobytes())
         return digest.hexdigest()
 
 

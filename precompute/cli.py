@@ -2,17 +2,21 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipcap.data.command import Debug, Version, new_app, program_version, run_command
-from clipcap.data.errors import SourceError
-from clipcap.data.options import Config, Preset
+from clipcap.data.errors import SourceError, UsageError
+from clipcap.data.fingerprint import UNKNOWN
+from clipcap.data.options import Config, Preset, given
 from clipcap.data.progress import note, plural, warn
 
 if TYPE_CHECKING:
+    from clipcap.data.cache import Cache
+    from clipcap.data.readers import Columns
     from clipcap.data.records import Source
+    from clipcap.precompute.output import Output
 
 app = new_app()
 SHARD_SIZE = 4096
@@ -21,6 +25,7 @@ SHARD_BYTES = 256 << 20  # of embeddings at most, unless asked for: a shard is m
 
 @app.command(epilog="Run it again after a crash or Ctrl-C: it goes on with what is missing.")
 def precompute(
+    context: typer.Context,
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="The folder that holds the dataset, or its file of captions.")
     ],
@@ -33,11 +38,14 @@ def precompute(
         str | None,
         typer.Option(
             "--format",
-            help="What SOURCE is: coco, karpathy, flickr8k, flickr30k, flat, table, sidecar or folder. By default it "
-            "is found out.",
+            help="What SOURCE is: coco, karpathy, flickr8k, flickr30k, flat, table, sidecar, folder; or embeddings: "
+            "clipcap-pickle, clipxgpt-pickle, clip-retrieval, arrays. By default it is found out.",
         ),
     ] = None,
     picture_column: Annotated[str | None, typer.Option(help="Of a table: the column that names pictures.")] = None,
+    captions: Annotated[
+        Path | None, typer.Option(metavar="SOURCE", help="Of embeddings without captions: a dataset that has them.")
+    ] = None,
     caption_column: Annotated[str | None, typer.Option(help="Of a table: the column of captions.")] = None,
     encoder: Annotated[
         str, typer.Option(help="CLIP architecture by open_clip's name, a folder that open_clip saved, or demo.")
@@ -85,7 +93,10 @@ def precompute(
     from clipcap.data.splits import draw_splits
 
     columns = Columns(picture=picture_column, caption=caption_column)
-    understood, drawn = draw_splits(read_source(source, format_name, columns), val_fraction, seed)
+    found = read_source(source, format_name, columns if captions is None else None)
+    if captions is not None:
+        found = _with_captions(found, captions, columns)
+    understood, drawn = draw_splits(found, val_fraction, seed)
     if skip_missing:
         limit = min(limit or len(understood.records), len(understood.records) - len(understood.missing))
     if limit is not None:
@@ -101,6 +112,14 @@ def precompute(
 
     place = Output(output)
     place.check_writable()
+    if understood.embedding is not None:
+        named = given(context, "encoder")
+        _import(
+            understood, place, tokenizer, overwrite, shard_size,
+            encoder=encoder if named else UNKNOWN, features=features,
+            pretrained=(pretrained or "openai") if named else UNKNOWN, split_seed=seed if drawn else None,
+        )  # fmt: skip
+        return
     note(f"{source}: {_summary(understood)}; loading {encoder}")
 
     from clipcap.data.cache import Cache
@@ -150,12 +169,57 @@ def precompute(
             note(f"interrupted; {plural(len(place.shards()), 'shard')} kept: {again} to go on")
             raise
         _report_failures(failures, output)
-    cache = Cache.open(output)
-    width = " x ".join(map(str, tower.shape))
+    _print_result(Cache.open(output), " x ".join(map(str, tower.shape)))
+
+
+def _print_result(cache: "Cache", width: str) -> None:
     print(
-        f"{output}: {plural(cache.images, 'picture')}, {plural(cache.captions, 'caption')}, "
+        f"{cache.path}: {plural(cache.images, 'picture')}, {plural(cache.captions, 'caption')}, "
         f"{plural(cache.tokens, 'token')}, {plural(len(cache.shards), 'shard')}, width {width}"
     )
+
+
+def _with_captions(source: "Source", path: Path, columns: "Columns") -> "Source":
+    from clipcap.data.readers import read_source
+    from clipcap.data.readers.embeddings import add_captions
+
+    if source.embedding is None:
+        raise UsageError(f"--captions is for embeddings; {source.root} has pictures, which bring theirs")
+    return add_captions(source, read_source(path, None, columns), path)
+
+
+def _import(
+    source: "Source", place: "Output", tokenizer: str, overwrite: bool, shard_size: int | None, **known: Any
+) -> None:
+    """Write a cache of embeddings that exist. What made them is what a person says, or unknown."""
+    from clipcap.data.cache import Cache
+    from clipcap.data.embedded import lasting_name
+    from clipcap.data.fingerprint import Fingerprint
+    from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
+    from clipcap.precompute.imported import write_embeddings
+
+    assert source.embedding is not None
+    width = source.embedding.shape[-1]
+    note(f"{source.root}: {_summary(source)}, rows of {width}; encoder: {known['encoder']}")
+    if known["encoder"] == UNKNOWN:
+        note("name what made these rows with --encoder (and --pretrained), so that new pictures can be captioned")
+    words = load_tokenizer(tokenizer)
+    fingerprint = Fingerprint.unchecked(
+        width=width,
+        normalized=source.normalized,
+        tokenizer=lasting_name(tokenizer),
+        tokenizer_sha256=tokenizer_sha256(words),
+        source_format=source.format,
+        source_sha256=source.sha256(),
+        shard_size=shard_size or _shard_size((width,)),
+        version=program_version(),
+        **known,
+    )
+    if place.check(fingerprint, overwrite):
+        _report_finished(place.index, False)
+    else:
+        _report_failures(write_embeddings(source, place, words, fingerprint), place.index)
+    _print_result(Cache.open(place.index), str(width))
 
 
 def _shard_size(shape: tuple[int, ...]) -> int:

@@ -90,7 +90,7 @@ def encode_source(
         ClipCapError: a shard cannot be written. Finished shards stay.
     """
     failures = Failures(total=len(source.records), strict=strict)
-    plan = _plan(len(source.records), fingerprint.shard_size)
+    plan = plan_shards(len(source.records), fingerprint.shard_size)
     entries: dict[int, ShardEntry] = {}
     for number, share in enumerate(plan):
         entry = _finished(output.shard(number), number, len(share), fingerprint, source.root, failures)
@@ -162,7 +162,8 @@ def build_tables(
     )
 
 
-def _plan(records: int, shard_size: int) -> list[range]:
+def plan_shards(records: int, shard_size: int) -> list[range]:
+    """Each shard's share of the records."""
     return [range(start, min(start + shard_size, records)) for start in range(0, records, shard_size)]
 
 

@@ -5,6 +5,12 @@ from pathlib import Path
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.readers.base import Columns, Reader
 from clipcap.data.readers.coco import CocoReader
+from clipcap.data.readers.embeddings import (
+    ArraysReader,
+    ClipCapPickleReader,
+    ClipRetrievalReader,
+    ClipXGptPickleReader,
+)
 from clipcap.data.readers.flat import FlatReader
 from clipcap.data.readers.flickr8k import Flickr8kReader
 from clipcap.data.readers.flickr30k import Flickr30kReader
@@ -23,6 +29,10 @@ READERS: dict[str, Reader] = {
     "table": TableReader(),
     "sidecar": SidecarReader(),
     "folder": FolderReader(),
+    "clipcap-pickle": ClipCapPickleReader(),
+    "clipxgpt-pickle": ClipXGptPickleReader(),
+    "clip-retrieval": ClipRetrievalReader(),
+    "arrays": ArraysReader(),
 }
 
 

@@ -1,0 +1,225 @@
+"""Embeddings that exist become a cache: folded to pictures, checked for shifts, never run, and trained on."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clipcap.data.cache import Cache
+from clipcap.data.errors import SourceError
+from clipcap.data.readers import read_source
+from clipcap.data.unpickle import read_pickle
+
+
+def rows(count: int, width: int = 16, seed: int = 0) -> "np.ndarray[Any, Any]":
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+def save_rmokady(file: Path, values: Any, captions: list[tuple[str, str, int]]) -> Path:
+    entries = [{"image_id": name, "caption": text, "clip_embedding": row} for name, text, row in captions]
+    file.write_bytes(pickle.dumps({"clip_embedding": torch.from_numpy(values), "captions": entries}))
+    return file
+
+
+def test_a_row_a_caption_is_folded_to_a_row_a_picture(tmp_path: Path) -> None:
+    values = rows(3)
+    repeated = np.stack([values[0], values[1], values[0], values[2], values[1]]).astype(np.float16)
+    named = [("7", "a"), ("8", "b"), ("7", "c"), ("9", "d"), ("8", "e")]
+    captions = [(name, text, i) for i, (name, text) in enumerate(named)]
+    source = read_source(save_rmokady(tmp_path / "oscar_split_ViT-B_32_train.pkl", repeated, captions))
+    assert source.format == "clipcap-pickle"
+    assert {record.id: record.captions for record in source.records} == {"7": ("a", "c"), "8": ("b", "e"), "9": ("d",)}
+    assert source.embedding is not None
+    np.testing.assert_array_equal(source.embedding, values.astype(np.float16))
+    assert not source.normalized
+
+
+def test_the_shifted_rows_of_conceptual_captions_are_repaired(tmp_path: Path) -> None:
+    # Five rows of val, then four of train whose captions count from 0 again; the names collide.
+    values = rows(9)
+    captions = [(f"{i:08d}", f"val {i}", i) for i in range(5)] + [(f"{i:08d}", f"train {i}", i) for i in range(4)]
+    source = read_source(save_rmokady(tmp_path / "conceptual_clip_ViT-B_32_train.pkl", values, captions))
+    assert "from caption 5 on the rows were numbered from 0 again: repaired" in source.notes[0]
+    assert source.counts() == {"train": 4, "val": 5}
+    assert source.embedding is not None
+    for record, row in zip(source.records, source.embedding, strict=True):
+        (text,) = record.captions
+        kind, number = text.split()
+        assert record.split == kind
+        np.testing.assert_array_equal(row, values[int(number) + (5 if kind == "train" else 0)])
+
+
+@pytest.mark.parametrize(
+    ("captions", "fact"),
+    [
+        ([("1", "a", 0), ("2", "b", 3)], "has a caption of row 3, and 3 rows: they belong to other files"),
+        ([("1", "a", 0), ("1", "b", 1)], "rows 0 and 1 are both said to be of 1, and differ"),
+        ([], "holds no rows"),
+    ],
+)
+def test_rows_that_cannot_be_those_of_the_captions(
+    tmp_path: Path, captions: list[tuple[str, str, int]], fact: str
+) -> None:
+    with pytest.raises(SourceError, match=fact):
+        read_source(save_rmokady(tmp_path / "x.pkl", rows(3), captions))
+
+
+def test_the_tokens_beside_it_are_not_it(tmp_path: Path) -> None:
+    (tmp_path / "train_tokens.pkl").write_bytes(pickle.dumps([[torch.ones(3)], [0], 3]))
+    with pytest.raises(SourceError, match=r"train_tokens.pkl"):
+        read_source(tmp_path / "train_tokens.pkl")
+
+
+def test_jmisilos_list(tmp_path: Path) -> None:
+    values = rows(2)
+    content = [("1.jpg", values[0], "a dog ."), ("1.jpg", values[0], "a cat ."), ("2.jpg", values[1], "a man .")]
+    (tmp_path / "dataset.pkl").write_bytes(pickle.dumps(content))
+    source = read_source(tmp_path / "dataset.pkl")
+    assert source.format == "clipxgpt-pickle"
+    assert [(r.id, r.captions) for r in source.records] == [("1.jpg", ("a dog .", "a cat .")), ("2.jpg", ("a man .",))]
+    np.testing.assert_array_equal(source.embedding, values)
+
+
+def test_a_folder_of_clip_retrieval(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    for folder in ("img_emb", "text_emb", "metadata"):
+        (tmp_path / folder).mkdir()
+    values = rows(23)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    start = 0
+    for i in range(11):  # 10 comes after 9, not after 1
+        part = values[start : start + 2 + (i == 10)]
+        np.save(tmp_path / f"img_emb/img_emb_{i}.npy", part.astype(np.float16))
+        names = [f"a/{start + j}.jpg" for j in range(len(part))]
+        table = {"image_path": names, "caption": [f"caption {start + j}" for j in range(len(part))]}
+        parquet.write_table(pyarrow.table(table), tmp_path / f"metadata/metadata_{i}.parquet")
+        start += len(part)
+    source = read_source(tmp_path)
+    assert (source.format, source.normalized, len(source.records)) == ("clip-retrieval", True, 23)
+    assert [record.captions for record in source.records] == [(f"caption {i}",) for i in range(23)]
+    np.testing.assert_array_equal(source.embedding, values.astype(np.float16))
+    parquet.write_table(pyarrow.table({"caption": ["x"]}), tmp_path / "metadata/metadata_3.parquet")
+    with pytest.raises(SourceError, match="has 1 rows, its embeddings 2: they belong to other files"):
+        read_source(tmp_path)
+
+
+def test_arrays_with_captions_from_elsewhere(tmp_path: Path, run: Any, tokenizer_folder: Path) -> None:
+    np.savez(tmp_path / "rows.npz", image=np.array(["b.jpg", "a.jpg", "c.jpg"]), embedding=rows(3))
+    np.save(tmp_path / "rows.npy", rows(3))
+    (tmp_path / "t.csv").write_text("image,caption,split\na.jpg,of a,train\nb.jpg,of b,val\na.jpg,again,train\n")
+    options = ["--captions", tmp_path / "t.csv", "--tokenizer", tokenizer_folder]
+    result = run("precompute", tmp_path / "rows.npz", "-o", tmp_path / "named.h5", *options)
+    assert result.status == 0, result.err
+    assert "1 of 3 rows have no captions in" in result.err
+    (tables,) = Cache.open(tmp_path / "named.h5").tables()
+    assert tables.path == ["b.jpg", "a.jpg", "c.jpg"]
+    assert tables.text == ["of b", "of a", "again"]
+    assert tables.split.tolist() == [1, 0, 0]
+    result = run("precompute", tmp_path / "rows.npy", "-o", tmp_path / "x.h5", *options)
+    assert result.status == 2
+    assert "has captions of 2 pictures" in result.err
+    (tmp_path / "t.csv").write_text("image,caption\na.jpg,A\nb.jpg,B\nc.jpg,C\n")
+    assert run("precompute", tmp_path / "rows.npy", "-o", tmp_path / "x.h5", *options).status == 0
+    (tables,) = Cache.open(tmp_path / "x.h5").tables()
+    assert tables.text == ["A", "B", "C"]
+    np.testing.assert_array_equal(tables.embedding, rows(3).astype(np.float16))
+
+
+class Spiteful:
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call, self.arguments
+
+
+def nested(bad: Any) -> Any:
+    """A tensor whose storage is bytes that torch would unpickle."""
+    tensor = torch.ones(2)
+    rebuild, (storage, *rest) = tensor.__reduce_ex__(2)
+    import io
+
+    inner = io.BytesIO()
+    torch.save({"storage": bad}, inner, _use_new_zipfile_serialization=False)
+    load = storage.__reduce__()[0]
+    return Spiteful(rebuild, Spiteful(load, inner.getvalue()), *rest[:3], False, {})
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("where", ["reduce", "storage", "lookalike"])
+def test_a_pickle_that_would_run_code_is_refused(
+    tmp_path: Path, run: Any, where: str, protocol: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "made"
+    bad = Spiteful(os.mkdir, str(made))
+    if where == "lookalike":  # a name inside torch that is not one of the few
+        bad = Spiteful(torch.hub.load_state_dict_from_url, "x")
+    value = nested(bad) if where == "storage" else bad
+    content: dict[str, Any] = {"clip_embedding": value, "captions": []}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    result = run("precompute", tmp_path / "x.pkl", "-o", tmp_path / "x.h5")
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1
+    name = "torch.hub.load_state_dict_from_url" if where == "lookalike" else "posix.mkdir"
+    assert f"names {name}, which could run code; nothing of it was read" in result.err
+    assert not made.exists()
+
+
+def test_dotted_names_and_numpys_own_doors_are_closed(tmp_path: Path) -> None:
+    # Protocol 4 names attributes of attributes: `torch._utils` + `_rebuild_tensor_v2.__globals__`.
+    dotted = b"\x80\x04\x8c\x0ctorch._utils\x8c\x1e_rebuild_tensor_v2.__globals__\x93."
+    (tmp_path / "d.pkl").write_bytes(dotted)
+    with pytest.raises(SourceError, match="which could run code"):
+        read_pickle(tmp_path / "d.pkl")
+    objects = np.array([Spiteful(os.getcwd), None], dtype=object)
+    (tmp_path / "o.pkl").write_bytes(pickle.dumps(objects))
+    with pytest.raises(SourceError, match=r"posix\.getcwd"):
+        read_pickle(tmp_path / "o.pkl")
+    (tmp_path / "o.pkl").write_bytes(pickle.dumps(np.array([None, 1], dtype=object)))
+    with pytest.raises(SourceError, match="is no pickle that can be read"):
+        read_pickle(tmp_path / "o.pkl")
+
+
+def test_clipcap_dental_for_real(shared: Path, run: Any, tmp_path: Path) -> None:
+    for name, width in (("ViT-B_32", 512), ("RN50x4", 640)):
+        file = shared / f"data/embeddings/clipcap-dental/oscar_split_{name}_train.pkl"
+        out = tmp_path / f"{name}.h5"
+        result = run("precompute", file, "-o", out, "--tokenizer", shared / "data/gpt2", "--encoder", "ViT-B-32")
+        assert result.status == 0, result.err
+        cache = Cache.open(out)
+        assert (cache.images, cache.captions, cache.fingerprint.width) == (732, 2196, width)
+        assert not cache.fingerprint.normalized
+        (tables,) = cache.tables()
+        assert set(np.diff(tables.first_caption)) == {3}
+
+
+def test_mobilenet_for_real_is_trained_on_and_says_that_nobody_knows_its_encoder(
+    shared: Path, run: Any, tmp_path: Path
+) -> None:
+    file, index = shared / "data/embeddings/flickr8k_mobilenet_v2.pkl", tmp_path / "cache.h5"
+    result = run("precompute", file, "-o", index, "--tokenizer", "demo")
+    assert result.status == 0, result.err
+    cache = Cache.open(index)
+    assert (cache.images, cache.captions, cache.fingerprint.width) == (8091, 40455, 1280)
+    options = ["--lm", "demo", "--epochs", 1, "--subset", 0.02, "--batch-size", 40, "--lr", 1e-3, "--device", "cpu"]
+    trained = run("train", index, "-o", tmp_path / "run", *options)
+    assert trained.status == 0, trained.err
+    photo = next((shared / "data/coco/val2017").glob("*.jpg"))
+    result = run("caption", photo, "--model", tmp_path / "run", "--device", "cpu")
+    assert result.status == 2
+    assert result.err.startswith("clipcap-caption: the encoder of the embeddings that this model was trained on is not")
+    assert "name it with --encoder, or caption rows (.npy) or a cache" in result.err
+    rows_file = tmp_path / "rows.npy"
+    np.save(rows_file, next(cache.tables()).embedding[:3])
+    said = run("caption", rows_file, "--model", tmp_path / "run", "--device", "cpu", "--json")
+    assert (said.status, len(json.loads(said.out))) == (0, 3)
+    wrong = run("caption", photo, "--model", tmp_path / "run", "--device", "cpu", "--encoder", "demo")
+    assert wrong.status == 2
+    assert "demo makes embeddings of 512 numbers, this model takes 1280" in wrong.err
