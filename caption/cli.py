@@ -10,6 +10,7 @@ import typer
 
 from clipcap.data.command import Debug, Version, new_app, run_command
 from clipcap.data.errors import ClipCapError, SourceError, UsageError
+from clipcap.data.options import Config
 from clipcap.data.progress import Progress, note, plural, warn
 
 if TYPE_CHECKING:
@@ -28,12 +29,15 @@ def caption(
             help="Pictures, folders, patterns ('*.jpg'), rows of embeddings (.npy), caches (.h5); - : a list on stdin.",
         ),
     ],
-    model: Annotated[
-        Path,
+    models: Annotated[
+        list[Path] | None,
         typer.Option(
-            help="The checkpoint that clipcap-train wrote, or a .pt or .pkl of rmokady, jmisilo or Lahdhirim."
+            "--model",
+            help="The checkpoint that clipcap-train wrote, or a .pt or .pkl of rmokady, jmisilo or Lahdhirim; several, "
+            "each with its --model, caption in turn. Default: checkpoints/best.",
         ),
-    ] = Path("checkpoints/best"),
+    ] = None,
+    config: Config = None,
     split: Annotated[str | None, typer.Option(help="Of a cache, only this: train, val or test.")] = None,
     decode: Annotated[
         str | None,
@@ -81,6 +85,9 @@ def caption(
     ] = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="The same, an object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="A table: input, caption.")] = False,
+    save_pictures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each picture here, with its caption under it.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file for the captions, not stdout.")] = None,
     debug: Debug = False,
     version: Version = False,
@@ -92,47 +99,72 @@ def caption(
         raise UsageError(f"--{formats[0]} and --{formats[1]} are two formats; give one")
     from clipcap.train.run_folder import find_checkpoint
 
-    find_checkpoint(model)  # before anything heavy is loaded
+    models = models or [Path("checkpoints/best")]
+    for model in models:  # before anything heavy is loaded
+        find_checkpoint(model)
 
-    from clipcap.caption.inputs import Inputs
+    from clipcap.caption.inputs import Inputs, has_rows
 
     stream = Inputs(inputs, split)
     if output is not None:
-        _check_output(output, stream.paths, model)
+        for model in models:
+            _check_output(output, stream.paths, model)
+    rows = [path for path in stream.paths if has_rows(path)]
+    if save_pictures is not None and rows:
+        raise UsageError(f"--save-pictures is for pictures; {rows[0]} holds rows")
 
     from clipcap.caption.captioner import Captioner
     from clipcap.caption.decoding import DecodeOptions, choose_strategy
+    from clipcap.caption.pictures import PictureFolder
 
     options = DecodeOptions(
         captions=captions, max_tokens=max_tokens, stop=stop, repetition_penalty=repetition_penalty, beams=beams,
         temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
     )  # fmt: skip
-    if not model.is_file():
-        choose_strategy(decode, options)  # a wrong word is said before the model is loaded
-    captioner = Captioner.from_checkpoint(
-        model, device=device, precision=precision, encoder=encoder, pretrained=pretrained, tokenizer=tokenizer,
-        normalize=normalize, heads=heads, batch_size=batch_size,
-    )  # fmt: skip
-    strategy = captioner.strategy(decode, options)
-    done, skipped = 0, 0
+    if not any(model.is_file() for model in models):
+        choose_strategy(decode, options)  # a wrong word is said before a model is loaded
+    several = len(models) > 1
     with ExitStack() as stack:
         file = stack.enter_context(_results(output)) if output is not None else sys.stdout
-        writer = _writer(formats[0] if formats else "text", file, captions > 1, stream.one_picture)
+        bare = stream.one_picture and not several
+        writer = _writer(formats[0] if formats else "text", file, captions > 1, bare, several)
         stack.callback(writer.close)
         # Results on the same terminal are progress enough, and a bar would write over them.
         shown = output is not None or not sys.stdout.isatty()
         progress = stack.enter_context(Progress("captioning", "inputs", None, bar=shown))
-        for group in stream.groups(captioner):
-            for path, reason in group.skipped:
-                warn(f"{path} skipped: {reason}")
-            for name, texts in zip(group.names, captioner.caption(group.embedding, strategy), strict=True):
-                writer.write(name, texts)
-            file.flush()
-            done += len(group.names)
-            skipped += len(group.skipped)
-            progress.advance(len(group.names) + len(group.skipped), len(group.skipped))
-        if not done:
-            raise SourceError(f"none of {plural(skipped, 'picture')} could be read; see the reasons above")
+        for model in models:
+            captioner = Captioner.from_checkpoint(
+                model, device=device, precision=precision, encoder=encoder, pretrained=pretrained,
+                tokenizer=tokenizer, normalize=normalize, heads=heads, batch_size=batch_size,
+            )  # fmt: skip
+            strategy = captioner.strategy(decode, options)
+            name = str(model) if several else ""
+            folder = None
+            if save_pictures is not None:
+                folder = PictureFolder(save_pictures / _folder_name(model, models) if several else save_pictures)
+            done = 0
+            for group in stream.groups(captioner):
+                for path, reason in group.skipped:
+                    warn(f"{path} skipped: {reason}")
+                texts = captioner.caption(group.embedding, strategy)
+                for given, some in zip(group.names, texts, strict=True):
+                    writer.write(given, some, name)
+                if folder is not None:
+                    for picture, some in zip(group.pictures, texts, strict=True):
+                        folder.save(picture, some)
+                file.flush()
+                done += len(group.names)
+                progress.advance(len(group.names) + len(group.skipped), len(group.skipped))
+            if not done:
+                raise SourceError(f"none of {plural(progress.skipped, 'picture')} could be read; see the reasons above")
+
+
+def _folder_name(model: Path, models: list[Path]) -> str:
+    """What a model's folder of pictures is called: the shortest end of its path that is no other's."""
+    ends = ["-".join(model.parts[-count:]).strip("/-") for count in range(1, len(model.parts) + 1)]
+    others = [other for other in models if other != model]
+    taken = {"-".join(other.parts[-count:]) for other in others for count in range(1, len(other.parts) + 1)}
+    return next((end for end in ends if end not in taken), ends[-1])
 
 
 def _check_output(output: Path, inputs: list[Path], model: Path) -> None:
@@ -166,7 +198,7 @@ def _results(path: Path) -> Iterator[TextIO]:
         partial.replace(path)
 
 
-def _writer(name: str, file: TextIO, several: bool, bare: bool) -> "Writer":
+def _writer(name: str, file: TextIO, several: bool, bare: bool, models: bool) -> "Writer":
     from clipcap.caption.outputs import Csv, Json, JsonLines, Table, Text
 
     if name == "table":
@@ -175,7 +207,7 @@ def _writer(name: str, file: TextIO, several: bool, bare: bool) -> "Writer":
         return Json(file, several)
     if name == "jsonl":
         return JsonLines(file, several)
-    return Csv(file) if name == "csv" else Text(file, bare)
+    return Csv(file, models) if name == "csv" else Text(file, bare)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,13 @@ class Group:
         names: as results name them: a path, the `images/path` of a cached row, `rows.npy[3]`.
         embedding: float32 (len(names), d), or (len(names), t, d).
         skipped: (path, reason) of pictures that could not be read.
+        pictures: the files, where the inputs are pictures.
     """
 
     names: list[str]
     embedding: torch.Tensor
     skipped: list[tuple[str, str]]
+    pictures: list[Path] = field(default_factory=list)
 
 
 class Inputs:
@@ -54,7 +56,7 @@ class Inputs:
         if split is not None and split not in SPLITS:
             raise UsageError(f"--split {split} is not known; use {', '.join(SPLITS)}")
         self.split = split
-        self.one_picture = len(given) == 1 and given[0].is_file() and not _has_rows(given[0])
+        self.one_picture = len(given) == 1 and given[0].is_file() and not has_rows(given[0])
         self.paths = [path for some in given for path in _expand(some)]
         if not self.paths:
             raise SourceError("nothing to caption: the list on stdin is empty")
@@ -72,7 +74,7 @@ class Inputs:
         """
         pictures: list[Path] = []
         for path in self.paths:
-            if _has_rows(path):
+            if has_rows(path):
                 yield from _picture_groups(pictures, captioner)
                 pictures = []
                 rows = _rows(path, captioner) if path.suffix.lower() == ".npy" else self._cached(path, captioner)
@@ -120,7 +122,7 @@ def _expand(path: Path) -> list[Path]:
     raise SourceError(f"{path} does not exist; give a picture, a folder, rows (.npy) or a cache (.h5)")
 
 
-def _has_rows(path: Path) -> bool:
+def has_rows(path: Path) -> bool:
     return path.suffix.lower() in {".npy", *CACHES}
 
 
@@ -140,6 +142,7 @@ def _picture_groups(pictures: list[Path], captioner: "Captioner") -> Iterator[Gr
             names=[storable(path) for path, reason in zip(paths, reasons, strict=True) if reason is None],
             embedding=captioner.encoder.encode(pixels) if len(pixels) else torch.empty(0, *captioner.encoder.shape),
             skipped=[(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason is not None],
+            pictures=[Path(path) for path, reason in zip(paths, reasons, strict=True) if reason is None],
         )
 
 

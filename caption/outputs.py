@@ -15,8 +15,8 @@ from rich.text import Text as RichText
 class Writer(Protocol):
     """Writes results to a text stream."""
 
-    def write(self, name: str, captions: list[str]) -> None:
-        """One input and its captions, best first."""
+    def write(self, name: str, captions: list[str], model: str = "") -> None:
+        """One input and its captions, best first; of which model, where there are several."""
 
     def close(self) -> None:
         """What comes after the last."""
@@ -33,7 +33,8 @@ class Text:
     def __init__(self, stream: TextIO, bare: bool) -> None:
         self.stream, self.bare = stream, bare
 
-    def write(self, name: str, captions: list[str]) -> None:
+    def write(self, name: str, captions: list[str], model: str = "") -> None:
+        name = f"{name} [{model}]" if model else name
         for caption in captions:
             self.stream.write((caption if self.bare else f"{name}: {caption}") + "\n")
 
@@ -52,7 +53,8 @@ class Table:
         self._console = Console(file=stream, highlight=False)
         self._first = True
 
-    def write(self, name: str, captions: list[str]) -> None:
+    def write(self, name: str, captions: list[str], model: str = "") -> None:
+        name = f"{name} [{model}]" if model else name
         row = RichTable(box=None, expand=True, show_header=self._first, padding=(0, 2, 0, 0))
         row.add_column("input", ratio=2, overflow="fold", style="dim")
         row.add_column("caption", ratio=3, overflow="fold")
@@ -76,12 +78,13 @@ class JsonLines:
     def __init__(self, stream: TextIO, several: bool) -> None:
         self.stream, self.several = stream, several
 
-    def write(self, name: str, captions: list[str]) -> None:
-        self.stream.write(self.object(name, captions) + "\n")
+    def write(self, name: str, captions: list[str], model: str = "") -> None:
+        self.stream.write(self.object(name, captions, model) + "\n")
 
-    def object(self, name: str, captions: list[str]) -> str:
+    def object(self, name: str, captions: list[str], model: str) -> str:
         """The JSON of one input."""
-        result = {"input": name, "captions": captions} if self.several else {"input": name, "caption": captions[0]}
+        result: dict[str, object] = {"input": name, **({"model": model} if model else {})}
+        result |= {"captions": captions} if self.several else {"caption": captions[0]}
         return json.dumps(result, ensure_ascii=False)
 
     def close(self) -> None:
@@ -95,8 +98,8 @@ class Json(JsonLines):
         super().__init__(stream, several)
         self._separator = "["
 
-    def write(self, name: str, captions: list[str]) -> None:
-        self.stream.write(f"{self._separator}\n{self.object(name, captions)}")
+    def write(self, name: str, captions: list[str], model: str = "") -> None:
+        self.stream.write(f"{self._separator}\n{self.object(name, captions, model)}")
         self._separator = ","
 
     def close(self) -> None:
@@ -104,18 +107,19 @@ class Json(JsonLines):
 
 
 class Csv:
-    """A table: `input,caption`, a row a caption.
+    """A table: `input,caption`, a row a caption; with several models `image,model,caption`.
 
     Args:
         stream: where to.
+        models: whether there are several.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, models: bool = False) -> None:
         self._rows = csv.writer(stream, lineterminator="\n")
-        self._rows.writerow(["input", "caption"])
+        self._rows.writerow(["image", "model", "caption"] if models else ["input", "caption"])
 
-    def write(self, name: str, captions: list[str]) -> None:
-        self._rows.writerows([name, caption] for caption in captions)
+    def write(self, name: str, captions: list[str], model: str = "") -> None:
+        self._rows.writerows([name, *([model] if model else []), caption] for caption in captions)
 
     def close(self) -> None:
         pass

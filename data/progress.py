@@ -2,7 +2,9 @@
 
 import sys
 import time
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,8 +21,20 @@ def _console() -> "Console":
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+_log_file: Path | None = None
+
+
+def log_notes_to(path: Path | None) -> None:
+    """From here on, write what is noted to a file too, a line with its time each; None to stop."""
+    global _log_file  # noqa: PLW0603 (there is one stderr, and one log of it)
+    _log_file = path
+
+
 def note(text: str, style: str = "") -> None:
     """Say something to the person, on stderr, above a running bar; never on stdout."""
+    if _log_file is not None:
+        with suppress(OSError), _log_file.open("a", encoding="utf-8") as file:  # a full disk is said by what matters
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
     if sys.stderr.isatty():
         _console().print(text, markup=False, style=style)
     else:

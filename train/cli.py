@@ -10,7 +10,7 @@ from clipcap.data.command import Debug, Version, new_app, run_command
 from clipcap.data.embedded import lasting_name
 from clipcap.data.errors import UsageError
 from clipcap.data.options import Config, Preset, given
-from clipcap.data.progress import note, plural
+from clipcap.data.progress import log_notes_to, note, plural
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,7 @@ def train(
     patience: Annotated[
         int, typer.Option(min=0, help="End after so many epochs without a better validation loss. 0: never.")
     ] = 0,
+    log_to: Annotated[str | None, typer.Option(help="tensorboard or wandb, besides metrics.jsonl.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16. auto: bf16 where the device has it.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of first weights, order and dropout.")] = 0,
@@ -115,6 +116,10 @@ def train(
         settings = TrainSettings(**{**options, "precision": _precision(precision, where)})
 
     from clipcap.train.prepare import prepare_trainer
+    from clipcap.train.trackers import TRACKERS, open_tracker
+
+    if log_to is not None and log_to not in TRACKERS:
+        raise UsageError(f"--log-to {log_to} is not known; use {', '.join(TRACKERS)}")
 
     beginning = settings.init or settings.lm
     note(f"{cache}: {plural(opened.images, 'picture')}, {plural(opened.captions, 'caption')}; loading {beginning}")
@@ -122,6 +127,8 @@ def train(
     going_on = stored is not None and folder.go_on()
     if not going_on:
         folder.start(settings, contents)
+    log_notes_to(folder.log_file)
+    trainer.tracker = open_tracker(log_to, output, vars(settings))
     if going_on:
         trainer.resume()
         if trainer.finished:

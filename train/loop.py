@@ -22,6 +22,7 @@ from clipcap.train.corpus import Corpus, epoch_batches
 from clipcap.train.model import ClipCapModel, train_mode
 from clipcap.train.run_folder import RunFolder
 from clipcap.train.settings import TrainSettings, lr_factor
+from clipcap.train.trackers import Tracker
 from clipcap.train.validate import Validation, validate
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class Trainer:
         checkpoint: what checkpoints say of themselves; their progress is filled in here.
         folder: of the run, started.
         device: of the model.
+
+    Attributes:
+        tracker: where figures go besides the folder; may be set before `run`.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Trainer:
             {"params": [p for _, p in vectors], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=device.type in ("cpu", "cuda"))
+        self.tracker: Tracker | None = None
         self._stop = False
         self._saved_at = time.monotonic()
         # Dropout's random numbers begin here, whatever was drawn while the model was built.
@@ -229,7 +234,7 @@ class Trainer:
         position = self.position
         epoch = position.epoch + 1
         if result is not None:
-            self.folder.log({"step": position.step, "epoch": epoch, "val_loss": result.loss, **_rest(asdict(result))})
+            self._log({"step": position.step, "epoch": epoch, "val_loss": result.loss, **_rest(asdict(result))})
             gap = "unknown (one picture)" if result.image_gap is None else f"{result.image_gap:+.4f}"
             note(f"epoch {epoch}: validation loss {result.loss:.4f}, image gap {gap}")
             for path, caption, _ in result.samples:
@@ -246,6 +251,7 @@ class Trainer:
             position.best, position.stale = result.loss if result else None, 0
             save_checkpoint(self.folder.best, self.model, self.tokenizer, self._described(epoch))
         self._save_last()
+        self.folder.draw_curves()
         if self.finished and epoch < self.settings.epochs:
             note(
                 f"the validation loss was lowest {plural(position.stale, 'epoch')} ago: the run ends here (--patience)"
@@ -272,7 +278,7 @@ class Trainer:
 
     def _log_training(self, rate: float) -> None:
         position = self.position
-        self.folder.log(
+        self._log(
             {
                 "step": position.step,
                 "epoch": position.epoch + 1,
@@ -282,6 +288,12 @@ class Trainer:
             }
         )
         position.loss_sum, position.loss_tokens = 0.0, 0
+
+    def _log(self, line: dict[str, Any]) -> None:
+        self.folder.log(line)
+        if self.tracker is not None:
+            figures = {name: value for name, value in line.items() if isinstance(value, int | float)}
+            self.tracker.log({name: value for name, value in figures.items() if name != "step"}, line["step"])
 
     def _request_stop(self) -> None:
         self._stop = True

@@ -2,6 +2,8 @@
 
 run.json        settings and cache of the run
 metrics.jsonl   one line every few steps, one a validation
+curves.png      the same as a picture
+train.log       what was said
 last/, best/    checkpoints; `last` also holds the training state
 """
 
@@ -101,6 +103,24 @@ class RunFolder:
         recover_folder(self.best)
         return self.last.exists()
 
+    @property
+    def log_file(self) -> Path:
+        """What the run said, with times."""
+        return self.path / "train.log"
+
+    def draw_curves(self) -> None:
+        """Draw metrics.jsonl.
+
+        Raises:
+            ClipCapError: the picture cannot be written.
+        """
+        from clipcap.train.curves import draw_curves
+
+        file = self.path / "metrics.jsonl"
+        if file.exists():
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            draw_curves(lines, self.path / "curves.png")
+
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl.
 
@@ -117,7 +137,8 @@ class RunFolder:
     def _parts(self) -> list[Path]:
         """All that a run writes, run.json first: without it the rest is not a run."""
         checkpoints = [self.last, self.best, *(set_aside(path) for path in (self.last, self.best))]
-        return [self.path / "run.json", self.path / "metrics.jsonl", *checkpoints]
+        files = ("run.json", "metrics.jsonl", "curves.png", "train.log")
+        return [*(self.path / name for name in files), *checkpoints]
 
     def forget_after(self, step: int, validated: int) -> None:
         """Drop the lines of metrics.jsonl that a run which goes on from `step` will write again.

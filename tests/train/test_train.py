@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -65,6 +66,7 @@ def test_what_a_run_leaves(tmp_path: Path, run: Any, options: Options, small_cac
         "best/tokenizer",
         "best/tokenizer/tokenizer.json",
         "best/tokenizer/tokenizer_config.json",
+        "curves.png",
         "last",
         "last/config.json",
         "last/model.safetensors",
@@ -75,7 +77,11 @@ def test_what_a_run_leaves(tmp_path: Path, run: Any, options: Options, small_cac
         "last/training_state.safetensors",
         "metrics.jsonl",
         "run.json",
+        "train.log",
     ]
+    log = (tmp_path / "run/train.log").read_text().splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d training mapper .*", log[0])
+    assert any("epoch 2: validation loss" in line for line in log)
     lines = metrics(tmp_path / "run")
     assert [(line["step"], line["epoch"], "val_loss" in line) for line in lines] == [
         (4, 1, False),
@@ -336,6 +342,8 @@ def test_a_checkpoint_is_safetensors_json_and_tokenizer_and_no_pickle(
     assert {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()} == {
         ".json",
         ".jsonl",
+        ".log",
+        ".png",
         ".safetensors",
     }
 
