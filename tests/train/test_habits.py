@@ -1,0 +1,105 @@
+"""What a recipe may ask for besides rates and sizes: each changes exactly what it says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipcap.data.cache import Cache
+from clipcap.train.corpus import load_corpora
+from clipcap.train.prepare import prepare_trainer
+from clipcap.train.run_folder import RunFolder
+from clipcap.train.settings import TrainSettings
+
+Options = list[Any]
+
+
+@pytest.fixture
+def options(small_cache: Path, lm_folder: Path) -> Options:
+    return [small_cache, "--lm", lm_folder, "--batch-size", 9, "--precision", "fp32", "--device", "cpu"]
+
+
+def trainer(small_cache: Path, lm_folder: Path, tmp_path: Path, **settings: Any) -> Any:
+    described = TrainSettings(lm=str(lm_folder), **settings)
+    return prepare_trainer(described, Cache.open(small_cache), RunFolder(tmp_path / "run"), torch.device("cpu"))
+
+
+def test_a_subset_is_of_pictures_with_all_their_captions(small_cache: Path) -> None:
+    corpus = load_corpora(Cache.open(small_cache), 60)["train"]
+    half = corpus.subset(0.5, seed=1)
+    assert half.images == 6
+    chosen = set(half.image.tolist())
+    assert half.image.tolist() == [image for image in corpus.image.tolist() if image in chosen]
+    assert half.text == [
+        text for text, image in zip(corpus.text, corpus.image.tolist(), strict=True) if image in chosen
+    ]
+    batch, whole = half.batch(torch.arange(3)), corpus.batch((corpus.image == min(chosen)).nonzero()[:, 0][:1])
+    assert torch.equal(batch.embedding[0], whole.embedding[0])
+    assert set(corpus.subset(0.5, seed=1).image.tolist()) == chosen
+    assert any(set(corpus.subset(0.5, seed=seed).image.tolist()) != chosen for seed in range(2, 6))
+    assert corpus.subset(1e-6, seed=0).images == 1
+
+
+def test_a_run_ends_when_patience_does(run: Any, options: Options, tmp_path: Path) -> None:
+    # A rate of next to nothing: no epoch is better than the first.
+    arguments = [*options, "-o", tmp_path / "run", "--epochs", 9, "--lr", 1e-60, "--patience", 2]
+    result = run("train", *arguments)
+    assert result.status == 0, result.err
+    assert "epoch 3: validation loss" in result.err
+    assert "epoch 4" not in result.err
+    assert "the validation loss was lowest 2 epochs ago: the run ends here (--patience)" in result.err
+    assert result.out == f"{tmp_path}/run/best\n"
+    again = run("train", *arguments, "--resume")
+    assert (again.status, "is finished already: 3 epochs; nothing to do" in again.err) == (0, True)
+
+
+def test_label_smoothing_spreads_the_target(small_cache: Path, lm_folder: Path, tmp_path: Path) -> None:
+    found = trainer(small_cache, lm_folder, tmp_path)
+    model, batch = found.model.eval(), found.train.batch(torch.arange(4))
+    with torch.no_grad():
+        smooth = model.token_losses(*batch, label_smoothing=0.2)
+        logits, targets = model.target_logits(*batch)
+    surprise = -logits.log_softmax(dim=-1)
+    expected = 0.8 * surprise.gather(1, targets[:, None])[:, 0] + 0.2 * surprise.mean(dim=1)
+    torch.testing.assert_close(smooth, expected)
+    assert not torch.allclose(smooth, F.cross_entropy(logits, targets, reduction="none"), atol=1e-3)
+
+
+def test_matrices_decay_and_biases_and_norms_do_not(small_cache: Path, lm_folder: Path, tmp_path: Path) -> None:
+    found = trainer(small_cache, lm_folder, tmp_path, weight_decay=0.3)
+    matrices, vectors = found.optimizer.param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
+    assert {p.ndim for p in matrices["params"]} == {2}
+    assert {p.ndim for p in vectors["params"]} == {1}
+    assert len(matrices["params"]) + len(vectors["params"]) == len(found.parameters)
+
+
+def test_dropout_is_what_it_is_told_to_be(small_cache: Path, lm_folder: Path, tmp_path: Path) -> None:
+    def twice(**settings: Any) -> bool:
+        found = trainer(small_cache, lm_folder, tmp_path, **settings)
+        model, batch = found.model.train(), found.train.batch(torch.arange(4))
+        return torch.equal(model.token_losses(*batch), model.token_losses(*batch))
+
+    assert not twice()  # GPT-2's own
+    assert twice(dropout=0.0)
+    assert not twice(dropout=0.0, mapper="encoder", mapper_dropout=0.2)
+    assert twice(dropout=0.0, mapper="encoder")
+
+
+def test_long_captions_are_cut_and_counted(run: Any, options: Options, small_cache: Path, tmp_path: Path) -> None:
+    lengths = [int(n) for corpus in load_corpora(Cache.open(small_cache), 60).values() for n in corpus.length]
+    result = run("train", *options, "-o", tmp_path / "run", "--epochs", 1, "--max-caption-tokens", 24)
+    assert result.status == 0, result.err
+    cut = sum(length > 24 for length in lengths)
+    assert 0 < cut < len(lengths)
+    assert f"warning: {cut} of {len(lengths)} captions cut to 24 tokens" in result.err
+
+
+def test_what_trains_is_said_with_its_number(run: Any, options: Options, tmp_path: Path) -> None:
+    result = run("train", *options, "-o", tmp_path / "run", "--epochs", 1, "--tune", "last:1", "--mapper", "linear")
+    assert result.status == 0, result.err
+    assert re.search(r"training mapper 0\.01M; GPT-2 0\.01M: block 1, final norm; on 33 captions", result.err)
+    assert run("train", *options, "-o", tmp_path / "x", "--tune", "last:3").err.endswith("give a number up to 2\n")
