@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 
 from clipcap.caption.decoding import DecodeOptions, Strategy, choose_strategy
+from clipcap.caption.trained_encoder import load_trained_encoder
 from clipcap.data.device import autocast, choose_device, choose_precision
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
-from clipcap.data.fingerprint import UNKNOWN, Fingerprint
+from clipcap.data.fingerprint import Fingerprint
 from clipcap.data.tokenizer import encode_captions
-from clipcap.precompute.encoder import Encoder, load_encoder
+from clipcap.precompute.encoder import Encoder
 from clipcap.precompute.images import open_image, to_pixels, to_rgb
 from clipcap.train.checkpoint import CheckpointConfig, load_checkpoint
 from clipcap.train.foreign import load_foreign
@@ -124,53 +125,10 @@ class Captioner:
             CheckpointError: its weights are not those that the model was trained on.
         """
         if self._encoder is None:
-            self._encoder = self._load_encoder()
+            self._encoder = load_trained_encoder(
+                self.config, self._encoder_name, self._pretrained, device=self.device, precision=self.precision
+            )
         return self._encoder
-
-    def _load_encoder(self) -> Encoder:
-        trained_on = self.config.encoder
-        name = self._encoder_name or trained_on.encoder
-        if name == UNKNOWN:
-            raise CheckpointError(
-                "the encoder of the embeddings that this model was trained on is not known: it came with the rows, not "
-                "with their name; name it with --encoder, or caption rows (.npy) or a cache of the same encoder"
-            )
-        # Who names another architecture means its own weights.
-        pretrained = self._pretrained or (None if self._encoder_name else trained_on.pretrained)
-        if pretrained is not None and Path(pretrained).is_absolute() and not Path(pretrained).exists():
-            raise CheckpointError(
-                f"the CLIP weights that this model was trained on are no longer at {pretrained}; say where they are "
-                "with --pretrained"
-            )
-        encoder = load_encoder(
-            name,
-            pretrained,
-            device=self.device,
-            precision=self.precision,
-            features=trained_on.features,
-            quick_gelu=trained_on.quick_gelu,
-        )
-        if encoder.shape != self.config.mapper.embedding_shape:
-            ours, wanted = (
-                " x ".join(map(str, shape)) for shape in (encoder.shape, self.config.mapper.embedding_shape)
-            )
-            raise CheckpointError(
-                f"{name} makes embeddings of {ours} numbers, this model takes {wanted}; give --encoder"
-            )
-        now = replace(
-            trained_on,
-            encoder=encoder.name,
-            weights_sha256=encoder.weights_sha256,
-            quick_gelu=encoder.quick_gelu,
-            preprocess=encoder.preprocess,
-        )
-        differences = trained_on.encoder_differences(now) if trained_on.checked else []
-        if differences:
-            raise CheckpointError(
-                f"{encoder.pretrained} is not the encoder that this model was trained on ({differences[0]}); give the "
-                "right weights with --pretrained"
-            )
-        return encoder
 
     def __call__(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from clipcap.data.errors import SourceError, one_line
-from clipcap.data.readers.base import Columns, Reader
+from clipcap.data.readers.base import Columns, FileReader, Reader
 from clipcap.data.records import Record, Source
 from clipcap.data.unpickle import read_pickle
 
@@ -23,17 +23,18 @@ _ROWS = ("embedding", "embeddings", "clip_embedding", "image_embeds", "features"
 _NAMES = ("image", "images", "path", "paths", "name", "names", "file_name", "filename", "image_id")
 
 
-class ClipCapPickleReader(Reader):
-    """What rmokady's parse_coco.py and parse_conceptual.py write: `clip_embedding`, and a dict a caption."""
+class ClipCapPickleReader(FileReader):
+    """What rmokady's parse_coco.py and parse_conceptual.py write: `clip_embedding`, and a dict a caption.
+
+    The `_tokens.pkl` that training leaves beside it is not looked at.
+    """
 
     wants = "a .pkl of rmokady's with clip_embedding and captions"
 
-    def matches(self, path: Path) -> bool:
-        return _is_pickle(path) and b"clip_embedding" in _head(path)
+    def recognises(self, file: Path) -> bool:
+        return _is_pickle(file) and b"clip_embedding" in _head(file)
 
-    def read(self, path: Path, columns: Columns) -> Source:
-        if path.stem.endswith("_tokens"):
-            raise SourceError(f"{path} holds tokens, not embeddings; give {path.stem.removesuffix('_tokens')}.pkl")
+    def read_file(self, path: Path, root: Path, columns: Columns) -> Source:
         content = read_pickle(path)
         try:
             rows = _as_rows(path, content["clip_embedding"])
@@ -59,15 +60,15 @@ class ClipCapPickleReader(Reader):
         return _fold(path, "clipcap-pickle", rows, entries, splits, notes)
 
 
-class ClipXGptPickleReader(Reader):
+class ClipXGptPickleReader(FileReader):
     """What jmisilo's dataset_generation.py writes: a list of (picture, row, caption)."""
 
     wants = "a .pkl of jmisilo's with (picture, row, caption)"
 
-    def matches(self, path: Path) -> bool:
-        return _is_pickle(path) and b"clip_embedding" not in _head(path)
+    def recognises(self, file: Path) -> bool:
+        return _is_pickle(file) and b"clip_embedding" not in _head(file) and not file.stem.endswith("_tokens")
 
-    def read(self, path: Path, columns: Columns) -> Source:
+    def read_file(self, path: Path, root: Path, columns: Columns) -> Source:
         import numpy as np
 
         content = read_pickle(path)

@@ -71,8 +71,11 @@ def test_rows_that_cannot_be_those_of_the_captions(
 
 def test_the_tokens_beside_it_are_not_it(tmp_path: Path) -> None:
     (tmp_path / "train_tokens.pkl").write_bytes(pickle.dumps([[torch.ones(3)], [0], 3]))
-    with pytest.raises(SourceError, match=r"train_tokens.pkl"):
+    with pytest.raises(SourceError, match=r"train_tokens\.pkl is not a dataset that is known here"):
         read_source(tmp_path / "train_tokens.pkl")
+    save_rmokady(tmp_path / "train.pkl", rows(2), [("1", "a", 0), ("2", "b", 1)])
+    source = read_source(tmp_path)  # a folder with the one in it
+    assert (source.format, len(source.records)) == ("clipcap-pickle", 2)
 
 
 def test_jmisilos_list(tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ def test_a_prefix_for_each_picture_that_no_other_changes(kind: str) -> None:
     assert not torch.allclose(prefix[0], prefix[1])
 
 
+@pytest.mark.parametrize("kind", MAPPERS)
+@pytest.mark.parametrize("embedding", [1280, 1024, 1408])  # ViT-bigG-14, ViT-g-14, and it before its projection
+def test_the_largest_encoders_before_the_largest_gpt2(kind: str, embedding: int) -> None:
+    with torch.device("meta"):
+        prefix = build(kind, embedding, 1600, 4)(torch.empty(2, embedding))
+    assert prefix.shape == (2, 4, 1600)
+
+
 def test_names_and_shapes_of_clipcaps_transformer() -> None:
     mapper = build("transformer", embedding=640, lm=768, prefix=40, clip_length=40, layers=8)
     state = mapper.state_dict()

@@ -1,0 +1,69 @@
+"""The image encoder that a model was trained on: found again, and held against what the checkpoint remembers of it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from clipcap.data.errors import CheckpointError
+from clipcap.data.fingerprint import UNKNOWN
+from clipcap.precompute.encoder import Encoder, load_encoder
+from clipcap.train.checkpoint import CheckpointConfig
+
+
+def load_trained_encoder(
+    config: CheckpointConfig, name: str | None, pretrained: str | None, *, device: torch.device, precision: str
+) -> Encoder:
+    """Load the encoder that makes the embeddings which a model takes.
+
+    Args:
+        config: of the checkpoint.
+        name: of the architecture, where the checkpoint does not know it, or is to be overruled.
+        pretrained: its weights, where they are no longer where the checkpoint says.
+        device, precision: as for `load_encoder`.
+
+    Raises:
+        ModelError: it cannot be had.
+        CheckpointError: nobody knows it, it makes embeddings of another shape, or its weights are not those that the
+            model was trained on.
+    """
+    trained_on = config.encoder
+    if (name or trained_on.encoder) == UNKNOWN:
+        raise CheckpointError(
+            "the encoder of the embeddings that this model was trained on is not known: it came with the rows, not "
+            "with their name; name it with --encoder, or caption rows (.npy) or a cache of the same encoder"
+        )
+    # Who names another architecture means its own weights.
+    pretrained = pretrained or (None if name else trained_on.pretrained)
+    if pretrained is not None and Path(pretrained).is_absolute() and not Path(pretrained).exists():
+        raise CheckpointError(
+            f"the CLIP weights that this model was trained on are no longer at {pretrained}; say where they are with "
+            "--pretrained"
+        )
+    encoder = load_encoder(
+        name or trained_on.encoder,
+        pretrained,
+        device=device,
+        precision=precision,
+        features=trained_on.features,
+        quick_gelu=trained_on.quick_gelu,
+    )
+    if encoder.shape != config.mapper.embedding_shape:
+        made, taken = (" x ".join(map(str, shape)) for shape in (encoder.shape, config.mapper.embedding_shape))
+        raise CheckpointError(
+            f"{encoder.name} makes embeddings of {made} numbers, this model takes {taken}; name another with --encoder"
+        )
+    now = replace(
+        trained_on,
+        encoder=encoder.name,
+        weights_sha256=encoder.weights_sha256,
+        quick_gelu=encoder.quick_gelu,
+        preprocess=encoder.preprocess,
+    )
+    differences = trained_on.encoder_differences(now) if trained_on.checked else []
+    if differences:
+        raise CheckpointError(
+            f"{encoder.pretrained} is not the encoder that this model was trained on ({differences[0]}); give the "
+            "right weights with --pretrained"
+        )
+    return encoder
