@@ -71,7 +71,7 @@ def test_a_full_size_gpt2(shared: Path, tmp_path: Path, run: Any, clip_folder: P
     options = ["--lm", lm, "--batch-size", 8, "--epochs", 1, "--device", "cpu"]
     result = run("train", index, "-o", tmp_path / "run", *options)
     assert result.status == 0, result.err
-    assert "GPT-2 124.44M parameters on 20 captions of 4 pictures" in result.err
+    assert "GPT-2 124.44M: all of it; on 20 captions of 4 pictures" in result.err
     with safe_open(tmp_path / "run/best/model.safetensors", "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     assert shapes["gpt.transformer.wte.weight"] == (50257, 768)
