@@ -14,7 +14,7 @@ from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.weights import weights_sha256
 from clipcap.train.checkpoint import CheckpointConfig, LanguageModelConfig, load_checkpoint
 from clipcap.train.corpus import Corpus, load_corpora
-from clipcap.train.foreign import load_foreign
+from clipcap.train.foreign import load_foreign, open_foreign
 from clipcap.train.language_model import load_language_model, load_own_tokenizer
 from clipcap.train.loop import Trainer
 from clipcap.train.mappers import MapperConfig, build_mapper
@@ -123,7 +123,10 @@ def _begin_with(settings: TrainSettings, cache: Cache) -> _Beginning:
     path = find_checkpoint(Path(settings.init))
     model: ClipCapModel
     if path.is_file():
-        model, tokenizer, config = load_foreign(path, tokenizer=cache.fingerprint.tokenizer)
+        # The tokenizer of the cache, if it can be theirs: it is GPT-2's, by whatever path.
+        cached = load_tokenizer(cache.fingerprint.tokenizer)
+        theirs = len(cached) == open_foreign(path).lm_config["vocab_size"]
+        model, tokenizer, config = load_foreign(path, tokenizer=cache.fingerprint.tokenizer if theirs else None)
     else:
         model, tokenizer, config = load_checkpoint(path)
     shape = (cache.patches, cache.fingerprint.width) if cache.patches else (cache.fingerprint.width,)

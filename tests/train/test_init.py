@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
 from clipcap.caption import Captioner
+from clipcap.data.tokenizer import load_tokenizer
 from clipcap.train.mappers import MapperConfig, build_mapper
+from small_world import make_lm
 
 Options = list[Any]
 
@@ -75,6 +77,24 @@ def test_fine_tuning_begins_with_the_weights_and_moves_them(
     assert result.status == 0, result.err
     last = load_file(tmp_path / "next/best/model.safetensors")
     assert all(torch.equal(last[name], tensor) for name, tensor in moved.items())
+
+
+def test_a_cache_of_another_tokenizer_is_tokenised_again(
+    tmp_path: Path, run: Any, options: Options, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their words keep their meaning: the tokens of the cache are not fed to a GPT-2 that has others."""
+    larger = make_lm(tmp_path / "larger", tokenizer_folder, vocab_size=500)
+    save_rmokady(tmp_path / "theirs.pt", larger, "mlp")
+    asked = []
+
+    def tokenizer(name: str) -> Any:
+        asked.append(name)
+        return load_tokenizer(str(tokenizer_folder) if name == "gpt2" else name)
+
+    monkeypatch.setattr("clipcap.train.foreign.load_tokenizer", tokenizer)
+    result = run("train", *options, "-o", tmp_path / "run", "--init", tmp_path / "theirs.pt")
+    assert result.status == 0, result.err
+    assert asked == ["gpt2"]
 
 
 def test_what_does_not_go_together(tmp_path: Path, run: Any, options: Options, lm_folder: Path, trained: Path) -> None:
