@@ -284,6 +284,8 @@ class Captioner:
             CheckpointError: they did.
         """
         trained_on = self.config.encoder
+        if self._encoder_name:
+            trained_on = replace(trained_on, encoder=self._encoder_name)
         if trained_on.normalized:  # rows are scaled here, whatever their length
             fingerprint = replace(fingerprint, normalized=True)
         differences = trained_on.encoder_differences(fingerprint)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -132,10 +132,12 @@ def caption(
         # Results on the same terminal are progress enough, and a bar would write over them.
         shown = output is not None or not sys.stdout.isatty()
         progress = stack.enter_context(Progress("captioning", "inputs", None, bar=shown))
+        foreign: dict[str, Any] = {"tokenizer": tokenizer, "normalize": normalize, "heads": heads}
+        some_foreign = any(model.is_file() for model in models)
         for model in models:
             captioner = Captioner.from_checkpoint(
                 model, device=device, precision=precision, encoder=encoder, pretrained=pretrained,
-                tokenizer=tokenizer, normalize=normalize, heads=heads, batch_size=batch_size,
+                batch_size=batch_size, **(foreign if model.is_file() or not some_foreign else {}),
             )  # fmt: skip
             strategy = captioner.strategy(decode, options)
             name = str(model) if several else ""

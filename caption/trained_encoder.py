@@ -46,7 +46,7 @@ def load_trained_encoder(
         device=device,
         precision=precision,
         features=trained_on.features,
-        quick_gelu=trained_on.quick_gelu,
+        quick_gelu=trained_on.quick_gelu and not name,
     )
     if encoder.shape != config.mapper.embedding_shape:
         made, taken = (" x ".join(map(str, shape)) for shape in (encoder.shape, config.mapper.embedding_shape))

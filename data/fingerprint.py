@@ -111,8 +111,11 @@ class Fingerprint:
         """What makes embeddings of the other mean something else, as far as is known; empty when they can be mixed."""
         if self.checked and other.checked:
             return self._compare(other, list(_ENCODER))
-        named = UNKNOWN not in (self.encoder, other.encoder)
-        return self._compare(other, ["encoder", *_UNCHECKED] if named else list(_UNCHECKED))
+        mine, theirs = (_plain_name(name) for name in (self.encoder, other.encoder))
+        differences = self._compare(other, list(_UNCHECKED))
+        if UNKNOWN not in (mine, theirs) and mine != theirs:
+            differences.insert(0, f"encoder: {self.encoder}, not {other.encoder}")
+        return differences
 
     def _compare(self, other: "Fingerprint", names: list[str]) -> list[str]:
         return [
@@ -122,6 +125,11 @@ class Fingerprint:
             # One tower may go by several names: `ViT-B-32`, and any folder that it was saved to.
             and not (name == "encoder" and self.checked and self.weights_sha256 == other.weights_sha256)
         ]
+
+
+def _plain_name(encoder: str) -> str:
+    """An architecture's name without what people write differently: ViT-B/32, ViT-B-32-quickgelu."""
+    return encoder.replace("/", "-").removesuffix("-quickgelu").lower()
 
 
 def _short(value: Any) -> str:

@@ -17,17 +17,24 @@ from clipcap.data.presets import PRESETS
 
 def _use_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is not None:
-        values = read_config_file(path, _names(context))
-        preset = values.get("preset")
-        below = _preset(context, preset) if isinstance(preset, str) else {}
-        context.default_map = {**below, **(context.default_map or {}), **values}
+        context.meta["config"] = read_config_file(path, _names(context))
+        _settle(context)
     return path
 
 
 def _use_preset(context: typer.Context, name: str | None) -> str | None:
-    if name is not None:
-        context.default_map = {**_preset(context, name), **(context.default_map or {})}
+    if name is not None and context.get_parameter_source("preset").name == "COMMANDLINE":  # type: ignore[union-attr]
+        context.meta["preset"] = name
+        _settle(context)
     return name
+
+
+def _settle(context: typer.Context) -> None:
+    """Put the file over the preset; of two presets the one on the command line counts."""
+    values = dict(context.meta.get("config", {}))
+    below = values.pop("preset", None)
+    name = context.meta.get("preset", below)
+    context.default_map = {**(_preset(context, name) if isinstance(name, str) else {}), **values}
 
 
 Config = Annotated[
@@ -46,6 +53,12 @@ def given(context: typer.Context, name: str) -> bool:
     """Whether a person gave an option, on the command line, in a config file or by a preset."""
     source = context.get_parameter_source(name)
     return source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP")
+
+
+def on_command_line(context: typer.Context, name: str) -> bool:
+    """Whether a person gave an option on the command line itself."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def read_config_file(path: Path, names: dict[str, str]) -> dict[str, Any]:

@@ -96,20 +96,44 @@ class _Reader(pickle.Unpickler):
         raise SourceError(f"{self.path} has parts that lie outside of it; give a file that is whole")
 
 
-def _storage(data: bytes) -> Any:
-    import torch
+class _Closed:
+    """Base of what stands for something else while a pickle is read: a pickle cannot set anything in it."""
 
-    file = io.BytesIO(data)
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise refusal(Path("a tensor in the file"), one_line(error)) from error
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("a pickle that sets what is in a tensor")
 
 
-def _tensor(*arguments: Any) -> Any:
-    import torch
+class _Storage(_Closed):
+    """Stands for a tensor's memory, which torch's own reader of tensors read."""
 
-    return torch._utils._rebuild_tensor_v2(*arguments)
+    def __init__(self, data: bytes) -> None:
+        import torch
+
+        file = io.BytesIO(data)
+        try:
+            self.storage = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise refusal(Path("a tensor in the file"), one_line(error)) from error
+        if type(self.storage) is not torch.storage.TypedStorage:
+            raise ValueError(f"a {type(self.storage).__name__} where a tensor's memory should be")
+
+
+class _Tensor(_Closed):
+    """Stands for a tensor: a window into a storage, held against its size."""
+
+    def __init__(self, storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> None:
+        import torch
+
+        if not isinstance(storage, _Storage) or len(size) != len(stride):
+            raise ValueError("a tensor without its memory")
+        numbers = [offset, *size, *stride]
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError("a tensor of an impossible shape")
+        flat = torch.empty(0, dtype=storage.storage.dtype).set_(storage.storage)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if 0 not in size and last >= len(flat):
+            raise ValueError("a tensor larger than its memory")
+        self.tensor = flat.as_strided(size, stride, offset).clone()
 
 
 def _parameter(data: Any, *_: Any) -> Any:
@@ -174,6 +198,8 @@ def _real(value: Any) -> Any:
     """The same with real arrays in the place of those that stood for them."""
     if isinstance(value, _Array):
         return value.numpy()
+    if isinstance(value, _Tensor):
+        return value.tensor
     if isinstance(value, dict):
         for key, item in value.items():
             value[key] = _real(item)
@@ -203,9 +229,9 @@ def _fresh(function: Callable[..., Any]) -> Callable[[], Any]:
 # (module, name) as pickles have it, to what makes the thing. numpy's modules have two names, of before and after 2.0.
 _ALLOWED: dict[tuple[str, str], Callable[[], Any]] = {
     ("collections", "OrderedDict"): lambda: OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _fresh(_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _fresh(_Tensor),
     ("torch._utils", "_rebuild_parameter"): _fresh(_parameter),
-    ("torch.storage", "_load_from_bytes"): _fresh(_storage),
+    ("torch.storage", "_load_from_bytes"): _fresh(_Storage),
     ("_codecs", "encode"): _fresh(_encode),
     ("numpy", "ndarray"): lambda: None,  # only ever named, as what is to be made
     ("numpy", "dtype"): _fresh(_Dtype),

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipcap.data.command import Debug, Version, new_app, program_version, run_command
+from clipcap.data.embedded import EMBEDDED_ENCODERS
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.fingerprint import UNKNOWN
-from clipcap.data.options import Config, Preset, given
+from clipcap.data.options import Config, Preset, given, on_command_line
 from clipcap.data.progress import note, plural, warn
 
 if TYPE_CHECKING:
@@ -92,6 +93,12 @@ def precompute(
     from clipcap.data.readers import Columns, read_source
     from clipcap.data.splits import draw_splits
 
+    if (
+        on_command_line(context, "encoder")
+        and not on_command_line(context, "pretrained")
+        and given(context, "pretrained")
+    ):
+        pretrained = None  # a preset's weights are for the preset's encoder
     columns = Columns(picture=picture_column, caption=caption_column)
     found = read_source(source, format_name, columns if captions is None else None)
     if captions is not None:
@@ -113,11 +120,12 @@ def precompute(
     place = Output(output)
     place.check_writable()
     if understood.embedding is not None:
-        named = given(context, "encoder")
+        if understood.format == "clipxgpt-pickle" and not given(context, "features"):
+            features = "pooled"  # as that system makes them
+        name, weights = _named(encoder, pretrained) if given(context, "encoder") else (UNKNOWN, UNKNOWN)
         _import(
             understood, place, tokenizer, overwrite, shard_size,
-            encoder=encoder if named else UNKNOWN, features=features,
-            pretrained=(pretrained or "openai") if named else UNKNOWN, split_seed=seed if drawn else None,
+            encoder=name, pretrained=weights, features=features, split_seed=seed if drawn else None,
         )  # fmt: skip
         return
     note(f"{source}: {_summary(understood)}; loading {encoder}")
@@ -186,6 +194,17 @@ def _with_captions(source: "Source", path: Path, columns: "Columns") -> "Source"
     if source.embedding is None:
         raise UsageError(f"--captions is for embeddings; {source.root} has pictures, which bring theirs")
     return add_captions(source, read_source(path, None, columns), path)
+
+
+def _named(encoder: str, pretrained: str | None) -> tuple[str, str]:
+    """An encoder that is not loaded here, and its weights, as they can be found later."""
+    if encoder in EMBEDDED_ENCODERS or encoder.startswith("hf-hub:"):
+        return encoder, encoder
+    if Path(encoder).is_dir():
+        return Path(encoder).name, str(Path(encoder).resolve())
+    if pretrained is not None and Path(pretrained).exists():
+        pretrained = str(Path(pretrained).resolve())
+    return encoder.replace("/", "-"), pretrained or "openai"
 
 
 def _import(

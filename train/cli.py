@@ -9,7 +9,7 @@ import typer
 from clipcap.data.command import Debug, Version, new_app, run_command
 from clipcap.data.embedded import lasting_name
 from clipcap.data.errors import UsageError
-from clipcap.data.options import Config, Preset, given
+from clipcap.data.options import Config, Preset, given, on_command_line
 from clipcap.data.progress import log_notes_to, note, plural
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def train(
             )
     else:
         if init is not None:
+            if init.resolve().is_relative_to(output.resolve()):
+                raise UsageError(f"--init {init} is in {output}, which the run will write; give another -o")
             _take_mapper(context, options)
         settings = TrainSettings(**{**options, "precision": _precision(precision, where)})
 
@@ -180,14 +182,14 @@ def _take_mapper(context: typer.Context, options: dict[str, Any]) -> None:
 
     path = find_checkpoint(Path(options["init"]))
     mapper = open_foreign(path).mapper if path.is_file() else read_config(path).mapper
-    if given(context, "lm"):
+    if on_command_line(context, "lm"):
         raise UsageError(f"--init {path} brings its own language model; leave --lm out")
     sizes = {
         "mapper": mapper.kind, "prefix_length": mapper.prefix_length, "clip_length": mapper.clip_length,
         "layers": mapper.layers, "heads": mapper.heads, "tanh": mapper.tanh,
     }  # fmt: skip
     for name, size in sizes.items():
-        if given(context, name) and options[name] != size:
+        if on_command_line(context, name) and options[name] != size:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"--init {path} has {option} {size}, not {options[name]}; leave {option} out")
     options.update(sizes, lm="")

@@ -63,9 +63,9 @@ class Corpus:
 
     def subset(self, part: float, seed: int) -> "Corpus":
         """The captions of so many of the pictures, chosen by the seed; at least of one."""
-        images = len(self.embedding)
-        count = max(1, round(part * images))
-        chosen = torch.randperm(images, generator=torch.Generator().manual_seed(seed))[:count]
+        images = self.image.unique().cpu()
+        count = max(1, round(part * len(images)))
+        chosen = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]]
         kept = torch.isin(self.image, chosen.to(self.image.device)).nonzero()[:, 0]
         columns = {name: getattr(self, name)[kept] for name in ("image", "first_token", "length")}
         return replace(self, **columns, text=[self.text[i] for i in kept.tolist()])

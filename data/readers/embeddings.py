@@ -5,6 +5,8 @@ opened, and no encoder is loaded.
 """
 
 import re
+import zipfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -45,7 +47,7 @@ class ClipCapPickleReader(FileReader):
         except (KeyError, TypeError, ValueError) as error:
             raise SourceError(f"{path} is not {self.wants} ({type(error).__name__}: {one_line(error)})") from error
         notes: list[str] = []
-        shift = _shift([row for _, _, row in entries], len(rows))
+        shift = _shift(path, [row for _, _, row in entries], len(rows))
         splits: list[str | None] = [None] * len(entries)
         if shift:
             # parse_conceptual.py numbers the second part from 0 again, in lists that go on.
@@ -103,9 +105,8 @@ class ClipRetrievalReader(Reader):
             rows = _as_rows(file, _load(file))
             table = _parquet(path / "metadata" / f"metadata_{file.stem.rpartition('_')[2]}.parquet", len(rows))
             start = sum(len(part) for part in parts)
-            for i in range(len(rows)):
-                caption = table.get("caption", [None] * len(rows))[i]
-                name = table.get("image_path", [None] * len(rows))[i]
+            texts, names = (table.get(column, [None] * len(rows)) for column in ("caption", "image_path"))
+            for i, (caption, name) in enumerate(zip(texts, names, strict=True)):
                 entries.append((str(name) if name else f"{file.stem}[{i}]", str(caption or ""), start + i))
             parts.append(rows)
         # Files of one name in several folders are several pictures.
@@ -133,17 +134,15 @@ class ArraysReader(Reader):
             rows = _as_rows(path, content)
             names = [f"{path.stem}[{i}]" for i in range(len(rows))]
         else:
-            arrays = dict(content)
+            arrays = content
             key = next((name for name in _ROWS if name in arrays), None)
             if key is None:
                 raise SourceError(f"{path} has no array called {', '.join(_ROWS)} but {', '.join(arrays) or 'nothing'}")
             rows = _as_rows(path, arrays[key])
-            label = next((name for name in _NAMES if name in arrays and len(arrays[name]) == len(rows)), None)
+            label = next((name for name in _NAMES if name in arrays and arrays[name].shape == (len(rows),)), None)
             names = [str(name) for name in arrays[label]] if label else [f"{path.stem}[{i}]" for i in range(len(rows))]
         if len(set(names)) < len(names):
-            raise SourceError(
-                f"{path} names a picture twice (as {next(n for n in names if names.count(n) > 1)}); mend it"
-            )
+            raise SourceError(f"{path} names a picture twice (as {Counter(names).most_common(1)[0][0]}); mend it")
         entries = [(name, "", i) for i, name in enumerate(names)]
         return _fold(path, "arrays", rows, entries, [None] * len(entries), [])
 
@@ -167,8 +166,16 @@ def add_captions(source: Source, captions: Source, path: Path) -> Source:
             )
         records = list(captions.records)
     else:
-        by_name = {PurePosixPath(record.path).name: record for record in captions.records}
-        found = [by_name.get(PurePosixPath(record.path).name) for record in source.records]
+        by_path = {record.path: record for record in captions.records}
+        by_name: dict[str, list[Record]] = {}
+        for record in captions.records:
+            by_name.setdefault(PurePosixPath(record.path).name, []).append(record)
+
+        def find(record: Record) -> Record | None:
+            alike = by_name.get(PurePosixPath(record.path).name, [])
+            return by_path.get(record.path) or (alike[0] if len(alike) == 1 else None)
+
+        found = [find(record) for record in source.records]
         if not any(found):
             raise SourceError(
                 f"{path} has no captions for the rows of {source.root}: they are of {source.records[0].path}, ..., it "
@@ -234,11 +241,21 @@ def _fold(
     )
 
 
-def _shift(rows: list[int], count: int) -> int:
-    """Where rows that count up from 0 begin at 0 again, while there is one for each caption; 0 where they do not."""
-    start = next((i for i, row in enumerate(rows) if i and row == 0), 0)
-    shifted = len(rows) == count and rows[:start] == list(range(start)) and rows[start:] == list(range(count - start))
-    return start if shifted else 0
+def _shift(path: Path, rows: list[int], count: int) -> int:
+    """Where rows that count up from 0 begin at 0 again, though there are more of them; 0 where they do not.
+
+    Raises:
+        SourceError: they do, but what follows is not all the rest, so that nobody can tell which row is whose.
+    """
+    start = next((i for i, row in enumerate(rows) if i and row == 0 != rows[i - 1]), 0)
+    if not start or rows[:start] != list(range(start)) or count <= start:
+        return 0
+    if len(rows) == count and rows[start:] == list(range(count - start)):
+        return start
+    raise SourceError(
+        f"{path}: from caption {start:,} on the rows are numbered from 0 again, and {count:,} rows and {len(rows):,} "
+        "captions do not say how they go together; make the file again"
+    )
 
 
 def _alike(one: "NDArray[Any]", other: "NDArray[Any]") -> bool:
@@ -257,7 +274,7 @@ def _as_rows(path: Path, values: Any) -> "NDArray[Any]":
     """
     import numpy as np
 
-    rows = np.asarray(values.numpy() if hasattr(values, "numpy") else values)
+    rows = np.asarray(values.detach().numpy() if hasattr(values, "detach") else values)
     if rows.ndim != 2 or rows.dtype.kind != "f" or not rows.size:
         raise SourceError(f"{path} holds {rows.dtype} of the shape {rows.shape}, not rows of numbers (n, d); mend it")
     return rows
@@ -267,8 +284,10 @@ def _load(path: Path) -> Any:
     import numpy as np
 
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            return content if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise SourceError(f"{path} holds no arrays ({one_line(error)[:120]}); save them with numpy") from error
 
 
@@ -294,7 +313,7 @@ def _numbered(folder: Path, pattern: str) -> list[Path]:
     def number(path: Path) -> int:
         return int(re.findall(r"\d+", path.stem)[-1])
 
-    return sorted(folder.glob(pattern), key=number)
+    return sorted((path for path in folder.glob(pattern) if re.search(r"\d+$", path.stem)), key=number)
 
 
 def _is_pickle(path: Path) -> bool:
@@ -302,5 +321,8 @@ def _is_pickle(path: Path) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(256)
+    try:
+        with path.open("rb") as file:
+            return file.read(256)
+    except OSError:
+        return b""

@@ -34,6 +34,15 @@ def test_a_file_and_a_preset_and_the_command_line(tmp_path: Path, run: Any, opti
     assert "was started with --prefix-length 4, not 3" in run("train", *arguments, "--resume").err
 
 
+def test_of_two_presets_the_one_on_the_command_line_counts(tmp_path: Path, run: Any, options: list[Any]) -> None:
+    (tmp_path / "c.toml").write_text('preset = "visual-tokens"\n')
+    both = ["--config", tmp_path / "c.toml"], ["--preset", "clipcap-mlp"]
+    for i, order in enumerate(([*both[0], *both[1]], [*both[1], *both[0]])):
+        assert run("train", *options, "-o", tmp_path / str(i), *order).status == 0
+        found = settings(tmp_path / str(i))
+        assert (found["mapper"], found["subset"], found["schedule"]) == ("mlp", 1.0, "linear")
+
+
 def test_json_with_everything_in_it(tmp_path: Path, run: Any, options: list[Any]) -> None:
     cache, _, lm, *_ = options
     content = {"cache": str(cache), "output": str(tmp_path / "run"), "lm": str(lm), "epochs": 1, "device": "cpu"}

@@ -13,6 +13,7 @@ import torch
 from clipcap.data.cache import Cache
 from clipcap.data.errors import SourceError
 from clipcap.data.readers import read_source
+from clipcap.data.readers.embeddings import add_captions
 from clipcap.data.unpickle import read_pickle
 
 
@@ -52,6 +53,18 @@ def test_the_shifted_rows_of_conceptual_captions_are_repaired(tmp_path: Path) ->
         kind, number = text.split()
         assert record.split == kind
         np.testing.assert_array_equal(row, values[int(number) + (5 if kind == "train" else 0)])
+
+
+def test_shifted_rows_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    captions = [(f"{i:08d}", f"val {i}", i) for i in range(4)] + [(f"{i:08d}", f"train {i}", i) for i in range(3)]
+    with pytest.raises(
+        SourceError, match="from caption 4 on the rows are numbered from 0 again, and 8 rows and 7 capti"
+    ):
+        read_source(save_rmokady(tmp_path / "x.pkl", rows(8), captions))
+    # One row a picture, its captions in rounds: nothing is shifted.
+    captions = [(str(i), f"{word} {i}", i) for word in ("first", "second") for i in range(4)]
+    source = read_source(save_rmokady(tmp_path / "x.pkl", rows(4), captions))
+    assert [record.captions for record in source.records] == [(f"first {i}", f"second {i}") for i in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +201,67 @@ def test_dotted_names_and_numpys_own_doors_are_closed(tmp_path: Path) -> None:
     (tmp_path / "o.pkl").write_bytes(pickle.dumps(np.array([None, 1], dtype=object)))
     with pytest.raises(SourceError, match="is no pickle that can be read"):
         read_pickle(tmp_path / "o.pkl")
+
+
+def inner(pickled: bytes) -> bytes:
+    """What torch wrote before 1.6, up to the object: magic number, protocol, system."""
+    head = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}]
+    return b"".join(pickle.dumps(part, protocol=2) for part in head) + pickled + pickle.dumps([], protocol=2)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        # torch would take the number for the address of an allocator.
+        b"(K\x08t}X\x09\x00\x00\x00allocatorJAAAAs\x92.",
+        b"N}X\x05\x00\x00\x00pwnedK\x01s\x86b.",
+        b"(K\x08tR.",
+    ],
+)
+def test_what_torch_allows_is_not_what_we_allow(tmp_path: Path, then: bytes) -> None:
+    for name in (b"ctorch.storage\nUntypedStorage\n.", b"ctorch.storage\nTypedStorage\n.", b"ccollections\nCounter\n."):
+        data = inner(name)
+        load = b"\x80\x04\x8c\rtorch.storage\x8c\x10_load_from_bytes\x93B" + len(data).to_bytes(4, "little") + data
+        (tmp_path / "x.pkl").write_bytes(load + b"\x85R" + then)
+        with pytest.raises(SourceError):
+            read_pickle(tmp_path / "x.pkl")
+    assert not hasattr(torch.storage.TypedStorage, "pwned")
+
+
+def test_a_tensor_is_held_against_its_memory(tmp_path: Path) -> None:
+    rebuild, (storage, *_) = torch.arange(6.0).reshape(2, 3).__reduce_ex__(2)
+    for place in ((0, (2, 3), (3, 1)), (1, (5,), (1,)), (0, (0, 9), (9, 1)), (0, (4, 6), (0, 1))):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(Spiteful(rebuild, storage, *place, False, {})))
+        expected = torch.arange(6.0).as_strided(place[1], place[2], place[0])
+        assert torch.equal(read_pickle(tmp_path / "x.pkl"), expected)
+    for wrong in (
+        (0, (7,), (1,)),
+        (6, (1,), (1,)),
+        (-1, (1,), (1,)),
+        (0, (2, 4), (3, 1)),
+        (0, (2,), (-1,)),
+        (0, (2,), ()),
+    ):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(Spiteful(rebuild, storage, *wrong, False, {})))
+        with pytest.raises(SourceError):
+            read_pickle(tmp_path / "x.pkl")
+
+
+def test_pictures_of_one_name_in_two_folders(tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", image=np.array(["dog/1.jpg", "cat/1.jpg", "x/2.jpg"]), embedding=rows(3))
+    (tmp_path / "t.csv").write_text("image,caption\ndog/1.jpg,a dog\ncat/1.jpg,a cat\ny/2.jpg,two\n")
+    source = add_captions(read_source(tmp_path / "r.npz"), read_source(tmp_path / "t.csv"), tmp_path / "t.csv")
+    assert [record.captions for record in source.records] == [("a dog",), ("a cat",), ("two",)]
+
+
+def test_arrays_that_are_none(tmp_path: Path) -> None:
+    np.savez(tmp_path / "o.npz", image=np.array(["a", None], dtype=object), embedding=rows(2))
+    np.savez(tmp_path / "n.npz", name=np.array(3), embedding=rows(2))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "n.npz").read_bytes()[:90])
+    assert len(read_source(tmp_path / "n.npz").records) == 2
+    for name in ("o.npz", "cut.npz"):
+        with pytest.raises(SourceError, match="holds no arrays"):
+            read_source(tmp_path / name)
 
 
 def test_clipcap_dental_for_real(shared: Path, run: Any, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def save_rmokady(file: Path, lm_folder: Path, kind: str, **sizes: Any) -> dict[s
     lm = GPT2LMHeadModel.from_pretrained(str(lm_folder))
     state = {f"gpt.{name}": tensor for name, tensor in lm.state_dict().items()}
     state |= {f"clip_project.{name}": tensor for name, tensor in mapper.state_dict().items()}
+    for block in range(2):  # as the GPT-2 of their environment saves itself
+        state[f"gpt.transformer.h.{block}.attn.bias"] = torch.ones(64, 64, dtype=torch.uint8).tril()[None, None]
+        state[f"gpt.transformer.h.{block}.attn.masked_bias"] = torch.tensor(-1e4)
     if kind == "linear":
         for part in ("weight", "bias"):
             state[f"clip_project.{part}"] = state.pop(f"clip_project.linear.{part}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clipcap.data.errors import CheckpointError, SourceError
+from clipcap.data.errors import CheckpointError, SourceError, one_line
 from clipcap.data.fingerprint import Fingerprint
 from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.unpickle import read_pickle, read_torch
@@ -52,6 +52,8 @@ def open_foreign(path: Path, heads: int | None = None) -> ForeignCheckpoint:
                 return system.convert(state, heads)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from error
+            except (IndexError, KeyError, ValueError, RuntimeError) as error:  # tensors of shapes that nobody expects
+                raise CheckpointError(f"{path}: its tensors have odd shapes ({one_line(error)[:120]})") from error
     raise CheckpointError(
         f"{path} is a checkpoint of no system that is known here ({', '.join(SYSTEMS)}); give the folder that "
         "clipcap-train wrote, or a file of theirs"
@@ -95,6 +97,7 @@ def load_foreign(
             features=found.features,
             width=found.mapper.embedding_width,
             normalized=normalize,
+            quick_gelu=found.pretrained == "openai",
             tokenizer=tokenizer or TOKENIZER,
             tokenizer_sha256=tokenizer_sha256(words),
         ),
@@ -117,7 +120,11 @@ def _weights(content: Any) -> State:
     if not isinstance(content, dict):
         return {}
     inner = next((content[name] for name in _WEIGHTS if isinstance(content.get(name), dict)), content)
-    tensors = {name: value for name, value in inner.items() if isinstance(value, torch.Tensor)}
+    tensors = {
+        name: value
+        for name, value in inner.items()
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized
+    }
     return {str(name).removeprefix("module."): value for name, value in tensors.items()}
 
 

@@ -50,6 +50,8 @@ class Rmokady(System):
 def export(model_state: Mapping[str, torch.Tensor], mapper: MapperConfig) -> dict[str, torch.Tensor]:
     """Our weights as their tools load them: every key of theirs, the output layer included.
 
+    Their environment has transformers 4.10, whose GPT-2 saved its attention masks with the weights and wants them back.
+
     Args:
         model_state: the state of a `ClipCapModel`.
         mapper: its configuration.
@@ -63,6 +65,11 @@ def export(model_state: Mapping[str, torch.Tensor], mapper: MapperConfig) -> dic
     renamed = {"clip_project.linear.weight": "clip_project.weight", "clip_project.linear.bias": "clip_project.bias"}
     state = {(renamed.get(name, name) if single else name): tensor.clone() for name, tensor in model_state.items()}
     state["gpt.lm_head.weight"] = state["gpt.transformer.wte.weight"]
+    positions = len(state["gpt.transformer.wpe.weight"])
+    mask = torch.ones(positions, positions, dtype=torch.uint8).tril()[None, None]
+    for name in [name for name in state if name.endswith(".attn.c_attn.weight")]:
+        block = name.removesuffix("c_attn.weight")
+        state[f"{block}bias"], state[f"{block}masked_bias"] = mask, torch.tensor(-1e4)
     return state
 
 
