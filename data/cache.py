@@ -99,20 +99,29 @@ class Cache:
         return sum(shard.tokens for shard in self.shards)
 
     @property
+    def embedding_shape(self) -> tuple[int, ...]:
+        """Of one picture's embedding: (d,), or (t, d)."""
+        with open_hdf5(self.shards[0].path) as file:
+            shape: tuple[int, ...] = table(file, "images/embedding").shape
+        return shape[1:]
+
+    @property
     def patches(self) -> int:
         """Patches of a picture, where the cache has an embedding for each of them; else 0."""
-        with open_hdf5(self.shards[0].path) as file:
-            shape = table(file, "images/embedding").shape
-        return int(shape[1]) if len(shape) == 3 else 0
+        shape = self.embedding_shape
+        return shape[0] if len(shape) == 2 else 0
 
-    def tables(self) -> Iterator[ShardTables]:
+    def tables(self, *, embeddings: bool = True) -> Iterator[ShardTables]:
         """The tables of each shard in order; one shard is in memory at a time.
+
+        Args:
+            embeddings: whether they are read too; see `read_shard`.
 
         Raises:
             CacheError: a shard became unreadable.
         """
         for shard in self.shards:
-            yield read_shard(shard.path)
+            yield read_shard(shard.path, embeddings=embeddings)
 
     def verify(self) -> Iterator[ShardEntry]:
         """Compute the sum of each shard's tables again, yielding the shard when it is right.

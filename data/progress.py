@@ -30,8 +30,19 @@ def log_notes_to(path: Path | None) -> None:
     _log_file = path
 
 
+_silent = False
+
+
+def silence() -> None:
+    """From here on, say nothing: another process speaks for this one."""
+    global _silent  # noqa: PLW0603
+    _silent = True
+
+
 def note(text: str, style: str = "") -> None:
     """Say something to the person, on stderr, above a running bar; never on stdout."""
+    if _silent:
+        return
     if _log_file is not None:
         with suppress(OSError), _log_file.open("a", encoding="utf-8") as file:  # a full disk is said by what matters
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
@@ -78,7 +89,7 @@ class Progress:
         self.skipped = 0
         self.remark = ""
         self._start = self._last_line = time.monotonic()
-        self._drawn = bar and sys.stderr.isatty()
+        self._drawn = bar and sys.stderr.isatty() and not _silent
         self._bar: Any = None
         self._task: Any = None
 

@@ -154,18 +154,37 @@ def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) 
     return content
 
 
-def read_shard(path: Path) -> ShardTables:
+def read_shard(path: Path, *, embeddings: bool = True) -> ShardTables:
     """Read all tables of a shard and check that they belong together (not their sum: that is `--verify`).
+
+    Args:
+        path: of the shard.
+        embeddings: whether they too; without them `embedding` is float16 (n, 0).
 
     Raises:
         CacheError: missing, damaged, foreign, or inconsistent.
     """
     with open_hdf5(path) as file:
-        tables = ShardTables(**{attribute: read_table(file, name) for name, attribute in _DATASETS.items()})
+        names = {attribute: name for name, attribute in _DATASETS.items() if embeddings or attribute != "embedding"}
+        columns = {attribute: read_table(file, name) for attribute, name in names.items()}
+        if not embeddings:
+            columns["embedding"] = np.empty((table(file, "images/embedding").shape[0], 0), dtype=np.float16)
+        tables = ShardTables(**columns)
     problem = tables.problem()
     if problem:
         raise DamagedCacheError(f"{path} is damaged ({problem}); delete it and {AGAIN}")
     return tables
+
+
+def read_embeddings(path: Path, first: int, last: int) -> NDArray[np.float16]:
+    """The embeddings of a shard's pictures from `first` to before `last`: float16 (last - first, d), or (.., t, d).
+
+    Raises:
+        CacheError: missing, damaged or foreign.
+    """
+    with open_hdf5(path) as file:
+        rows: NDArray[np.float16] = table(file, "images/embedding")[first:last]
+        return rows
 
 
 def read_summary(path: Path) -> tuple[list[str], list[tuple[str, str]]]:

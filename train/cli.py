@@ -1,5 +1,6 @@
 """`clipcap-train CACHE`: the command line of stage 2."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +11,12 @@ from clipcap.data.command import Debug, Version, new_app, run_command
 from clipcap.data.embedded import lasting_name
 from clipcap.data.errors import UsageError
 from clipcap.data.options import Config, Preset, given, on_command_line
-from clipcap.data.progress import log_notes_to, note, plural
+from clipcap.data.progress import log_notes_to, note, plural, silence
 
 if TYPE_CHECKING:
     import torch
 
+    from clipcap.data.cache import Cache
     from clipcap.train.loop import Trainer
 
 app = new_app()
@@ -59,6 +61,25 @@ def train(
     ] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over all captions.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Captions in a step.")] = 40,
+    sampling: Annotated[
+        str,
+        typer.Option(
+            help="image: pictures in random order, each with its captions behind one prefix. caption: captions in "
+            "random order, slower."
+        ),
+    ] = "image",
+    accumulate: Annotated[
+        int,
+        typer.Option(min=0, help="Parts that a step goes through memory in. Default: as few as memory allows."),
+    ] = 0,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Read embeddings in blocks as they are needed, not all at the start. Default: where they would "
+            "take more than half of the memory that is free.",
+        ),
+    ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate at its highest.")] = 2e-5,
     warmup: Annotated[
         float, typer.Option(min=0.0, help="Part of all steps in which the rate rises; from 1 on, the number of steps.")
@@ -72,7 +93,9 @@ def train(
         int, typer.Option(min=0, help="End after so many epochs without a better validation loss. 0: never.")
     ] = 0,
     log_to: Annotated[str | None, typer.Option(help="tensorboard or wandb, besides metrics.jsonl.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16. auto: bf16 where the device has it.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or fp16. auto: bf16 where the device has it; a GPU without it fp16.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of first weights, order and dropout.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
@@ -89,7 +112,8 @@ def train(
         "mapper": mapper, "prefix_length": prefix_length, "clip_length": clip_length, "layers": layers, "heads": heads,
         "mapper_dropout": mapper_dropout, "tanh": tanh, "lm": lasting_name(lm), "tune": tune, "dropout": dropout,
         "subset": subset, "max_caption_tokens": max_caption_tokens, "epochs": epochs, "batch_size": batch_size,
-        "lr": lr, "warmup": warmup, "schedule": schedule, "weight_decay": weight_decay,
+        "sampling": sampling, "accumulate": accumulate, "stream": stream, "lr": lr,
+        "warmup": warmup, "schedule": schedule, "weight_decay": weight_decay,
         "label_smoothing": label_smoothing, "patience": patience, "precision": precision, "seed": seed,
         "init": str(init.resolve()) if init is not None else "",
     }  # fmt: skip
@@ -98,9 +122,16 @@ def train(
     opened = Cache.open(cache)
     contents = [shard.content for shard in opened.shards]
 
-    from clipcap.data.device import choose_device
+    from clipcap.train.allocator import keep_freed_memory
 
-    where = choose_device(device)
+    keep_freed_memory()
+
+    from clipcap.data.device import choose_device
+    from clipcap.train.distributed import join_world
+
+    world, where = join_world(choose_device(device))
+    if not world.first:
+        silence()
     stored = folder.stored() if resume else None
     if stored is not None:  # a run goes on as it was started; what was not given again is as it was
         settings, stored_contents = stored
@@ -115,7 +146,10 @@ def train(
             if init.resolve().is_relative_to(output.resolve()):
                 raise UsageError(f"--init {init} is in {output}, which the run will write; give another -o")
             _take_mapper(context, options)
-        settings = TrainSettings(**{**options, "precision": _precision(precision, where)})
+        options["precision"] = _precision(precision, where)
+        settings = TrainSettings(**options)
+        if stream is None:
+            settings = replace(settings, stream=_does_not_fit(opened, where))
 
     from clipcap.train.prepare import prepare_trainer
     from clipcap.train.trackers import TRACKERS, open_tracker
@@ -125,17 +159,21 @@ def train(
 
     beginning = settings.init or settings.lm
     note(f"{cache}: {plural(opened.images, 'picture')}, {plural(opened.captions, 'caption')}; loading {beginning}")
-    trainer = prepare_trainer(settings, opened, folder, where)
+    trainer = prepare_trainer(settings, opened, folder, where, world)
+    world.wait()  # nobody writes before all have looked
     going_on = stored is not None and folder.go_on()
-    if not going_on:
-        folder.start(settings, contents)
-    log_notes_to(folder.log_file)
-    trainer.tracker = open_tracker(log_to, output, vars(settings))
+    if world.first:
+        if not going_on:
+            folder.start(settings, contents)
+        log_notes_to(folder.log_file)
+        trainer.tracker = open_tracker(log_to, output, vars(settings))
+    world.wait()
     if going_on:
         trainer.resume()
         if trainer.finished:
             note(f"{output} is finished already: {plural(trainer.position.epoch, 'epoch')}; nothing to do")
-            print(folder.best)
+            if world.first:
+                print(folder.best)
             return
         note(f"going on after step {trainer.position.step:,} of {trainer.total_steps:,}")
     elif resume:
@@ -144,7 +182,8 @@ def train(
     if not trainer.run():
         note(f"saved to {folder.last}; go on with: clipcap-train {cache} -o {output} --resume")
         raise KeyboardInterrupt
-    print(folder.best)
+    if world.first:
+        print(folder.best)
 
 
 def _plan(trainer: "Trainer", device: "torch.device") -> None:
@@ -166,7 +205,20 @@ def _precision(name: str, device: "torch.device") -> str:
 
     if name == "auto" and has_bf16(device):
         return "bf16"
-    return choose_precision(name, device, ("fp32", "bf16"))
+    if name == "auto" and device.type == "cuda":
+        return "fp16"
+    return choose_precision(name, device)
+
+
+def _does_not_fit(cache: "Cache", device: "torch.device") -> bool:
+    """Whether the embeddings are too many for the device's memory; said if so."""
+    from clipcap.train.memory import CACHE_PART, free_bytes
+
+    size, free = 2 * cache.images * math.prod(cache.embedding_shape), free_bytes(device)
+    if size <= CACHE_PART * free:
+        return False
+    note(f"{cache.path} holds {size / 1e9:.1f} GB of embeddings, and {free / 1e9:.1f} GB are free: they are streamed")
+    return True
 
 
 def _take_mapper(context: typer.Context, options: dict[str, Any]) -> None:

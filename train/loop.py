@@ -6,20 +6,26 @@ Knows nothing of command lines and of how a cache is read.
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from clipcap.data.device import autocast
 from clipcap.data.errors import CheckpointError, ClipCapError, one_line
 from clipcap.data.progress import Progress, note, plural, warn
 from clipcap.train.checkpoint import CheckpointConfig, load_trained, read_config, read_state, save_checkpoint
-from clipcap.train.corpus import Corpus, epoch_batches
+from clipcap.train.corpus import Corpus
+from clipcap.train.distributed import World
+from clipcap.train.embeddings import StreamedEmbeddings
+from clipcap.train.engine import LEAST_LOSS_SCALE, Engine, LossScale, Outcome
 from clipcap.train.model import ClipCapModel, train_mode
+from clipcap.train.order import epoch_batches
 from clipcap.train.run_folder import RunFolder
 from clipcap.train.settings import TrainSettings, lr_factor
 from clipcap.train.trackers import Tracker
@@ -28,15 +34,17 @@ from clipcap.train.validate import Validation, validate
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CLIP_NORM = 1.0
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
+STOP_EVERY = 10  # steps between two questions to other processes whether they were stopped
 SAVE_EVERY = 600.0  # seconds between two checkpoints within an epoch
 SMALL_GAP = 0.02  # nats; a model that looks at the picture is far above
+
+Numbers = NDArray[np.int64]
 
 
 @dataclass(kw_only=True)
 class Position:
-    """How far a run is. With the weights, the optimiser and the random numbers, all that going on needs.
+    """How far a run is. With the weights and the optimiser, all that going on needs.
 
     Attributes:
         step: optimiser steps done.
@@ -45,6 +53,8 @@ class Position:
         best: the lowest validation loss so far.
         loss_sum, loss_tokens: of the steps since the last line of metrics.
         stale: epochs since the validation loss was lowest.
+        parts: into how many a batch is cut; see `Engine`.
+        loss_scale, good: see `LossScale`.
     """
 
     step: int = 0
@@ -54,6 +64,9 @@ class Position:
     loss_sum: float = 0.0
     loss_tokens: int = 0
     stale: int = 0
+    parts: int = 0
+    loss_scale: float = 1.0
+    good: int = 0
 
 
 class Trainer:
@@ -68,8 +81,10 @@ class Trainer:
         checkpoint: what checkpoints say of themselves; their progress is filled in here.
         folder: of the run, started.
         device: of the model.
+        world: this process among those that train the model.
 
     Attributes:
+        engine: makes the steps.
         tracker: where figures go besides the folder; may be set before `run`.
     """
 
@@ -84,27 +99,20 @@ class Trainer:
         checkpoint: CheckpointConfig,
         folder: RunFolder,
         device: torch.device,
+        world: World,
     ) -> None:
         self.model, self.tokenizer, self.train, self.val = model, tokenizer, train, val
-        self.settings, self.checkpoint, self.folder, self.device = settings, checkpoint, folder, device
+        self.settings, self.checkpoint, self.folder = settings, checkpoint, folder
+        self.device, self.world = device, world
         self.position = Position()
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.warmup_steps = settings.warmup_steps(self.total_steps)
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [(name, p) for name, p in trained if p.ndim > 1]
-        vectors = [(name, p) for name, p in trained if p.ndim <= 1]  # biases and norms, which are not to decay
-        self.parameters = dict(matrices + vectors)
-        groups = [
-            {"params": [p for _, p in matrices], "weight_decay": settings.weight_decay},
-            {"params": [p for _, p in vectors], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=device.type in ("cpu", "cuda"))
+        self.engine = Engine(model, settings, device, world)
         self.tracker: Tracker | None = None
         self._stop = False
+        self._unread: deque[Outcome] = deque()
         self._saved_at = time.monotonic()
-        # Dropout's random numbers begin here, whatever was drawn while the model was built.
-        torch.manual_seed(settings.seed)
 
     def resume(self) -> None:
         """Go on from the folder's `last` checkpoint.
@@ -123,17 +131,14 @@ class Trainer:
         try:
             moments = {
                 index: {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                for index, name in enumerate(self.parameters)
+                for index, name in enumerate(self.engine.parameters)
                 if f"step.{name}" in tensors
             }
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            self.position = Position(**state)
-            torch.set_rng_state(tensors["random.cpu"])
-            if self.device.type == "cuda" and "random.cuda" in tensors:
-                torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
-            if self.device.type == "mps" and "random.mps" in tensors:
-                torch.mps.set_rng_state(tensors["random.mps"])
+            groups = self.engine.optimizer.state_dict()["param_groups"]
+            self.engine.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.position = position = Position(**state)
+            self.engine.parts = position.parts
+            self.engine.loss_scale = LossScale(position.loss_scale, position.good)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             fact = f"the training state in {last} is damaged ({one_line(error)})"
             raise CheckpointError(f"{fact}; start again with --overwrite") from error
@@ -145,21 +150,19 @@ class Trainer:
             Whether the end was reached; if not, `last` holds everything to go on with.
 
         Raises:
-            ClipCapError: the loss is no longer a number, a batch does not fit into memory, or a file cannot be written.
-                The checkpoints before stay.
+            ClipCapError: the loss is no longer a number, a caption does not fit into memory, or a file cannot be
+                written. The checkpoints before stay.
         """
-        self.folder.forget_after(self.position.step, self.position.epoch)
+        if self.world.first:
+            self.folder.forget_after(self.position.step, self.position.epoch)
         with (
             _on_interrupt(self._request_stop),
             Progress("training", "steps", self.total_steps, self.position.step) as progress,
         ):
             while not self.finished:
-                try:
-                    self._epoch(progress)
-                    result = self._validate()
-                except torch.OutOfMemoryError as error:
-                    fact = f"{self.settings.batch_size} captions do not fit into the memory of {self.device}"
-                    raise ClipCapError(f"{fact}; start again with a smaller --batch-size and --overwrite") from error
+                self._epoch(progress)
+                result = self._validate()
+                self._stop = self.world.any(self._stop, self.device)
                 if self._stop:  # in the steps or in the validation, which is then made again
                     self._save_last()
                     return False
@@ -174,47 +177,69 @@ class Trainer:
 
     def _epoch(self, progress: Progress) -> None:
         position, settings = self.position, self.settings
-        batches = epoch_batches(self.train.length, settings.batch_size, settings.seed, position.epoch)
+        embedding = self.train.embedding
+        batches = epoch_batches(
+            self.train.image,
+            settings.batch_size,
+            sampling=settings.sampling,
+            seed=settings.seed,
+            epoch=position.epoch,
+            block_images=embedding.block_images if isinstance(embedding, StreamedEmbeddings) else None,
+        )[position.batch :]
+        if isinstance(embedding, StreamedEmbeddings) and batches:
+            embedding.expect(self.train.image[np.concatenate(batches)])
         train_mode(self.model)
         started, captions = time.monotonic(), 0
-        for numbers in batches[position.batch :]:
-            if self._stop:
-                return
-            loss, tokens = self._step(numbers)
+        for number, batch in enumerate(batches):
+            if self.world.size == 1 or position.step % STOP_EVERY == 0:
+                self._stop = self.world.any(self._stop, self.device)
+                if self._stop:
+                    break
+            self._unread.append(self._step(batch))
             position.step += 1
             position.batch += 1
-            position.loss_sum += loss * tokens
-            position.loss_tokens += tokens
-            captions += len(numbers)
-            progress.advance(remark=f"epoch {position.epoch + 1}/{settings.epochs}, loss {loss:.3f}")
-            if position.step % LOG_EVERY == 0 or position.batch == len(batches):
+            captions += len(batch)
+            # A GPU computes this step while the last one's loss is read and the next one is prepared.
+            loss = self._read(leave=1 if self.device.type == "cuda" and number + 1 < len(batches) else 0)
+            if loss is not None:
+                progress.advance(remark=f"epoch {position.epoch + 1}/{settings.epochs}, loss {loss:.3f}")
+            if position.step % LOG_EVERY == 0 or number + 1 == len(batches):
+                self._read()
                 self._log_training(captions / (time.monotonic() - started))
                 started, captions = time.monotonic(), 0
             if time.monotonic() - self._saved_at > SAVE_EVERY:
                 self._save_last()
+        self._read()
 
-    def _step(self, numbers: torch.Tensor) -> tuple[float, int]:
-        """One optimiser step on the captions of these numbers; mean loss in nats a token, and tokens."""
-        rate = self.settings.lr * lr_factor(
-            self.position.step, self.warmup_steps, self.total_steps, self.settings.schedule
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        batch = self.train.batch(numbers)
-        with autocast(self.device, self.settings.precision):
-            losses = self.model.token_losses(*batch, label_smoothing=self.settings.label_smoothing)
-        loss = losses.mean()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP_NORM)
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            raise ClipCapError(
-                f"the loss is {loss.item()} and its gradient {norm.item()} at step {self.position.step + 1}: training "
-                f"has diverged; start again with a lower --lr (it was {self.settings.lr}); the checkpoints before are "
-                "kept"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss.item(), len(losses)
+    def _step(self, captions: Numbers) -> Outcome:
+        position, settings = self.position, self.settings
+        factor = lr_factor(position.step, self.warmup_steps, self.total_steps, settings.schedule)
+        return self.engine.step(self.train, captions, rate=settings.lr * factor, number=position.step)
+
+    def _read(self, leave: int = 0) -> float | None:
+        """Read what steps found, but for the newest `leave` of them; the last loss that was read.
+
+        Raises:
+            ClipCapError: a loss or a gradient was no number, and fp16 is not to blame. The weights are as before it.
+        """
+        position, scale = self.position, self.engine.loss_scale
+        loss = None
+        while len(self._unread) > leave:
+            outcome = self._unread.popleft()
+            loss, norm = outcome.read()
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            if self.settings.precision == "fp16":
+                scale.update(finite)
+            if not finite and (self.settings.precision != "fp16" or scale.scale < LEAST_LOSS_SCALE):
+                step = position.step - len(self._unread)
+                raise ClipCapError(
+                    f"the loss is {loss} and its gradient {norm} at step {step}: training has diverged; start again "
+                    f"with a lower --lr (it was {self.settings.lr}); the checkpoints before are kept"
+                )
+            if math.isfinite(loss):
+                position.loss_sum += loss * outcome.tokens
+                position.loss_tokens += outcome.tokens
+        return loss
 
     def _validate(self) -> Validation | None:
         if self.val is None or self._stop:
@@ -249,26 +274,29 @@ class Trainer:
         # Without validation the newest is taken for the best.
         if result is None or position.best is None or result.loss < position.best:
             position.best, position.stale = result.loss if result else None, 0
-            save_checkpoint(self.folder.best, self.model, self.tokenizer, self._described(epoch))
+            if self.world.first:
+                save_checkpoint(self.folder.best, self.model, self.tokenizer, self._described(epoch))
         self._save_last()
-        self.folder.draw_curves()
+        if self.world.first:
+            self.folder.draw_curves()
         if self.finished and epoch < self.settings.epochs:
             note(
                 f"the validation loss was lowest {plural(position.stale, 'epoch')} ago: the run ends here (--patience)"
             )
 
     def _save_last(self) -> None:
-        tensors = {"random.cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        if self.device.type == "mps":
-            tensors["random.mps"] = torch.mps.get_rng_state()
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}.{name}"] = value.detach().cpu()
-        state = (tensors, asdict(self.position))
-        save_checkpoint(self.folder.last, self.model, self.tokenizer, self._described(self.position.epoch), state)
+        self._read()
         self._saved_at = time.monotonic()
+        if not self.world.first:
+            return
+        position, scale = self.position, self.engine.loss_scale
+        position.parts, position.loss_scale, position.good = self.engine.parts, scale.scale, scale.good
+        tensors = {}
+        for name, parameter in self.engine.parameters.items():
+            for key, value in self.engine.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value.detach().cpu()
+        state = (tensors, asdict(position))
+        save_checkpoint(self.folder.last, self.model, self.tokenizer, self._described(position.epoch), state)
 
     def _described(self, epoch: int) -> CheckpointConfig:
         position = self.position
@@ -282,14 +310,16 @@ class Trainer:
             {
                 "step": position.step,
                 "epoch": position.epoch + 1,
-                "train_loss": position.loss_sum / position.loss_tokens,
-                "lr": self.optimizer.param_groups[0]["lr"],
+                "train_loss": position.loss_sum / max(1, position.loss_tokens),
+                "lr": self.engine.optimizer.param_groups[0]["lr"],
                 "captions_per_second": round(rate, 2),
             }
         )
         position.loss_sum, position.loss_tokens = 0.0, 0
 
     def _log(self, line: dict[str, Any]) -> None:
+        if not self.world.first:
+            return
         self.folder.log(line)
         if self.tracker is not None:
             figures = {name: value for name, value in line.items() if isinstance(value, int | float)}

@@ -14,6 +14,7 @@ from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.weights import weights_sha256
 from clipcap.train.checkpoint import CheckpointConfig, LanguageModelConfig, load_checkpoint
 from clipcap.train.corpus import Corpus, load_corpora
+from clipcap.train.distributed import World
 from clipcap.train.foreign import load_foreign, open_foreign
 from clipcap.train.language_model import load_language_model, load_own_tokenizer
 from clipcap.train.loop import Trainer
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def prepare_trainer(settings: TrainSettings, cache: Cache, folder: RunFolder, device: torch.device) -> Trainer:
+def prepare_trainer(
+    settings: TrainSettings, cache: Cache, folder: RunFolder, device: torch.device, world: World | None = None
+) -> Trainer:
     """Load everything that a run needs. Writes nothing.
 
     Args:
@@ -35,6 +38,7 @@ def prepare_trainer(settings: TrainSettings, cache: Cache, folder: RunFolder, de
         cache: opened.
         folder: of the run.
         device: to train on.
+        world: this process among those that train the model; alone by default.
 
     Raises:
         ModelError: the language model or its tokenizer cannot be had.
@@ -72,20 +76,23 @@ def prepare_trainer(settings: TrainSettings, cache: Cache, folder: RunFolder, de
     )
     tune(model, settings.tune)
     longest = min(room, settings.max_caption_tokens or room)
-    corpora = load_corpora(cache, longest, None if begin.cached_tokens else tokenizer)
+    model.to(device)
+    retokenize = None if begin.cached_tokens else tokenizer
+    corpora = load_corpora(cache, longest, retokenize, device=device, stream=bool(settings.stream))
     training, validation = _splits(corpora, cache, longest)
     if settings.subset < 1:
         training = training.subset(settings.subset, settings.seed)
         note(f"--subset {settings.subset}: {plural(training.images, 'picture')} are trained on")
     return Trainer(
-        model=model.to(device),
+        model=model,
         tokenizer=tokenizer,
-        train=training.to(device),
-        val=validation.to(device) if validation is not None else None,
+        train=training,
+        val=validation,
         settings=settings,
         checkpoint=checkpoint,
         folder=folder,
         device=device,
+        world=world or World(),
     )
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from clipcap.data.errors import UsageError
 
+SAMPLINGS = ("image", "caption")
 TUNING = re.compile(r"all|none|first\+last|(last|from):\d+")
+PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("linear", "cosine", "constant")
 
 
@@ -30,13 +32,16 @@ class TrainSettings:
         max_caption_tokens: longer captions are cut; 0 for as long as the language model takes.
         epochs: passes over all captions.
         batch_size: captions in a step.
+        sampling: `image` or `caption`; see train/order.py.
+        accumulate: parts that a step's captions are cut into, one after the other; 0 for as few as memory allows.
+        stream: whether embeddings are read from the cache in blocks as they are needed; None for where memory is short.
         lr: learning rate at its highest.
         warmup: below 1, the part of all steps in which it rises; from 1 on, the number of these steps.
         schedule: how it falls after that: `linear` or `cosine` to 0, or `constant`.
         weight_decay: of matrices, decoupled (AdamW, arXiv:1711.05101).
         label_smoothing: the part of each target's probability that is spread over all tokens.
         patience: epochs without a better validation loss after which the run ends; 0 for never.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `fp16`.
         seed: of the mapper's first weights, of the order of captions and of dropout.
     """
 
@@ -55,6 +60,9 @@ class TrainSettings:
     max_caption_tokens: int = 0
     epochs: int = 10
     batch_size: int = 40
+    sampling: str = "image"
+    accumulate: int = 0
+    stream: bool | None = None
     lr: float = 2e-5
     warmup: float = 0.05
     schedule: str = "linear"
@@ -67,6 +75,10 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if not TUNING.fullmatch(self.tune):
             raise UsageError(f"--tune {self.tune} is not known; use all, none, first+last, last:N or from:N")
+        if self.sampling not in SAMPLINGS:
+            raise UsageError(f"--sampling {self.sampling} is not known; use {', '.join(SAMPLINGS)}")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"--precision {self.precision} is not known; use auto, {', '.join(PRECISIONS)}")
         if self.schedule not in SCHEDULES:
             raise UsageError(f"--schedule {self.schedule} is not known; use {', '.join(SCHEDULES)}")
         for name in ("mapper_dropout", "dropout", "label_smoothing"):
@@ -75,7 +87,7 @@ class TrainSettings:
                 raise UsageError(f"--{name.replace('_', '-')} must be from 0 to below 1, not {part}")
         if not 0 < self.subset <= 1:
             raise UsageError(f"--subset must be above 0 and at most 1, not {self.subset}")
-        for name in ("weight_decay", "patience", "max_caption_tokens"):
+        for name in ("weight_decay", "patience", "max_caption_tokens", "accumulate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(
                     f"--{name.replace('_', '-')} must be a number of at least 0, not {getattr(self, name)}"

@@ -1,14 +1,18 @@
 """How good a model is: its loss on new pictures, whether it looks at them, and what it says of a few."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clipcap.data.device import autocast
 from clipcap.train.corpus import Corpus, in_order
+from clipcap.train.embeddings import Embeddings
 from clipcap.train.model import ClipCapModel
+from clipcap.train.packed import PackedLoss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 IMAGES = 1000  # pictures that are validated on; more would cost more than they tell
 SAMPLES = 3
 SAMPLE_TOKENS = 40
+
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +40,10 @@ class Validation:
     samples: list[tuple[str, str, str]]
 
 
-def spaced(rows: torch.Tensor, count: int) -> torch.Tensor:
+def spaced(rows: Numbers, count: int) -> Numbers:
     """At most `count` of the rows, evenly spaced."""
     count = min(count, len(rows))
-    return rows[torch.arange(count, device=rows.device) * len(rows) // max(1, count)]
+    return rows[np.arange(count) * len(rows) // max(1, count)]
 
 
 @torch.no_grad()
@@ -65,23 +71,21 @@ def validate(
         What was found, or None where it was stopped.
     """
     model.eval()
-    captioned = corpus.image.unique()  # a picture without captions has nothing to say here
+    captioned = np.unique(corpus.image)  # a picture without captions has nothing to say here
     images = spaced(captioned, IMAGES)
     # Every picture gets the embedding of the one half-way round: never its own.
-    exchanged = torch.arange(len(corpus.embedding), device=images.device)
-    exchanged[images] = images.roll(len(images) // 2)
+    exchanged = np.arange(len(corpus.embedding))
+    exchanged[images] = np.roll(images, len(images) // 2)
+    elsewhere = replace(corpus, embedding=_Exchanged(corpus.embedding, exchanged))
+    loss, prefix_length = PackedLoss(model), model.clip_project.config.prefix_length
     total, total_exchanged, count = 0.0, 0.0, 0
     for captions in in_order(corpus, images, batch_size):
         if stopped():
             return None
-        batch = corpus.batch(captions)
-        other = corpus.embedding[exchanged[corpus.image[captions]]].float()
         with autocast(device, precision):
-            losses = model.token_losses(*batch)
-            losses_exchanged = model.token_losses(other, batch.tokens, batch.lengths)
-        total += float(losses.cpu().double().sum())
-        total_exchanged += float(losses_exchanged.cpu().double().sum())
-        count += len(losses)
+            total += float(loss(corpus.packed(captions, prefix_length)))
+            total_exchanged += float(loss(elsewhere.packed(captions, prefix_length)))
+        count += int(corpus.length[captions].sum())
     return Validation(
         loss=total / count,
         image_gap=(total_exchanged - total) / count if len(images) > 1 else None,
@@ -93,14 +97,27 @@ def _samples(
     model: ClipCapModel,
     corpus: Corpus,
     tokenizer: "PreTrainedTokenizerBase",
-    images: torch.Tensor,
+    images: Numbers,
     device: torch.device,
     precision: str,
 ) -> list[tuple[str, str, str]]:
     with autocast(device, precision):
-        tokens = model.continue_prefix(corpus.embedding[images].float(), max_new_tokens=SAMPLE_TOKENS)
+        tokens = model.continue_prefix(corpus.embedding[images], max_new_tokens=SAMPLE_TOKENS)
     captions = [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in tokens]
-    references = [corpus.text[int((corpus.image == image).nonzero()[0])] for image in images]
-    return [
-        (corpus.path[int(i)], *said) for i, said in zip(images, zip(captions, references, strict=True), strict=True)
-    ]
+    references = [corpus.text[int(np.argmax(corpus.image == image))] for image in images]
+    paths = [corpus.path[int(image)] for image in images]
+    return list(zip(paths, captions, references, strict=True))
+
+
+@dataclass(frozen=True)
+class _Exchanged:
+    """Embeddings of others in the places of some: those of picture `of[i]` for picture i."""
+
+    embedding: Embeddings
+    of: Numbers
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, images: Numbers) -> torch.Tensor:
+        return self.embedding[self.of[images]]

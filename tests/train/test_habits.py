@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from plain import plain_batch
 
 from clipcap.data.cache import Cache
 from clipcap.train.corpus import load_corpora
+from clipcap.train.packed import PackedLoss
 from clipcap.train.prepare import prepare_trainer
 from clipcap.train.run_folder import RunFolder
 from clipcap.train.settings import TrainSettings
@@ -36,8 +39,9 @@ def test_a_subset_is_of_pictures_with_all_their_captions(small_cache: Path) -> N
     assert half.text == [
         text for text, image in zip(corpus.text, corpus.image.tolist(), strict=True) if image in chosen
     ]
-    batch, whole = half.batch(torch.arange(3)), corpus.batch((corpus.image == min(chosen)).nonzero()[:, 0][:1])
-    assert torch.equal(batch.embedding[0], whole.embedding[0])
+    whole = plain_batch(corpus, np.flatnonzero(corpus.image == min(chosen)))
+    for one, other in zip(plain_batch(half, range(len(whole[2]))), whole, strict=True):
+        assert torch.equal(one, other)
     assert set(corpus.subset(0.5, seed=1).image.tolist()) == chosen
     assert any(set(corpus.subset(0.5, seed=seed).image.tolist()) != chosen for seed in range(2, 6))
     assert corpus.subset(1e-6, seed=0).images == 1
@@ -58,7 +62,7 @@ def test_a_run_ends_when_patience_does(run: Any, options: Options, tmp_path: Pat
 
 def test_label_smoothing_spreads_the_target(small_cache: Path, lm_folder: Path, tmp_path: Path) -> None:
     found = trainer(small_cache, lm_folder, tmp_path)
-    model, batch = found.model.eval(), found.train.batch(torch.arange(4))
+    model, batch = found.model.eval(), plain_batch(found.train, range(4))
     with torch.no_grad():
         smooth = model.token_losses(*batch, label_smoothing=0.2)
         logits, targets = model.target_logits(*batch)
@@ -70,18 +74,21 @@ def test_label_smoothing_spreads_the_target(small_cache: Path, lm_folder: Path, 
 
 def test_matrices_decay_and_biases_and_norms_do_not(small_cache: Path, lm_folder: Path, tmp_path: Path) -> None:
     found = trainer(small_cache, lm_folder, tmp_path, weight_decay=0.3)
-    matrices, vectors = found.optimizer.param_groups
+    matrices, vectors = found.engine.optimizer.param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
     assert {p.ndim for p in matrices["params"]} == {2}
     assert {p.ndim for p in vectors["params"]} == {1}
-    assert len(matrices["params"]) + len(vectors["params"]) == len(found.parameters)
+    assert len(matrices["params"]) + len(vectors["params"]) == len(found.engine.parameters)
 
 
 def test_dropout_is_what_it_is_told_to_be(small_cache: Path, lm_folder: Path, tmp_path: Path) -> None:
     def twice(**settings: Any) -> bool:
         found = trainer(small_cache, lm_folder, tmp_path, **settings)
-        model, batch = found.model.train(), found.train.batch(torch.arange(4))
-        return torch.equal(model.token_losses(*batch), model.token_losses(*batch))
+        model, batch = found.model.train(), plain_batch(found.train, range(4))
+        loss, packed = PackedLoss(model), found.train.packed(np.arange(4), 10)
+        same = torch.equal(model.token_losses(*batch), model.token_losses(*batch))
+        assert same == torch.equal(loss(packed), loss(packed))
+        return same
 
     assert not twice()  # GPT-2's own
     assert twice(dropout=0.0)

@@ -1,6 +1,7 @@
 """Stage 2 from the command line: what it writes, what it refuses, and that going on ends at the very same weights."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -9,8 +10,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from plain import plain_batch
 from safetensors.torch import load_file
 
 from clipcap.data.cache import Cache
@@ -18,6 +21,7 @@ from clipcap.train import loop
 from clipcap.train import validate as validation
 from clipcap.train.checkpoint import load_checkpoint
 from clipcap.train.corpus import load_corpora
+from clipcap.train.embeddings import ResidentEmbeddings
 from clipcap.train.loop import Trainer
 from small_world import Crash, crash_at, make_coco, make_lm, small_models
 
@@ -150,10 +154,10 @@ def test_stopped_by_ctrl_c_after_any_step_it_goes_on_to_the_same_weights(
     assert run("train", *options, "-o", tmp_path / "undisturbed").status == 0
     original = Trainer._step
 
-    def interrupted(self: Trainer, numbers: torch.Tensor) -> tuple[float, int]:
+    def interrupted(self: Trainer, captions: Any) -> Any:
         if self.position.step == step - 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, numbers)
+        return original(self, captions)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted)
@@ -302,7 +306,8 @@ def test_a_language_model_with_a_weight_missing_is_refused(
         (["--tune", "some"], "--tune some is not known; use all, none"),
         (["--mapper", "perceiver"], "--mapper perceiver is not known; use mlp"),
         (["--prefix-length", 63], "--prefix-length 63 leaves no room for words"),
-        (["--precision", "fp16"], "--precision fp16 is not known; use auto, fp32, bf16"),
+        (["--precision", "fp8"], "--precision fp8 is not known; use auto, fp32, bf16, fp16"),
+        (["--sampling", "word"], "--sampling word is not known; use image, caption"),
         (["--lm", "no-such-model"], "the language model 'no-such-model' could not be had"),
         (["--lm", "/"], "holds no config.json"),
         (["--lr", 0], "--lr must be a number above 0, not 0.0"),
@@ -409,12 +414,12 @@ def test_a_language_model_that_changed_is_refused_on_resume(
 def test_a_run_that_diverges_says_so_and_keeps_what_was_good(
     tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Trainer._step
+    step, read = Trainer._step, ResidentEmbeddings.__getitem__
 
-    def poisoned(self: Trainer, numbers: torch.Tensor) -> tuple[float, int]:
+    def poisoned(self: Trainer, captions: Any) -> Any:
         if self.position.step == 5:
-            self.train.embedding[:] = float("inf")
-        return step(self, numbers)
+            monkeypatch.setattr(ResidentEmbeddings, "__getitem__", lambda self, images: read(self, images) * math.inf)
+        return step(self, captions)
 
     monkeypatch.setattr(Trainer, "_step", poisoned)
     result = run("train", *options, "-o", tmp_path / "run")
@@ -503,8 +508,9 @@ def test_the_image_gap_is_the_loss_with_exchanged_embeddings_minus_the_real_one(
 ) -> None:
     model, _, _ = load_checkpoint(trained / "last")
     corpus = load_corpora(Cache.open(small_cache), 54)["val"]
-    embedding, tokens, lengths = corpus.batch(torch.arange(len(corpus)))
-    other = corpus.embedding.roll(len(corpus.embedding) // 2, 0)[corpus.image].float()
+    embedding, tokens, lengths = plain_batch(corpus, range(len(corpus)))
+    images = np.arange(len(corpus.embedding))
+    other = corpus.embedding[np.roll(images, len(images) // 2)[corpus.image]]
     with torch.no_grad():
         real = model.token_losses(embedding, tokens, lengths).mean().item()
         exchanged = model.token_losses(other, tokens, lengths).mean().item()

@@ -1,0 +1,101 @@
+"""Embeddings in memory and streamed are the same embeddings, whatever is asked for and in whatever order."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clipcap.data.cache import Cache
+from clipcap.data.errors import CacheError
+from clipcap.train import embeddings as module
+from clipcap.train.corpus import load_corpora
+from clipcap.train.embeddings import ResidentEmbeddings, StoredEmbeddings, StreamedEmbeddings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def stored(small_cache: Path) -> StoredEmbeddings:
+    """Every second picture of a cache of two shards."""
+    cache = Cache.open(small_cache)
+    assert len(cache.shards) == 2
+    shards = [(shard.path, np.arange(0, shard.images, 2)) for shard in cache.shards]
+    return StoredEmbeddings(shards, cache.embedding_shape)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch, stored: StoredEmbeddings) -> Iterator[list[Any]]:
+    """Blocks of two pictures, three in memory; the blocks that were read."""
+    monkeypatch.setattr(module, "BLOCK_BYTES", 2 * 2 * stored.shape[0])
+    monkeypatch.setattr(module, "BLOCKS", 3)
+    monkeypatch.setattr(module, "POOL_BLOCKS", 2)
+    reads: list[Any] = []
+    read = StoredEmbeddings.read
+
+    def noted(self: StoredEmbeddings, first: int, last: int) -> Any:
+        reads.append((first, last))
+        return read(self, first, last)
+
+    monkeypatch.setattr(StoredEmbeddings, "read", noted)
+    yield reads
+
+
+def test_what_is_stored_is_read(stored: StoredEmbeddings, small_cache: Path) -> None:
+    rows = np.concatenate([tables.embedding[::2] for tables in Cache.open(small_cache).tables()])
+    assert len(stored) == len(rows) == 9
+    for first in range(9):
+        for last in range(first, 10):
+            assert np.array_equal(stored.read(first, last), rows[first:last])
+    images = np.array([3, 3, 0, 8])
+    assert ResidentEmbeddings(stored, CPU)[images].tolist() == rows[images].tolist()
+
+
+def test_streamed_they_are_the_same(stored: StoredEmbeddings, small_blocks: list[Any]) -> None:
+    resident, streamed = ResidentEmbeddings(stored, CPU), StreamedEmbeddings(stored, CPU)
+    assert streamed.block_images == 2
+    assert len(streamed) == len(resident) == 9
+    random = np.random.default_rng(0)
+    for expected in (True, False):
+        images = random.integers(0, 9, 300)
+        if expected:
+            streamed.expect(images)
+        for start in range(0, 300, 10):  # more blocks in a batch than there are in memory
+            some = images[start : start + 10]
+            assert torch.equal(streamed[some], resident[some])
+
+
+def test_an_epoch_in_its_order_reads_every_block_once_and_ahead(
+    stored: StoredEmbeddings, small_blocks: list[Any]
+) -> None:
+    streamed = StreamedEmbeddings(stored, CPU)
+    images = np.array([5, 4, 5, 8, 1, 0, 1, 7, 6, 3, 2])
+    streamed.expect(images)
+    for image in images:
+        streamed[np.array([image])]
+    assert small_blocks == [(4, 6), (8, 9), (0, 2), (6, 8), (2, 4)]
+    del small_blocks[:]
+    streamed.expect(np.array([2, 0, 4]))  # the next epoch: what is still there is not read again
+    for image in (2, 0, 4):
+        streamed[np.array([image])]
+    assert small_blocks == [(4, 6)]
+
+
+def test_a_shard_that_vanishes_is_one_clear_error(
+    stored: StoredEmbeddings, small_blocks: list[Any], tmp_path: Path
+) -> None:
+    gone = StoredEmbeddings([(tmp_path / "gone.h5", stored.shards[0][1])], stored.shape)
+    streamed = StreamedEmbeddings(gone, CPU)
+    streamed.expect(np.arange(4))
+    with pytest.raises(CacheError, match=r"gone\.h5"):
+        streamed[np.array([1])]
+
+
+def test_a_streamed_corpus_makes_the_same_batches(small_cache: Path, small_blocks: list[Any]) -> None:
+    resident, streamed = (load_corpora(Cache.open(small_cache), 60, stream=stream)["train"] for stream in (False, True))
+    captions = np.random.default_rng(0).permutation(len(resident))
+    one, other = resident.packed(captions, 4), streamed.packed(captions, 4)
+    for name, value in vars(one).items():
+        assert torch.equal(value, getattr(other, name)), name

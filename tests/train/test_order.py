@@ -1,0 +1,64 @@
+"""The order of an epoch: every caption once, decided by seed and epoch; pictures whole, or captions each for itself."""
+
+import numpy as np
+import pytest
+
+from clipcap.train.order import POOL_BLOCKS, epoch_batches
+
+IMAGE = np.repeat(np.arange(400), np.random.default_rng(0).integers(0, 6, 400))  # some pictures have no captions
+
+
+@pytest.mark.parametrize("sampling", ["image", "caption"])
+@pytest.mark.parametrize("block_images", [None, 7, 1000])
+def test_every_caption_once_in_an_order_of_its_own(sampling: str, block_images: int | None) -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        batches = epoch_batches(
+            IMAGE, 16, sampling=sampling, seed=seed, epoch=epoch, block_images=block_images
+        )  # fmt: skip
+        return [batch.tolist() for batch in batches]
+
+    first, again, second, other = order(0, 0), order(0, 0), order(0, 1), order(1, 0)
+    assert first == again
+    flat = [[caption for batch in batches for caption in batch] for batches in (first, second, other)]
+    assert all(sorted(captions) == list(range(len(IMAGE))) for captions in flat)
+    assert flat[0] != flat[1] != flat[2] != flat[0]
+    assert {len(batch) for batch in first[:-1]} == {16}
+
+
+def test_pictures_stay_whole_and_captions_do_not() -> None:
+    def runs(sampling: str) -> int:
+        order = np.concatenate(epoch_batches(IMAGE, 16, sampling=sampling, seed=3, epoch=0))
+        return 1 + int((np.diff(IMAGE[order]) != 0).sum())
+
+    assert runs("image") == len(np.unique(IMAGE))
+    assert runs("caption") > 0.95 * len(IMAGE)
+
+
+def test_batches_are_a_fresh_mixture() -> None:
+    """Where in an epoch a picture comes says nothing about where it comes in the next."""
+    places = []
+    for epoch in range(2):
+        order = np.concatenate(epoch_batches(IMAGE, 16, sampling="image", seed=0, epoch=epoch))
+        places.append(np.argsort(order))
+    assert abs(np.corrcoef(places[0], places[1])[0, 1]) < 0.15
+    assert abs(np.corrcoef(places[0], np.arange(len(IMAGE)))[0, 1]) < 0.15
+
+
+@pytest.mark.parametrize("sampling", ["image", "caption"])
+def test_a_streamed_epoch_touches_few_blocks_at_a_time(sampling: str) -> None:
+    batches = epoch_batches(IMAGE, 16, sampling=sampling, seed=0, epoch=0, block_images=7)
+    order = IMAGE[np.concatenate(batches)] // 7
+    seen, pools = set(), []
+    for block in order:
+        if block not in seen:
+            pools.append(block)
+            seen.add(block)
+    last = {block: int(np.flatnonzero(order == block).max()) for block in seen}
+    first = {block: int(np.flatnonzero(order == block).min()) for block in seen}
+    together = max(sum(first[b] <= place <= last[b] for b in seen) for place in range(0, len(order), 5))
+    assert together <= POOL_BLOCKS
+    assert pools != sorted(pools)
+
+
+def test_fewer_captions_than_a_batch_still_train() -> None:
+    assert [b.tolist() for b in epoch_batches(np.array([3]), 40, sampling="image", seed=0, epoch=0)] == [[0]]

@@ -1,0 +1,221 @@
+"""The packed engine is the same training: every loss and every gradient is the plain loop's, whatever is trained."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from plain import plain_batch, plain_loss
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from clipcap.train import cross_entropy
+from clipcap.train.corpus import Corpus
+from clipcap.train.cross_entropy import linear_cross_entropy
+from clipcap.train.dropout import dropout
+from clipcap.train.mappers import MAPPERS, MapperConfig, build_mapper
+from clipcap.train.model import ClipCapModel, train_mode
+from clipcap.train.packed import PackedLoss
+from clipcap.train.packing import PACK_CAPTIONS, ROW_MULTIPLE, pack
+from clipcap.train.tuning import tune
+
+WIDTH, POSITIONS, VOCABULARY, PREFIX = 32, 64, 211, 5
+LONGEST = POSITIONS - PREFIX
+# Captions of each picture, by their lengths: ragged, of length 1 and of the longest, many of one picture, none.
+LENGTHS = [[1], [7, 12, 9, 1, 30], [LONGEST, 2], [], [5] * (2 * PACK_CAPTIONS + 3), [LONGEST], [1, 1], [3, 14, 15, 9]]
+TUNINGS = ["all", "none", "first+last", "last:1", "from:2"]
+BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Embeddings in their own dtype."""
+
+    rows: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, images: np.ndarray) -> torch.Tensor:
+        return self.rows[torch.from_numpy(images)]
+
+
+def make_corpus(dtype: torch.dtype, shape: tuple[int, ...] = (24,)) -> Corpus:
+    generator = torch.Generator().manual_seed(1)
+    length = np.array([n for some in LENGTHS for n in some])
+    return Corpus(
+        embedding=Rows(torch.randn(len(LENGTHS), *shape, generator=generator, dtype=dtype)),
+        image=np.repeat(np.arange(len(LENGTHS)), [len(some) for some in LENGTHS]),
+        first_token=np.cumsum(length) - length,
+        length=length,
+        token=torch.randint(VOCABULARY, (int(length.sum()),), generator=generator),
+        path=[],
+        text=[],
+        cut=0,
+    )
+
+
+def make_model(kind: str, dtype: torch.dtype, patches: int = 0, **options: Any) -> ClipCapModel:
+    torch.manual_seed(0)
+    mapper = MapperConfig(
+        kind=kind, embedding_width=24, lm_width=WIDTH, prefix_length=PREFIX, clip_length=3, layers=2, heads=4,
+        patches=patches,
+    )  # fmt: skip
+    config = GPT2Config(
+        n_embd=WIDTH, n_layer=3, n_head=4, n_positions=POSITIONS, vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=1,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **options,
+    )  # fmt: skip
+    model = ClipCapModel(build_mapper(mapper), GPT2LMHeadModel(config)).to(dtype)
+    with torch.no_grad():  # biases and norms begin as zeros and ones, behind which a mistake could hide
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def gradients(model: ClipCapModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model: ClipCapModel, corpus: Corpus, dtype: torch.dtype, smoothing: float = 0.0) -> None:
+    """Loss and every gradient of a batch of all captions, in an order of no picture's."""
+    train_mode(model)
+    captions = np.random.default_rng(0).permutation(len(corpus))
+    scale = 1 / int(corpus.length.sum())
+    packed = PackedLoss(model, smoothing)(corpus.packed(captions, PREFIX), scale)
+    found = gradients(model, packed)
+    plain = plain_loss(model, plain_batch(corpus, captions), smoothing) * scale
+    expected = gradients(model, plain)
+    assert packed.dtype == dtype
+    assert abs(packed.item() - plain.item()) <= BOUNDS[dtype] * abs(plain.item())
+    assert set(found) == set(expected) == {name for name, p in model.named_parameters() if p.requires_grad}
+    for name, gradient in expected.items():
+        error = (found[name] - gradient).norm() / gradient.norm()
+        assert error <= BOUNDS[dtype], f"{name}: {error}"
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("kind", MAPPERS)
+def test_loss_and_gradients_are_the_plain_loops(kind: str, tuning: str, dtype: torch.dtype) -> None:
+    model = make_model(kind, dtype)
+    tune(model, tuning)
+    assert_same(model, make_corpus(dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_with_patches_label_smoothing_and_parts_of_the_rows(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_same(make_model("transformer", dtype, patches=4), make_corpus(dtype, (4, 24)), dtype)
+    assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype, smoothing=0.3)
+    monkeypatch.setattr(cross_entropy, "CHUNK_ROWS", {"cpu": 37})
+    monkeypatch.setattr(cross_entropy, "SOFTMAX_ROWS", 5)
+    monkeypatch.setattr(cross_entropy, "VOCABULARY_PART", 50)
+    assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype)
+    assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype, smoothing=0.3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"activation_function": "relu"}, {"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False},
+     {"n_inner": 48}, {"layer_norm_epsilon": 0.01}],
+    ids=str,
+)  # fmt: skip
+def test_whatever_gpt2_a_folder_describes(options: dict[str, Any]) -> None:
+    assert_same(make_model("mlp", torch.float64, **options), make_corpus(torch.float64), torch.float64)
+
+
+def test_what_a_mistake_would_look_like() -> None:
+    """The comparison notices a position that is off by one, and a caption that sees another."""
+    corpus, model = make_corpus(torch.float64), make_model("mlp", torch.float64)
+    captions = np.arange(len(corpus))
+    batch = corpus.packed(captions, PREFIX)
+    right = plain_loss(model, plain_batch(corpus, captions)).item()
+    assert PackedLoss(model)(batch).item() == pytest.approx(right, rel=1e-10)
+    for name, wrong in (("position", batch.position + 1), ("segment", batch.segment.clamp(max=0))):
+        changed = type(batch)(**{**vars(batch), name: wrong})
+        assert PackedLoss(model)(changed).item() != pytest.approx(right, rel=1e-6)
+
+
+def packings() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    random = np.random.default_rng(0)
+    yield np.array([3]), np.array([1])
+    for _ in range(20):
+        count = int(random.integers(1, 200))
+        yield random.integers(0, 30, count), random.integers(1, 40, count)
+
+
+def test_a_packing_leads_there_and_back() -> None:
+    for image, length in packings():
+        found = pack(image, length, PREFIX)
+        rows, cells = len(found.position), found.segment.size
+        assert sorted(found.caption) == list(range(len(image)))
+        assert rows % ROW_MULTIPLE == found.segment.shape[1] % ROW_MULTIPLE == len(found.used) % ROW_MULTIPLE == 0
+        assert (
+            found.real_rows == len(found.first) * PREFIX + (length - 1).sum() < rows <= found.real_rows + ROW_MULTIPLE
+        )
+        real = np.arange(found.real_rows)
+        assert (found.row_of_cell[found.cell_of_row[real]] == real).all()
+        full = np.flatnonzero(found.segment.ravel() != -2)
+        assert (found.cell_of_row[found.row_of_cell[full]] == full).all()
+        assert len(full) == found.real_rows < cells
+        # What is empty leads to what nobody sees.
+        assert (found.row_of_cell[found.segment.ravel() == -2] == rows - 1).all()
+        assert (found.cell_of_row[found.real_rows :] == cells - 1).all()
+        assert (np.diff(found.target_row) >= 0).all()
+        assert len(found.target_row) == length.sum()
+        assert np.bincount(image)[np.unique(image)].max() <= PACK_CAPTIONS or len(found.first) > len(np.unique(image))
+
+
+def test_no_row_sees_what_is_not_its_own() -> None:
+    """Together captions lose what each loses alone."""
+    corpus, model = make_corpus(torch.float64), make_model("mlp", torch.float64)
+    captions = np.arange(len(corpus))
+
+    alone = [PackedLoss(model)(corpus.packed(np.array([c]), PREFIX)).item() for c in captions]
+    assert PackedLoss(model)(corpus.packed(captions, PREFIX)).item() == pytest.approx(sum(alone), rel=1e-12)
+
+
+def test_cross_entropy_is_torchs() -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(40, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(99, 8, dtype=torch.float64, requires_grad=True)
+    row = torch.sort(torch.randint(40, (60,))).values
+    target = torch.randint(99, (60,))
+    found = torch.autograd.grad(3 * linear_cross_entropy(hidden, weight, row, target, scale=0.5), [hidden, weight])
+    plain = 1.5 * F.cross_entropy(hidden[row] @ weight.T, target, reduction="sum")
+    for one, other in zip(found, torch.autograd.grad(plain, [hidden, weight]), strict=True):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad():
+        far = linear_cross_entropy(1000 * hidden, weight, row, target)
+        torch.testing.assert_close(far, F.cross_entropy(1000 * hidden[row] @ weight.T, target, reduction="sum"))
+
+
+def test_dropout_drops_its_part_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1001, 999)
+    for part in (0.1, 0.5):
+        dropped = dropout(x, part, training=True)
+        assert (dropped == 0).float().mean().item() == pytest.approx(part, abs=0.002)
+        assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - part)], rel=1e-4)
+        assert not torch.equal(dropped, dropout(x, part, training=True))
+        rows, columns = ((dropped == 0).float().mean(dim=dim) for dim in (0, 1))
+        assert rows.std().item() == pytest.approx((part * (1 - part) / 1001) ** 0.5, rel=0.15)
+        assert columns.std().item() == pytest.approx((part * (1 - part) / 999) ** 0.5, rel=0.15)
+    assert dropout(x, 0.1, training=False) is x
+    assert dropout(x, 0.0, training=True) is x
+
+
+def test_bf16_stays_near() -> None:
+    corpus, model = make_corpus(torch.float32), make_model("mlp", torch.float32)
+    captions = np.arange(len(corpus))
+    exact = gradients(model, PackedLoss(model)(corpus.packed(captions, PREFIX), 1e-3))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = PackedLoss(model)(corpus.packed(captions, PREFIX), 1e-3)
+    rounded = gradients(model, loss)
+    for name, gradient in exact.items():
+        assert (rounded[name] - gradient).norm() < 0.05 * gradient.norm(), name

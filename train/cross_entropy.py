@@ -1,0 +1,118 @@
+"""Cross entropy over a large vocabulary without ever holding all logits: a part of the rows at a time, and the
+gradient with it.
+
+Going by parts, and computing the gradient while the logits are there, is the idea of Liger Kernel (arXiv:2410.10989).
+R rows, N targets, D width, V vocabulary.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+# Rows whose logits are there at a time: 51 MB in bf16 with GPT-2's vocabulary. Each part adds to all of the weight's
+# gradient, which a GPU does less gladly than it holds 206 MB.
+CHUNK_ROWS = {"cpu": 512, "cuda": 2048}
+# On a CPU, what is to stay in its cache: rows that are float32 at a time, and tokens whose gradient is.
+SOFTMAX_ROWS = 64
+VOCABULARY_PART = 4096
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    row: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    scale: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """The sum of `F.cross_entropy(hidden[row] @ weight.T, target)`, times a number.
+
+    Args:
+        hidden: (R, D), in the dtype of the products.
+        weight: (V, D).
+        row: int64 (N) on the CPU, ascending: the row that predicts each target. Several may have the same.
+        target: int64 (N).
+        scale: of the sum, and so of its gradient; before anything is rounded to the products' dtype.
+        label_smoothing: the part of the target's probability that is spread over all tokens (arXiv:1512.00567).
+
+    Returns:
+        One number, float32, or float64 where `hidden` is.
+    """
+    loss = _LinearCrossEntropy.apply(hidden, weight, row, target, scale, label_smoothing)
+    assert isinstance(loss, torch.Tensor)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        row: torch.Tensor,
+        target: torch.Tensor,
+        scale: float,
+        smoothing: float,
+    ) -> torch.Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        narrow = weight.to(hidden.dtype)
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        on_cpu = hidden.device.type == "cpu"
+        most = CHUNK_ROWS["cpu" if on_cpu else "cuda"]
+        chunk = math.ceil(len(hidden) / math.ceil(len(hidden) / most))
+        step = min(SOFTMAX_ROWS, chunk) if on_cpu else chunk
+        tokens = VOCABULARY_PART if on_cpu else len(weight)
+        rows = row.numpy()
+        # How many targets each row predicts: the last of a prefix may predict several, filling predicts none.
+        count = torch.from_numpy(np.bincount(rows, minlength=len(hidden))).to(hidden.device, wide)
+        row = row.to(hidden.device, non_blocking=True)
+        loss = torch.zeros((), device=hidden.device, dtype=wide)
+        hidden_gradient = torch.empty_like(hidden) if needs_hidden else None
+        weight_gradient = torch.empty_like(weight) if needs_weight else None
+        logits_memory = hidden.new_empty(chunk, len(weight))
+        scores_memory = torch.empty(step, len(weight), device=hidden.device, dtype=wide)
+        for begin in range(0, len(hidden), chunk):
+            part = hidden[begin : begin + chunk]
+            logits = torch.mm(part, narrow.T, out=logits_memory[: len(part)])
+            for start in range(begin, begin + len(part), step):
+                stop = min(start + step, begin + len(part))
+                first, last = np.searchsorted(rows, [start, stop])
+                at, there = row[first:last] - start, target[first:last]
+                some = logits[start - begin : stop - begin]
+                scores = scores_memory[: stop - start].copy_(some)
+                known = (1 - smoothing) * scores[at, there]
+                if smoothing:
+                    known += smoothing * scores.mean(dim=1)[at]
+                top = scores.amax(dim=1)
+                torch.softmax(scores, dim=1, out=scores)
+                log_sum = top - scores.amax(dim=1).log()  # the largest probability is never rounded to 0
+                loss += (log_sum[at] - known).sum()
+                if not (needs_hidden or needs_weight):
+                    continue
+                # The gradient of the logits: probabilities minus what they should be, for each of a row's targets.
+                if smoothing:
+                    scores.sub_(smoothing / len(weight))
+                scores.mul_(scale * count[start:stop, None])
+                scores.index_put_((at, there), scores.new_tensor((smoothing - 1) * scale), accumulate=True)
+                some.copy_(scores)
+            if hidden_gradient is not None:
+                torch.mm(logits, narrow, out=hidden_gradient[begin : begin + len(part)])
+            if weight_gradient is not None:
+                for token in range(0, len(weight), tokens):
+                    into = weight_gradient[token : token + tokens]
+                    gradient = logits[:, token : token + tokens].T @ part
+                    into.copy_(gradient) if begin == 0 else into.add_(gradient)
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        return loss * scale
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        # Nearly always it is 1, and 154 MB need not be multiplied by it; to ask a GPU would cost more.
+        if upstream.device.type != "cpu" or upstream.item() != 1:
+            hidden_gradient = None if hidden_gradient is None else hidden_gradient * upstream
+            weight_gradient = None if weight_gradient is None else weight_gradient * upstream
+        return hidden_gradient, weight_gradient, None, None, None, None

@@ -1,0 +1,150 @@
+"""The embeddings of one split of a cache: all in memory, or streamed from its shards in contiguous blocks.
+
+n pictures, d numbers in an embedding, t patches.
+"""
+
+import math
+from collections import OrderedDict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipcap.data.shard import read_embeddings
+from clipcap.train.order import POOL_BLOCKS
+
+BLOCK_BYTES = 32 << 20  # of a streamed cache, read at once
+BLOCKS = 2 * POOL_BLOCKS  # in memory at a time: those that are mixed with each other, and the next ones
+
+Numbers = NDArray[np.int64]
+
+
+class Embeddings(Protocol):
+    """The embeddings of n pictures."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, images: Numbers) -> torch.Tensor:
+        """Those of these pictures (B): float32 (B, d) or (B, t, d), on the device."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredEmbeddings:
+    """Where the embeddings of a split lie.
+
+    Attributes:
+        shards: each shard's file, and its rows that are of this split, ascending.
+        shape: of one picture's embedding.
+    """
+
+    shards: list[tuple[Path, Numbers]]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return sum(len(rows) for _, rows in self.shards)
+
+    def read(self, first: int, last: int) -> NDArray[np.float16]:
+        """Those of the pictures from `first` to before `last`: float16 (last - first, d) or (.., t, d).
+
+        Raises:
+            CacheError: a shard cannot be read any more.
+        """
+        found = np.empty((last - first, *self.shape), dtype=np.float16)
+        begin = 0  # of the shard's pictures among all
+        for path, rows in self.shards:
+            some = rows[max(0, first - begin) : max(0, last - begin)]
+            if len(some):
+                span = read_embeddings(path, int(some[0]), int(some[-1]) + 1)
+                at = max(first, begin) - first
+                found[at : at + len(some)] = span[some - some[0]]
+            begin += len(rows)
+        return found
+
+    @property
+    def block_images(self) -> int:
+        """Pictures in a block. It decides the order of a streamed run, so it depends on nothing but the shape."""
+        return max(1, BLOCK_BYTES // (2 * math.prod(self.shape)))
+
+
+class ResidentEmbeddings:
+    """All in memory, on the device.
+
+    Args:
+        stored: where they lie.
+        device: where to.
+    """
+
+    def __init__(self, stored: StoredEmbeddings, device: torch.device) -> None:
+        self._embedding = torch.from_numpy(stored.read(0, len(stored))).to(device)
+
+    def __len__(self) -> int:
+        return len(self._embedding)
+
+    def __getitem__(self, images: Numbers) -> torch.Tensor:
+        return self._embedding[torch.from_numpy(images).to(self._embedding.device)].float()
+
+
+class StreamedEmbeddings:
+    """Some blocks in memory, on the device; others are read when they are asked for, or before.
+
+    Args:
+        stored: where they lie.
+        device: where to.
+    """
+
+    def __init__(self, stored: StoredEmbeddings, device: torch.device) -> None:
+        self._stored = stored
+        self.block_images = stored.block_images
+        count = min(BLOCKS, math.ceil(len(stored) / self.block_images))
+        self._memory = torch.empty((count, self.block_images, *stored.shape), dtype=torch.float16, device=device)
+        self._slot: OrderedDict[int, int] = OrderedDict()  # of each block in memory, the longest unused first
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+        self._expected: deque[int] = deque()
+        self._coming: dict[int, Future[NDArray[np.float16]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, images: Numbers) -> torch.Tensor:
+        block = images // self.block_images
+        found = torch.empty((len(images), *self._stored.shape), device=self._memory.device)
+        for number in np.unique(block):
+            members = np.flatnonzero(block == number)
+            rows = torch.from_numpy(images[members] % self.block_images).to(found.device)
+            there = torch.from_numpy(members).to(found.device)
+            found[there] = self._memory[self._load(int(number))][rows].float()
+        return found
+
+    def expect(self, images: Numbers) -> None:
+        """Say in what order pictures will be asked for: their blocks are then read ahead, in a thread."""
+        blocks, at = np.unique(images // self.block_images, return_index=True)
+        self._expected = deque(int(number) for number in blocks[np.argsort(at)] if int(number) not in self._slot)
+        self._read_ahead()
+
+    def _load(self, block: int) -> int:
+        """The slot of a block, which is read if it is in none."""
+        if block not in self._slot:
+            reading = self._coming.pop(block, None)
+            rows = reading.result() if reading is not None else self._read(block)
+            full = len(self._slot) == len(self._memory)
+            slot = self._slot.popitem(last=False)[1] if full else len(self._slot)
+            self._memory[slot, : len(rows)].copy_(torch.from_numpy(rows))
+            self._slot[block] = slot
+            self._read_ahead()
+        self._slot.move_to_end(block)
+        return self._slot[block]
+
+    def _read_ahead(self) -> None:
+        while self._expected and len(self._coming) < POOL_BLOCKS:
+            block = self._expected.popleft()
+            if block not in self._slot and block not in self._coming:
+                self._coming[block] = self._reader.submit(self._read, block)
+
+    def _read(self, block: int) -> Any:
+        first = block * self.block_images
+        return self._stored.read(first, min(first + self.block_images, len(self._stored)))

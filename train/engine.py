@@ -1,0 +1,211 @@
+"""One optimiser step on one batch: packed, in parts where memory is short, in several processes where there are some.
+
+Nothing here waits for the device: what a step found is read when it is there.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipcap.data.device import autocast
+from clipcap.data.errors import ClipCapError
+from clipcap.data.progress import note
+from clipcap.train.corpus import Corpus
+from clipcap.train.distributed import World
+from clipcap.train.memory import parts_that_fit
+from clipcap.train.model import ClipCapModel
+from clipcap.train.packed import PackedLoss
+from clipcap.train.settings import TrainSettings
+
+CLIP_NORM = 1.0
+# Of gradients in fp16, as torch.amp.GradScaler: doubled after so many good steps, halved after a bad one.
+FIRST_LOSS_SCALE = 2.0**16
+GROW_EVERY = 2000
+LEAST_LOSS_SCALE = 2.0**-10
+
+Numbers = NDArray[np.int64]
+
+
+@dataclass
+class LossScale:
+    """What the loss is multiplied by so that fp16 can hold its gradients. 1 with other precisions, and for good.
+
+    Attributes:
+        scale: the factor.
+        good: steps since it last changed.
+    """
+
+    scale: float = 1.0
+    good: int = 0
+
+    def update(self, finite: bool) -> None:
+        """After a step."""
+        self.good = self.good + 1 if finite else 0
+        if not finite:
+            self.scale /= 2
+        elif self.good == GROW_EVERY:
+            self.scale, self.good = self.scale * 2, 0
+
+
+class Outcome:
+    """What a step found: mean loss in nats a token and norm of its gradient, of all processes.
+
+    Args:
+        figures: both, on the device.
+        tokens: of the batch.
+    """
+
+    def __init__(self, figures: torch.Tensor, tokens: int) -> None:
+        self.tokens = tokens
+        self._ready: torch.cuda.Event | None = None
+        if figures.device.type == "cuda":
+            self._figures = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
+            self._figures.copy_(figures, non_blocking=True)
+            self._ready = torch.cuda.Event()
+            self._ready.record()
+        else:
+            self._figures = figures
+
+    def read(self) -> tuple[float, float]:
+        """Loss and norm; waits for the step, and for no later one."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        loss, norm = self._figures.tolist()
+        return loss, norm
+
+
+class Engine:
+    """Trains one model.
+
+    Args:
+        model: on `device`, with `requires_grad` set on what trains.
+        settings: of the run.
+        device: of the model.
+        world: this process among those that train the model.
+
+    Attributes:
+        parameters: what trains, by name.
+        optimizer: AdamW (arXiv:1711.05101).
+        parts: into how many a batch is cut; 0 until the first step, which finds out unless it is set before.
+        loss_scale: see there.
+    """
+
+    def __init__(self, model: ClipCapModel, settings: TrainSettings, device: torch.device, world: World) -> None:
+        self.model, self.settings, self.device, self.world = model, settings, device, world
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [(name, p) for name, p in trained if p.ndim > 1]
+        vectors = [(name, p) for name, p in trained if p.ndim <= 1]  # biases and norms, which are not to decay
+        self.parameters = dict(matrices + vectors)
+        groups = [
+            {"params": [p for _, p in matrices], "weight_decay": settings.weight_decay},
+            {"params": [p for _, p in vectors], "weight_decay": 0.0},
+        ]
+        self.fused = device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=self.fused)
+        self.parts = settings.accumulate
+        self.loss_scale = LossScale(FIRST_LOSS_SCALE if settings.precision == "fp16" else 1.0)
+        self._loss = PackedLoss(model, settings.label_smoothing)
+        self._parallel = world.wrap(self._loss, device)
+
+    def step(self, corpus: Corpus, captions: Numbers, *, rate: float, number: int) -> Outcome:
+        """Train on one batch.
+
+        Args:
+            corpus: on the device.
+            captions: int64 (B), their numbers.
+            rate: learning rate.
+            number: of the step. With the run's seed it decides what dropout drops, and nothing else does.
+
+        Raises:
+            ClipCapError: one caption alone does not fit into memory.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        tokens = int(corpus.length[captions].sum())
+        if not self.parts:
+            self.parts = self._choose_parts(corpus)
+        while True:
+            torch.manual_seed(self._random_seed(number))
+            try:
+                loss = self._accumulate(corpus, captions, tokens)
+                break
+            except torch.OutOfMemoryError as error:
+                self._split_further(error)
+        norm = self._norm() / self.loss_scale.scale
+        self._update(norm)
+        return Outcome(torch.stack([self.world.sum(loss), norm]), tokens)
+
+    def _random_seed(self, number: int) -> int:
+        """Of a step's dropout, in this process."""
+        sequence = np.random.SeedSequence([self.settings.seed, number, self.world.rank])
+        return int(sequence.generate_state(1, dtype=np.uint64)[0])
+
+    def _choose_parts(self, corpus: Corpus) -> int:
+        each = math.ceil(self.settings.batch_size / self.world.size)
+        parts = parts_that_fit(self._loss, corpus, each, self.device, self.settings.precision)
+        if parts > 1:
+            note(f"memory is short: the {each:,} captions of a step go {math.ceil(each / parts):,} at a time")
+        return parts
+
+    def _accumulate(self, corpus: Corpus, captions: Numbers, tokens: int) -> torch.Tensor:
+        """Gradients of the mean loss over all tokens of the batch; returns this process's share of that mean."""
+        mine = np.array_split(captions, self.world.size)[self.world.rank]
+        parts = [part for part in np.array_split(mine, self.parts) if len(part)]
+        weight = 1.0
+        if not parts:  # fewer captions than processes: the others wait for a gradient from this one too
+            parts, weight = [captions[:1]], 0.0
+        total = torch.zeros((), device=self.device)
+        scale = weight * self.loss_scale.scale * self.world.size / tokens  # processes are averaged, not added
+        for number, part in enumerate(parts):
+            self._sync_gradients(number == len(parts) - 1)
+            batch = corpus.packed(part, self.model.clip_project.config.prefix_length)
+            with autocast(self.device, self.settings.precision):
+                loss = self._parallel(batch, scale)
+            loss.backward()
+            total += loss.detach() / (self.loss_scale.scale * self.world.size)
+        return total
+
+    def _sync_gradients(self, on: bool) -> None:
+        if self.world.size > 1:
+            # As DistributedDataParallel.no_sync sets it.
+            self._parallel.require_backward_grad_sync = on  # type: ignore[assignment]
+
+    def _norm(self) -> torch.Tensor:
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if self.device.type == "cpu":  # three times as fast there, and as exact as a threshold needs
+            return torch.stack([g.flatten().dot(g.flatten()) for g in gradients]).sum().sqrt()
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def _update(self, norm: torch.Tensor) -> None:
+        """Clip, and step; where the gradient is not finite, leave everything as it is."""
+        divisor = self.loss_scale.scale * (norm / CLIP_NORM).clamp(min=1)
+        bad = ~norm.isfinite()
+        if self.fused:
+            # What torch.amp.GradScaler hands to a fused optimiser: it then scales, and skips, as it steps.
+            self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif not bad:
+            for parameter in self.parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad.div_(divisor)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _split_further(self, error: torch.OutOfMemoryError) -> None:
+        """A GPU's memory is not enough: half as many captions at a time.
+
+        Raises:
+            ClipCapError: it is one already, or other processes wait for this one.
+        """
+        each = math.ceil(self.settings.batch_size / self.world.size / self.parts)
+        if each == 1 or self.world.size > 1:
+            fact = f"{each:,} captions at a time do not fit into the memory of {self.device}"
+            raise ClipCapError(f"{fact}; start again with a smaller --batch-size or a larger --accumulate") from error
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        self.parts *= 2
+        note(f"out of memory with {each:,} captions at a time; trying {math.ceil(each / 2):,}")

@@ -1,0 +1,140 @@
+"""The captioning model over packed captions: ClipCapModel's loss, computed on real tokens only.
+
+The weights are those of transformers' GPT2LMHeadModel; what is written out here is its forward pass, because that one
+takes batches padded to a rectangle. `ClipCapModel.token_losses` is the same, plainly, a caption a row; the tests hold
+every loss and gradient of this file against it. Letters as in train/packing.py; H heads, D width.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.activations import NewGELUActivation
+
+from clipcap.train.cross_entropy import linear_cross_entropy
+from clipcap.train.dropout import dropout
+from clipcap.train.model import ClipCapModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """A batch on its device.
+
+    Attributes:
+        embedding: float32 (P, d) or (P, t, d), one for each pack.
+        word: int64 (W), the tokens that are read.
+        target: int64 (N), the tokens that are predicted.
+        position, row_of_cell, cell_of_row, segment, used: as in `Packing`.
+        target_row: as in `Packing`, on the CPU.
+    """
+
+    embedding: torch.Tensor
+    word: torch.Tensor
+    target: torch.Tensor
+    position: torch.Tensor
+    row_of_cell: torch.Tensor
+    cell_of_row: torch.Tensor
+    segment: torch.Tensor
+    used: torch.Tensor
+    target_row: torch.Tensor
+
+
+class PackedLoss(nn.Module):
+    """A model as a module whose forward is its loss, as DistributedDataParallel wants it.
+
+    Args:
+        model: stays the caller's.
+        label_smoothing: as for `ClipCapModel.token_losses`.
+    """
+
+    def __init__(self, model: ClipCapModel, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.model = model
+        self.label_smoothing = label_smoothing
+
+    def forward(self, batch: PackedBatch, scale: float = 1.0) -> torch.Tensor:
+        """The losses of all targets, summed and times `scale`: one number, float32 or float64."""
+        hidden = hidden_states(self.model, batch)
+        if torch.is_autocast_enabled(hidden.device.type):
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        return linear_cross_entropy(
+            hidden,
+            self.model.gpt.lm_head.weight,
+            batch.target_row,
+            batch.target,
+            scale=scale,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+def hidden_states(model: ClipCapModel, batch: PackedBatch) -> torch.Tensor:
+    """The states that predict something, behind the final norm: float (len(batch.used), D)."""
+    lm: Any = model.gpt.transformer
+    prefix = model.clip_project(batch.embedding).flatten(0, 1)  # (P * K, D)
+    # On a CPU the words' gradient is sparse until it meets the output layer's, which is the same matrix: 154 MB of
+    # zeros are then neither written nor added.
+    words = F.embedding(batch.word, lm.wte.weight, sparse=batch.word.device.type == "cpu")
+    filling = words.new_zeros(len(batch.position) - len(prefix) - len(words), words.shape[1])
+    rows = torch.cat([prefix.to(words.dtype), words, filling])
+    rows = dropout(rows + lm.wpe(batch.position), lm.drop.p, lm.training)
+    visible = _visible(batch.segment)
+    for block in lm.h:
+        rows = rows + _attention(block.attn, block.ln_1(rows), batch, visible)
+        rows = rows + _feed_forward(block.mlp, block.ln_2(rows))
+    hidden: torch.Tensor = lm.ln_f(rows[batch.used])
+    return hidden
+
+
+def _visible(segment: torch.Tensor) -> torch.Tensor:
+    """Which cells each cell sees, bool (P, 1, S, S): what is before it in the prefix and in its own caption, and itself
+    (an empty cell nothing else)."""
+    cells = torch.arange(segment.shape[1], device=segment.device)
+    reader, read = segment[:, :, None], segment[:, None, :]
+    earlier = cells[:, None] > cells
+    return ((((read == -1) | (read == reader)) & (reader >= -1) & earlier) | (cells[:, None] == cells))[:, None]
+
+
+def _attention(attention: Any, rows: torch.Tensor, batch: PackedBatch, visible: torch.Tensor) -> torch.Tensor:
+    packs, cells = batch.segment.shape
+    projected = _Rearrange.apply(attention.c_attn(rows), batch.row_of_cell, batch.cell_of_row)
+    queries, keys, values = (
+        projected.view(packs, cells, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4).contiguous()
+    )  # (P, H, S, D / H) each
+    part = attention.attn_dropout.p if attention.training else 0.0
+    if rows.device.type == "cpu":
+        # torch's own attention takes four times as long backward on a CPU with a mask.
+        scores = (queries * attention.scaling) @ keys.transpose(-1, -2)
+        weights = scores.masked_fill_(~visible, -torch.inf).softmax(dim=-1, dtype=queries.dtype)
+        mixed = dropout(weights, part, attention.training) @ values
+    else:
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=visible, dropout_p=part, scale=attention.scaling
+        )
+    rows = _Rearrange.apply(mixed.transpose(1, 2).flatten(0, 1).flatten(1), batch.cell_of_row, batch.row_of_cell)
+    return dropout(attention.c_proj(rows), attention.resid_dropout.p, attention.training)
+
+
+def _feed_forward(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
+    hidden = mlp.c_fc(rows)
+    # "gelu_new" of transformers is written in eight operations; torch has it in one.
+    hidden = F.gelu(hidden, approximate="tanh") if isinstance(mlp.act, NewGELUActivation) else mlp.act(hidden)
+    return dropout(mlp.c_proj(hidden), mlp.dropout.p, mlp.training)
+
+
+class _Rearrange(torch.autograd.Function):
+    """`x[there]` where `back` leads back: its gradient is a gather too, where autograd's would be a scatter that adds.
+
+    Both may name a row more than once only where its gradient is zero: filling and empty cells, which nobody sees.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(back)
+        return x.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        return gradient.index_select(0, back), None, None
