@@ -5,6 +5,7 @@ takes batches padded to a rectangle. `ClipCapModel.token_losses` is the same, pl
 every loss and gradient of this file against it. Letters as in train/packing.py; H heads, D width.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers.activations import NewGELUActivation
 from clipcap.train.cross_entropy import linear_cross_entropy
 from clipcap.train.dropout import dropout
 from clipcap.train.model import ClipCapModel
+from clipcap.train.tied_embedding import SharedGradient, embed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,30 +58,38 @@ class PackedLoss(nn.Module):
 
     def forward(self, batch: PackedBatch, scale: float = 1.0) -> torch.Tensor:
         """The losses of all targets, summed and times `scale`: one number, float32 or float64."""
-        hidden = hidden_states(self.model, batch)
-        if torch.is_autocast_enabled(hidden.device.type):
-            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        shared = SharedGradient()
+        hidden = hidden_states(self.model, batch, shared)
         return linear_cross_entropy(
-            hidden,
+            hidden.to(_products_dtype(hidden)),
             self.model.gpt.lm_head.weight,
             batch.target_row,
             batch.target,
             scale=scale,
             label_smoothing=self.label_smoothing,
+            shared=shared,
         )
 
 
-def hidden_states(model: ClipCapModel, batch: PackedBatch) -> torch.Tensor:
-    """The states that predict something, behind the final norm: float (len(batch.used), D)."""
+def hidden_states(model: ClipCapModel, batch: PackedBatch, shared: SharedGradient) -> torch.Tensor:
+    """The states that predict something, behind the final norm: float (len(batch.used), D).
+
+    Args:
+        model, batch: see there.
+        shared: of the word embedding, for the output layer.
+    """
     lm: Any = model.gpt.transformer
-    prefix = model.clip_project(batch.embedding).flatten(0, 1)  # (P * K, D)
-    # On a CPU the words' gradient is sparse until it meets the output layer's, which is the same matrix: 154 MB of
-    # zeros are then neither written nor added.
-    words = F.embedding(batch.word, lm.wte.weight, sparse=batch.word.device.type == "cpu")
+    # A CPU reads the weights of a mapper that has one row a picture faster than it converts them to bf16.
+    wide = model.clip_project.one_row and batch.embedding.device.type == "cpu"
+    with torch.autocast(batch.embedding.device.type, enabled=False) if wide else nullcontext():
+        prefix = model.clip_project(batch.embedding).flatten(0, 1)  # (P * K, D)
+    words = embed(lm.wte.weight, batch.word, shared)
     filling = words.new_zeros(len(batch.position) - len(prefix) - len(words), words.shape[1])
     rows = torch.cat([prefix.to(words.dtype), words, filling])
     rows = dropout(rows + lm.wpe(batch.position), lm.drop.p, lm.training)
     visible = _visible(batch.segment)
+    if rows.device.type == "cpu":
+        visible = _as_scores(visible, lm.h[0].attn.num_heads, _products_dtype(rows))
     for block in lm.h:
         rows = rows + _attention(block.attn, block.ln_1(rows), batch, visible)
         rows = rows + _feed_forward(block.mlp, block.ln_2(rows))
@@ -96,6 +106,18 @@ def _visible(segment: torch.Tensor) -> torch.Tensor:
     return ((((read == -1) | (read == reader)) & (reader >= -1) & earlier) | (cells[:, None] == cells))[:, None]
 
 
+def _as_scores(visible: torch.Tensor, heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """What to add to attention's scores, (P * H, S, S): 0 where a cell is seen, minus infinity where not."""
+    hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
+    return hidden.expand(-1, heads, -1, -1).flatten(0, 1)
+
+
+def _products_dtype(rows: torch.Tensor) -> torch.dtype:
+    """The dtype of matrix products: autocast's where it is on."""
+    kind = rows.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+
+
 def _attention(attention: Any, rows: torch.Tensor, batch: PackedBatch, visible: torch.Tensor) -> torch.Tensor:
     packs, cells = batch.segment.shape
     projected = _Rearrange.apply(attention.c_attn(rows), batch.row_of_cell, batch.cell_of_row)
@@ -105,9 +127,10 @@ def _attention(attention: Any, rows: torch.Tensor, batch: PackedBatch, visible: 
     part = attention.attn_dropout.p if attention.training else 0.0
     if rows.device.type == "cpu":
         # torch's own attention takes four times as long backward on a CPU with a mask.
-        scores = (queries * attention.scaling) @ keys.transpose(-1, -2)
-        weights = scores.masked_fill_(~visible, -torch.inf).softmax(dim=-1, dtype=queries.dtype)
-        mixed = dropout(weights, part, attention.training) @ values
+        flat = [x.flatten(0, 1) for x in (queries, keys, values)]  # (P * H, S, D / H) each
+        scores = torch.baddbmm(visible, flat[0], flat[1].transpose(-1, -2), alpha=attention.scaling)
+        weights = dropout(scores.softmax(dim=-1, dtype=scores.dtype), part, attention.training)
+        mixed = torch.bmm(weights, flat[2]).view(queries.shape)
     else:
         mixed = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=visible, dropout_p=part, scale=attention.scaling

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from plain import plain_batch
 
 from clipcap.data.cache import Cache
 from clipcap.data.tokenizer import load_tokenizer
 from clipcap.train.corpus import in_order, load_corpora
+from plain import plain_batch
 
 
 def expected(cache: Path, split: int) -> list[tuple[list[float], list[int], str]]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from plain import plain_batch
 
 from clipcap.data.cache import Cache
 from clipcap.train.corpus import load_corpora
@@ -16,6 +15,7 @@ from clipcap.train.packed import PackedLoss
 from clipcap.train.prepare import prepare_trainer
 from clipcap.train.run_folder import RunFolder
 from clipcap.train.settings import TrainSettings
+from plain import plain_batch
 
 Options = list[Any]
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from plain import plain_batch, plain_loss
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.train import cross_entropy
@@ -20,6 +19,7 @@ from clipcap.train.model import ClipCapModel, train_mode
 from clipcap.train.packed import PackedLoss
 from clipcap.train.packing import PACK_CAPTIONS, ROW_MULTIPLE, pack
 from clipcap.train.tuning import tune
+from plain import plain_batch, plain_loss
 
 WIDTH, POSITIONS, VOCABULARY, PREFIX = 32, 64, 211, 5
 LONGEST = POSITIONS - PREFIX

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain import plain_batch
 from safetensors.torch import load_file
 
 from clipcap.data.cache import Cache
@@ -23,6 +22,7 @@ from clipcap.train.checkpoint import load_checkpoint
 from clipcap.train.corpus import load_corpora
 from clipcap.train.embeddings import ResidentEmbeddings
 from clipcap.train.loop import Trainer
+from plain import plain_batch
 from small_world import Crash, crash_at, make_coco, make_lm, small_models
 
 Options = list[object]

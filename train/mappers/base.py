@@ -59,12 +59,14 @@ class Mapper(nn.Module):
 
     Attributes:
         takes_patches: whether it can do with an embedding for each patch.
+        one_row: whether a picture is one row in its layers, rather than several positions.
 
     Raises:
         UsageError: there are patches, and it cannot.
     """
 
     takes_patches: ClassVar[bool] = False
+    one_row: ClassVar[bool] = True
 
     def __init__(self, config: MapperConfig) -> None:
         super().__init__()

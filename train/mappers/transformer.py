@@ -23,6 +23,7 @@ class TransformerMapper(Mapper):
     """
 
     takes_patches = True
+    one_row = False
 
     def __init__(self, config: MapperConfig) -> None:
         super().__init__(config)

@@ -1,0 +1,324 @@
+"""How fast stage 2 trains: (a) as ClipCap published it, (b) a good plain loop of today, (c) ours.
+
+python tests/bench/train.py [--mapper mlp|transformer] [--tune all|none] [--batch-size N ...] [--arms ARM ...]
+
+The same model (GPT-2 small and the mapper, random weights), captions of COCO's real lengths, one process an arm, one
+after the other in one run; each step is timed after a warm-up, and the median counts. "Useful" operations are those
+that packed captions need; MFU is what part of a matrix product's rate, measured in the same run, they come to.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from coco_lengths import CAPTIONS, caption_lengths
+
+PUBLISHED_TOKENS = 39  # to which ClipCap pads COCO's captions
+WIDTH, EMBEDDING, LAYERS, VOCABULARY = 768, 512, 12, 50257
+IMAGES = 2000  # in memory; how many there are does not change a step
+Step = Callable[[int], int]  # trains on batch `number`; returns how many captions that was
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mapper", default="mlp", choices=("mlp", "transformer"))
+    parser.add_argument("--tune", default="all", choices=("all", "none"))
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[40])
+    parser.add_argument("--arms", nargs="+", default=["published", "modern", "ours"])
+    parser.add_argument("--precision", default="auto", help="of modern and ours; published is fp32")
+    parser.add_argument("--sampling", default="image", help="of ours")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--warmup", type=int, default=12, help="steps; published, which has one shape, takes 2")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make_model(options: argparse.Namespace, device: Any) -> Any:
+    """GPT-2 small behind the mapper, with dropout as GPT-2 has it."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from clipcap.train.mappers import MapperConfig, build_mapper
+    from clipcap.train.model import ClipCapModel, train_mode
+    from clipcap.train.tuning import tune
+
+    torch.manual_seed(0)
+    prefix = 10 if options.mapper == "mlp" else 40
+    config = MapperConfig(
+        kind=options.mapper, embedding_width=EMBEDDING, lm_width=WIDTH, prefix_length=prefix, clip_length=prefix
+    )
+    model = ClipCapModel(build_mapper(config), GPT2LMHeadModel(GPT2Config())).to(device)
+    tune(model, options.tune)
+    train_mode(model)
+    return model
+
+
+def corpus(device: Any) -> Any:
+    """Pictures with random embeddings and random captions of real lengths."""
+    import torch
+
+    from clipcap.train.corpus import Corpus
+
+    class Embeddings:
+        rows = torch.randn(IMAGES, EMBEDDING, generator=torch.Generator().manual_seed(0)).to(device)
+
+        def __len__(self) -> int:
+            return IMAGES
+
+        def __getitem__(self, images: Any) -> torch.Tensor:
+            return self.rows[torch.from_numpy(images).to(device)]
+
+    lengths = caption_lengths()[:IMAGES]
+    length = np.array([n for some in lengths for n in some])
+    return Corpus(
+        embedding=Embeddings(),
+        image=np.repeat(np.arange(IMAGES), [len(some) for some in lengths]),
+        first_token=np.cumsum(length) - length,
+        length=length,
+        token=torch.randint(VOCABULARY, (int(length.sum()),), generator=torch.Generator().manual_seed(1)).to(device),
+        path=[],
+        text=[],
+        cut=0,
+    )
+
+
+def ours(options: argparse.Namespace, size: int, device: Any, precision: str) -> Step:
+    """The engine of clipcap-train."""
+    from clipcap.train.distributed import World
+    from clipcap.train.engine import Engine
+    from clipcap.train.order import epoch_batches
+    from clipcap.train.settings import TrainSettings
+
+    model, data = make_model(options, device), corpus(device)
+    settings = TrainSettings(batch_size=size, precision=precision, tune=options.tune)
+    engine = Engine(model, settings, device, World())
+    batches = epoch_batches(data.image, size, sampling=options.sampling, seed=0, epoch=0)[:-1]
+    unread: list[Any] = []
+
+    def step(number: int) -> int:
+        captions = batches[number % len(batches)]
+        unread.append(engine.step(data, captions, rate=2e-5, number=number))
+        if len(unread) > 1 or device.type == "cpu":
+            unread.pop(0).read()
+        return len(captions)
+
+    return step
+
+
+def plain(options: argparse.Namespace, size: int, device: Any, precision: str) -> Step:
+    """Both plain loops: a DataLoader of padded captions, transformers' own loss, AdamW.
+
+    Published: fp32, everything padded to 39 tokens. Modern: bf16 autocast, padded to the longest of the batch, a fused
+    optimiser, clipped gradients, torch.compile on a GPU.
+    """
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    from clipcap.data.device import autocast
+
+    published = options.one == "published"
+    model, data = make_model(options, device), corpus("cpu")
+    prefix_length = model.clip_project.config.prefix_length
+
+    class Captions(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(data)
+
+        def __getitem__(self, caption: int) -> Any:
+            first = int(data.first_token[caption])
+            tokens = data.token[first : first + int(data.length[caption])][:PUBLISHED_TOKENS]
+            return data.embedding.rows[int(data.image[caption])], tokens
+
+    def collate(rows: Any) -> Any:
+        longest = PUBLISHED_TOKENS if published else max(len(tokens) for _, tokens in rows)
+        tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+        labels = torch.full((len(rows), prefix_length + longest), -100)
+        mask = torch.zeros(len(rows), prefix_length + longest)
+        for row, (_, some) in enumerate(rows):
+            tokens[row, : len(some)] = some
+            labels[row, prefix_length : prefix_length + len(some)] = some
+            mask[row, : prefix_length + len(some)] = 1
+        return torch.stack([embedding for embedding, _ in rows]), tokens, mask, labels
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=2e-5, fused=None if published else True)
+
+    def loss_of(embedding: Any, tokens: Any, mask: Any, labels: Any) -> Any:
+        words = model.gpt.transformer.wte(tokens)
+        inputs = torch.cat([model.clip_project(embedding).to(words.dtype), words], dim=1)
+        return model.gpt(inputs_embeds=inputs, attention_mask=mask, labels=labels).loss
+
+    if not published and device.type == "cuda":
+        loss_of = torch.compile(loss_of, dynamic=True)
+    workers = 0 if device.type == "cpu" else 4
+    loader = DataLoader(Captions(), size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=workers)
+    batches = iter(loader)
+
+    def step(number: int) -> int:
+        nonlocal batches
+        batch = next(batches, None)
+        if batch is None:
+            batches = iter(loader)
+            batch = next(batches)
+        moved = [tensor.to(device, non_blocking=True) for tensor in batch]
+        with autocast(device, precision):
+            loss = loss_of(*moved)
+        loss.backward()
+        if not published:
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        return size
+
+    return step
+
+
+def run_arm(options: argparse.Namespace) -> None:
+    """Time one arm at one batch size, in this process, and print a line of JSON."""
+    if options.one == "ours":
+        from clipcap.train.allocator import keep_freed_memory
+
+        keep_freed_memory()
+    import torch
+    import transformers  # noqa: F401
+
+    from clipcap.data.device import choose_device, has_bf16
+
+    device = choose_device(options.device)
+    precision = ("bf16" if has_bf16(device) else "fp32") if options.precision == "auto" else options.precision
+    precision = "fp32" if options.one == "published" else precision
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    begin = time.perf_counter()
+    step = (ours if options.one == "ours" else plain)(options, options.batch_size[0], device, precision)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    step(0)
+    wait()
+    first = time.perf_counter() - begin
+    warmup = 2 if options.one == "published" else options.warmup
+    for number in range(1, warmup):
+        step(number)
+    times, captions = [], 0
+    for number in range(warmup, warmup + options.repeats):
+        wait()
+        start = time.perf_counter()
+        captions += step(number)
+        wait()
+        times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    rate = captions / len(times) / statistics.median(times)
+    print(json.dumps({"rate": rate, "peak": peak, "precision": precision, "first": first, "times": times}))
+
+
+def useful_operations(options: argparse.Namespace) -> float:
+    """Multiplications and additions that one caption of packed pictures needs, forward and backward."""
+    lengths = caption_lengths()[:IMAGES]
+    captions = sum(map(len, lengths))
+    prefix = 10 if options.mapper == "mlp" else 40
+    words = sum(n - 1 for some in lengths for n in some)
+    rows = words + prefix * len(lengths)
+    seen = len(lengths) * prefix * (prefix + 1) / 2
+    seen += sum((n - 1) * prefix + n * (n - 1) / 2 for some in lengths for n in some)
+    if options.mapper == "mlp":
+        mapper = len(lengths) * (EMBEDDING * prefix * WIDTH // 2 + (prefix * WIDTH) ** 2 // 2)
+    else:
+        positions = 2 * prefix * len(lengths)
+        mapper = positions * 8 * 8 * WIDTH**2 + 8 * positions * 2 * (2 * prefix) * WIDTH
+        mapper += len(lengths) * EMBEDDING * prefix * WIDTH
+    products = rows * LAYERS * 12 * WIDTH**2 + (words + len(lengths)) * WIDTH * VOCABULARY + seen * LAYERS * 2 * WIDTH
+    passes = 3 if options.tune == "all" else 2  # forward, activations, and weights where they train
+    return float(2 * (passes * products + 3 * mapper) / captions)
+
+
+def matrix_rate(options: argparse.Namespace) -> tuple[float, str]:
+    """Operations a second of a large matrix product, in bf16 where the device has it; and the device's name."""
+    import torch
+
+    from clipcap.data.device import choose_device, has_bf16
+
+    device = choose_device(options.device)
+    dtype = torch.bfloat16 if has_bf16(device) else torch.float32
+    size = 2048 if device.type == "cpu" else 8192
+    one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(13):
+        begin = time.perf_counter()
+        one @ other
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return 2 * size**3 / statistics.median(times[3:]), f"{name}, {str(dtype)[6:]}"
+
+
+def _cpu_name() -> str:
+    import torch
+
+    features = [name for name, there in torch.cpu.get_capabilities().items() if there is True]
+    wanted = [name for name in features if name.startswith(("amx", "avx512_bf16", "avx512_f", "avx2"))]
+    return f"{os.cpu_count()} cores of {platform.machine()} with {' '.join(sorted(wanted))}"
+
+
+def main() -> None:
+    """Run the arms one after the other, and print a table."""
+    options = arguments()
+    if options.one:
+        run_arm(options)
+        return
+    import torch
+    import transformers
+
+    peak, device = matrix_rate(options)
+    print(f"{datetime.date.today()}, {device}: {peak / 1e12:.2f} TFLOP/s in a matrix product")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}")
+    print(f"{options.mapper}, --tune {options.tune}, GPT-2 small, COCO's lengths, sampling {options.sampling}\n")
+    print("| arm | batch | precision | captions/s | real tokens/s | s a COCO epoch | MFU | peak memory | first step |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    lengths = [n for some in caption_lengths()[:IMAGES] for n in some]
+    operations = useful_operations(options)
+    best: dict[tuple[str, int], float] = {}
+    for size in options.batch_size:
+        for arm in options.arms:
+            if arm == "published" and size != options.batch_size[0]:
+                continue
+            settings = ["--mapper", options.mapper, "--tune", options.tune, "--precision", options.precision]
+            settings += ["--device", options.device, "--repeats", str(options.repeats), "--sampling", options.sampling]
+            settings += ["--warmup", str(options.warmup), "--batch-size", str(size), "--one", arm]
+            done = subprocess.run(
+                [sys.executable, __file__, *settings], stdout=subprocess.PIPE, text=True, check=True
+            ).stdout
+            found = json.loads(done.splitlines()[-1])
+            rate = best[arm, size] = found["rate"]
+            print(
+                f"| {arm} | {size} | {found['precision']} | {rate:.2f} | {rate * statistics.mean(lengths):.0f} | "
+                f"{CAPTIONS / rate:,.0f} | {100 * rate * operations / peak:.1f}% | {found['peak'] / 1e9:.2f} GB | "
+                f"{found['first']:.1f} s |",
+                flush=True,
+            )
+    print()
+    for (arm, size), rate in best.items():
+        for (other, other_size), lower in best.items():
+            if arm == "ours" and other != "ours" and (other_size == size or other == "published"):
+                print(f"ours at {size} is {rate / lower:.2f} x {other} at {other_size}")
+
+
+if __name__ == "__main__":
+    main()
