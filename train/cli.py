@@ -191,12 +191,13 @@ def _plan(trainer: "Trainer", device: "torch.device") -> None:
     from clipcap.train.tuning import describe_trainable
 
     settings = trainer.settings
+    together = f", in {trainer.world.size} processes" if trainer.world.size > 1 else ""
     val = plural(len(trainer.val), "caption") if trainer.val is not None else "none"
     note(
         f"training {describe_trainable(trainer.model)}; on {plural(len(trainer.train), 'caption')} of "
         f"{plural(trainer.train.images, 'picture')} (validation: {val}); {settings.epochs} x "
         f"{plural(trainer.steps_per_epoch, 'step')} of {settings.batch_size}, warm-up {trainer.warmup_steps}, "
-        f"{settings.precision} on {device}"
+        f"{settings.precision} on {device}{together}"
     )
 
 

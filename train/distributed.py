@@ -4,6 +4,7 @@ Every process reads the cache and computes the same validations; each trains on 
 first one writes and speaks.
 """
 
+import atexit
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -69,4 +70,5 @@ def join_world(device: torch.device) -> tuple[World, torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(dist.destroy_process_group)
     return World(dist.get_rank(), dist.get_world_size()), device

@@ -326,8 +326,9 @@ class Trainer:
             self.tracker.log({name: value for name, value in figures.items() if name != "step"}, line["step"])
 
     def _request_stop(self) -> None:
+        if not self._stop:  # torchrun sends SIGTERM behind a Ctrl-C
+            note("stopping after this step, and saving; Ctrl-C again stops at once")
         self._stop = True
-        note("stopping after this step, and saving; Ctrl-C again stops at once")
 
 
 def _rest(validation: dict[str, Any]) -> dict[str, Any]:

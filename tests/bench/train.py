@@ -17,16 +17,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from coco_lengths import CAPTIONS, caption_lengths
 
-PUBLISHED_TOKENS = 39  # to which ClipCap pads COCO's captions
 WIDTH, EMBEDDING, LAYERS, VOCABULARY = 768, 512, 12, 50257
 IMAGES = 2000  # in memory; how many there are does not change a step
-Step = Callable[[int], int]  # trains on batch `number`; returns how many captions that was
 
 
 def arguments() -> argparse.Namespace:
@@ -94,98 +91,6 @@ def corpus(device: Any) -> Any:
     )
 
 
-def ours(options: argparse.Namespace, size: int, device: Any, precision: str) -> Step:
-    """The engine of clipcap-train."""
-    from clipcap.train.distributed import World
-    from clipcap.train.engine import Engine
-    from clipcap.train.order import epoch_batches
-    from clipcap.train.settings import TrainSettings
-
-    model, data = make_model(options, device), corpus(device)
-    settings = TrainSettings(batch_size=size, precision=precision, tune=options.tune)
-    engine = Engine(model, settings, device, World())
-    batches = epoch_batches(data.image, size, sampling=options.sampling, seed=0, epoch=0)[:-1]
-    unread: list[Any] = []
-
-    def step(number: int) -> int:
-        captions = batches[number % len(batches)]
-        unread.append(engine.step(data, captions, rate=2e-5, number=number))
-        if len(unread) > 1 or device.type == "cpu":
-            unread.pop(0).read()
-        return len(captions)
-
-    return step
-
-
-def plain(options: argparse.Namespace, size: int, device: Any, precision: str) -> Step:
-    """Both plain loops: a DataLoader of padded captions, transformers' own loss, AdamW.
-
-    Published: fp32, everything padded to 39 tokens. Modern: bf16 autocast, padded to the longest of the batch, a fused
-    optimiser, clipped gradients, torch.compile on a GPU.
-    """
-    import torch
-    from torch.utils.data import DataLoader, Dataset
-
-    from clipcap.data.device import autocast
-
-    published = options.one == "published"
-    model, data = make_model(options, device), corpus("cpu")
-    prefix_length = model.clip_project.config.prefix_length
-
-    class Captions(Dataset[Any]):
-        def __len__(self) -> int:
-            return len(data)
-
-        def __getitem__(self, caption: int) -> Any:
-            first = int(data.first_token[caption])
-            tokens = data.token[first : first + int(data.length[caption])][:PUBLISHED_TOKENS]
-            return data.embedding.rows[int(data.image[caption])], tokens
-
-    def collate(rows: Any) -> Any:
-        longest = PUBLISHED_TOKENS if published else max(len(tokens) for _, tokens in rows)
-        tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-        labels = torch.full((len(rows), prefix_length + longest), -100)
-        mask = torch.zeros(len(rows), prefix_length + longest)
-        for row, (_, some) in enumerate(rows):
-            tokens[row, : len(some)] = some
-            labels[row, prefix_length : prefix_length + len(some)] = some
-            mask[row, : prefix_length + len(some)] = 1
-        return torch.stack([embedding for embedding, _ in rows]), tokens, mask, labels
-
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=2e-5, fused=None if published else True)
-
-    def loss_of(embedding: Any, tokens: Any, mask: Any, labels: Any) -> Any:
-        words = model.gpt.transformer.wte(tokens)
-        inputs = torch.cat([model.clip_project(embedding).to(words.dtype), words], dim=1)
-        return model.gpt(inputs_embeds=inputs, attention_mask=mask, labels=labels).loss
-
-    if not published and device.type == "cuda":
-        loss_of = torch.compile(loss_of, dynamic=True)
-    workers = 0 if device.type == "cpu" else 4
-    loader = DataLoader(Captions(), size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=workers)
-    batches = iter(loader)
-
-    def step(number: int) -> int:
-        nonlocal batches
-        batch = next(batches, None)
-        if batch is None:
-            batches = iter(loader)
-            batch = next(batches)
-        moved = [tensor.to(device, non_blocking=True) for tensor in batch]
-        with autocast(device, precision):
-            loss = loss_of(*moved)
-        loss.backward()
-        if not published:
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()
-        return size
-
-    return step
-
-
 def run_arm(options: argparse.Namespace) -> None:
     """Time one arm at one batch size, in this process, and print a line of JSON."""
     if options.one == "ours":
@@ -200,9 +105,20 @@ def run_arm(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     precision = ("bf16" if has_bf16(device) else "fp32") if options.precision == "auto" else options.precision
     precision = "fp32" if options.one == "published" else precision
+    from arms import ours, plain
+
+    from clipcap.train.settings import TrainSettings
+
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     begin = time.perf_counter()
-    step = (ours if options.one == "ours" else plain)(options, options.batch_size[0], device, precision)
+    settings = TrainSettings(
+        batch_size=options.batch_size[0], precision=precision, tune=options.tune, sampling=options.sampling
+    )
+    model, data = make_model(options, device), corpus(device if options.one == "ours" else torch.device("cpu"))
+    if options.one == "ours":
+        step = ours(model, data, settings, device, lambda number: 2e-5)
+    else:
+        step = plain(model, data, settings, device, lambda number: 2e-5, published=options.one == "published")
 
     def wait() -> None:
         if device.type == "cuda":

@@ -1,0 +1,78 @@
+"""Two processes train one model: the batches, losses and weights of one process, and only the first one writes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+Options = list[Any]
+
+
+@pytest.fixture
+def options(small_cache: Path, lm_folder: Path) -> Options:
+    given = [small_cache, "--lm", lm_folder, "--batch-size", 8, "--lr", 1e-3, "--dropout", 0.0, "--epochs", 2]
+    return [*given, "--precision", "fp32", "--device", "cpu"]
+
+
+def torchrun(*arguments: object) -> "subprocess.Popen[str]":
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "clipcap.train.cli"]
+    return subprocess.Popen(
+        [sys.executable, *command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )
+
+
+def metrics(folder: Path, name: str) -> list[float]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line[name] for line in lines if name in line]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in ("train_loss", "val_loss", "image_gap"):
+        assert metrics(one, name) == pytest.approx(metrics(other, name), rel=1e-4, abs=1e-5)
+    for checkpoint in ("last", "best"):
+        first, second = (load_file(folder / checkpoint / "model.safetensors") for folder in (one, other))
+        for name, tensor in first.items():
+            torch.testing.assert_close(tensor, second[name], rtol=0, atol=3e-5, msg=name)
+
+
+def test_two_processes_train_as_one(tmp_path: Path, run: Any, options: Options) -> None:
+    assert run("train", *options, "-o", tmp_path / "one").status == 0
+    process = torchrun(*options, "-o", tmp_path / "two")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert out == f"{tmp_path}/two/best\n"
+    assert err.count("epoch 1: validation loss") == 1
+    assert "2 processes" in err
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+def test_stopped_they_go_on_to_the_same_weights(tmp_path: Path, options: Options) -> None:
+    options = [*options, "--epochs", 60]
+    undisturbed = torchrun(*options, "-o", tmp_path / "undisturbed")
+    _, err = undisturbed.communicate()
+    assert undisturbed.returncode == 0, err
+    process = torchrun(*options, "-o", tmp_path / "run")
+    while not (tmp_path / "run/metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode != 0
+    assert "saved to" in err
+    step = json.loads((tmp_path / "run/last/training_state.json").read_text())["step"]
+    assert 0 < step < 60 * 5
+    again = torchrun(*options, "-o", tmp_path / "run", "--resume")
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert_same_run(tmp_path / "undisturbed", tmp_path / "run")

@@ -1,0 +1,172 @@
+"""Optimiser steps: clipped as torch clips, the same in parts as at once, halved where memory is short, fp16 scaled."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_packed import Rows, make_corpus, make_model
+
+from clipcap.data.errors import ClipCapError
+from clipcap.train import engine as module
+from clipcap.train import memory
+from clipcap.train.distributed import World
+from clipcap.train.engine import Engine
+from clipcap.train.model import ClipCapModel, train_mode
+from clipcap.train.packed import PackedLoss
+from clipcap.train.settings import TrainSettings
+from clipcap.train.tuning import tune
+from plain import plain_batch, plain_loss
+
+CPU = torch.device("cpu")
+CORPUS = make_corpus(torch.float32)
+BATCHES = [np.arange(10), np.arange(10, len(CORPUS)), np.arange(0, len(CORPUS), 3)]
+
+
+def train(model: ClipCapModel, **options: Any) -> tuple[Engine, list[tuple[float, float]]]:
+    train_mode(model)
+    engine = Engine(model, TrainSettings(batch_size=16, **{"accumulate": 1, **options}), CPU, World())
+    steps = enumerate(BATCHES)
+    return engine, [engine.step(CORPUS, batch, rate=1e-3, number=number).read() for number, batch in steps]
+
+
+def weights(model: ClipCapModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_near(one: ClipCapModel, other: ClipCapModel, bound: float) -> None:
+    for (name, tensor), expected in zip(weights(one).items(), weights(other).values(), strict=True):
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=bound, msg=name)
+
+
+def test_a_step_is_torchs_own_with_torchs_own_clipping() -> None:
+    model = make_model("mlp", torch.float32)
+    other = copy.deepcopy(model)
+    _, found = train(model, weight_decay=0.1)
+    matrices, vectors = ([p for p in other.parameters() if (p.ndim > 1) == many] for many in (True, False))
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], lr=1e-3
+    )
+    norms = []
+    for batch, (loss, norm) in zip(BATCHES, found, strict=True):
+        plain = plain_loss(other, plain_batch(CORPUS, batch)) / int(CORPUS.length[batch].sum())
+        plain.backward()
+        expected = torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0).item()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert (loss, norm) == (pytest.approx(plain.item(), rel=1e-5), pytest.approx(expected, rel=1e-4))
+        norms.append(norm)
+    assert max(norms) > 1  # clipping was at work
+    assert_near(model, other, 2e-6)
+
+
+@pytest.mark.parametrize("parts", [2, 7, 100])
+def test_in_parts_it_is_the_same_step(parts: int) -> None:
+    at_once, in_parts = make_model("transformer", torch.float32), make_model("transformer", torch.float32)
+    _, expected = train(at_once)
+    _, found = train(in_parts, accumulate=parts)
+    for one, other in zip(found, expected, strict=True):
+        assert one == (pytest.approx(other[0], rel=1e-5), pytest.approx(other[1], rel=1e-4))
+    assert_near(in_parts, at_once, 2e-6)
+
+
+def test_dropout_depends_on_seed_and_step_alone() -> None:
+    def losses(seed: int, before: int) -> list[tuple[float, float]]:
+        model = make_model("mlp", torch.float32, resid_pdrop=0.3)
+        torch.manual_seed(before)
+        return train(model, seed=seed)[1]
+
+    assert losses(0, before=1) == losses(0, before=2) != losses(1, before=1)
+
+
+@pytest.mark.parametrize("tuning", ["all", "none"])
+def test_as_many_parts_as_memory_needs(monkeypatch: pytest.MonkeyPatch, tuning: str) -> None:
+    model = make_model("mlp", torch.float32)
+    tune(model, tuning)
+    loss = PackedLoss(model)
+
+    def parts(free: float) -> int:
+        monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+        return memory.parts_that_fit(loss, CORPUS, 16, CPU, "fp32")
+
+    counts = [parts(free) for free in (1e12, 1e8, 1e7, 4e6, 2e6, 1e6, 1e3)]
+    assert counts[0] == 1
+    assert counts == sorted(counts)
+    assert counts[-1] == 16  # one caption at a time, and not less
+    assert len(set(counts)) > 3
+
+
+def test_frozen_weights_leave_less_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = []
+    for tuning in ("all", "none"):
+        model = make_model("mlp", torch.float32)
+        tune(model, tuning)
+        free = 1e5
+        while True:
+            monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
+            if memory.parts_that_fit(PackedLoss(model), CORPUS, 16, CPU, "fp32") == 1:
+                break
+            free *= 1.05
+        needs.append(free)
+    assert needs[1] < 0.7 * needs[0]
+
+
+def test_what_does_not_fit_goes_in_halves(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    forward = PackedLoss.forward
+
+    def small(self: PackedLoss, batch: Any, scale: float = 1.0) -> torch.Tensor:
+        if int(batch.segment.max()) >= room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, batch, scale)
+
+    at_once, halved = make_model("mlp", torch.float32), make_model("mlp", torch.float32)
+    train(at_once)
+    monkeypatch.setattr(PackedLoss, "forward", small)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    room = 12
+    engine, _ = train(halved)
+    assert engine.parts == 4
+    assert "out of memory with 16 captions at a time; trying 8" in capsys.readouterr().err
+    assert_near(halved, at_once, 2e-6)
+    room = 0
+    with pytest.raises(ClipCapError, match="1 captions at a time do not fit into the memory of cpu"):
+        train(make_model("mlp", torch.float32))
+
+
+def test_fp16_is_scaled_and_a_bad_step_changes_nothing() -> None:
+    model = make_model("mlp", torch.float32)
+    before = weights(model)
+    engine, found = train(model, precision="fp16")
+    assert engine.loss_scale.scale == module.FIRST_LOSS_SCALE
+    exact = train(make_model("mlp", torch.float32))[1]
+    for one, other in zip(found, exact, strict=True):
+        assert one == (pytest.approx(other[0], rel=1e-2), pytest.approx(other[1], rel=3e-2))
+    assert not torch.equal(weights(model)["gpt.transformer.wte.weight"], before["gpt.transformer.wte.weight"])
+    engine.loss_scale.scale = 1e30  # beyond what fp16 holds
+    before = weights(model)
+    loss, norm = engine.step(CORPUS, BATCHES[0], rate=1e-3, number=9).read()
+    assert not np.isfinite([loss, norm]).all()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
+    moments = [value for state in engine.optimizer.state.values() for value in state.values()]
+    assert all(value.isfinite().all() for value in moments)
+
+
+def test_the_scale_grows_and_shrinks_as_torchs() -> None:
+    scale = module.LossScale(8.0)
+    scale.update(finite=False)
+    assert (scale.scale, scale.good) == (4.0, 0)
+    for _ in range(module.GROW_EVERY):
+        scale.update(finite=True)
+    assert (scale.scale, scale.good) == (8.0, 0)
+
+
+def test_a_loss_that_is_no_number_leaves_the_weights() -> None:
+    model = make_model("mlp", torch.float32)
+    engine, _ = train(model)
+    before = weights(model)
+    poisoned = replace(CORPUS, embedding=Rows(torch.full((8, 24), np.inf)))
+    loss, _ = engine.step(poisoned, BATCHES[0], rate=1e-3, number=3).read()
+    assert np.isnan(loss)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
