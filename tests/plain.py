@@ -1,15 +1,72 @@
-"""The plain way that the packed engine is held against: one caption a row, padded to a rectangle, in no hurry."""
+"""The plain way that the packed engine is held against: one caption a row, padded to a rectangle, in no hurry.
 
+And small models and captions to do both with.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.train.corpus import Corpus
+from clipcap.train.mappers import MapperConfig, build_mapper
 from clipcap.train.model import ClipCapModel
+from clipcap.train.packing import PACK_CAPTIONS
+
+WIDTH, POSITIONS, VOCABULARY, PREFIX = 32, 64, 211, 5
+LONGEST = POSITIONS - PREFIX
+# Captions of each picture, by their lengths: ragged, of length 1 and of the longest, many of one picture, none.
+LENGTHS = [[1], [7, 12, 9, 1, 30], [LONGEST, 2], [], [5] * (2 * PACK_CAPTIONS + 3), [LONGEST], [1, 1], [3, 14, 15, 9]]
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Embeddings in their own dtype."""
+
+    rows: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, images: np.ndarray) -> torch.Tensor:
+        return self.rows[torch.from_numpy(images)]
+
+
+def make_corpus(dtype: torch.dtype, shape: tuple[int, ...] = (24,)) -> Corpus:
+    generator = torch.Generator().manual_seed(1)
+    length = np.array([n for some in LENGTHS for n in some])
+    return Corpus(
+        embedding=Rows(torch.randn(len(LENGTHS), *shape, generator=generator, dtype=dtype)),
+        image=np.repeat(np.arange(len(LENGTHS)), [len(some) for some in LENGTHS]),
+        first_token=np.cumsum(length) - length,
+        length=length,
+        token=torch.randint(VOCABULARY, (int(length.sum()),), generator=generator),
+        path=[],
+        text=[],
+        cut=0,
+    )
+
+
+def make_model(kind: str, dtype: torch.dtype, patches: int = 0, **options: Any) -> ClipCapModel:
+    torch.manual_seed(0)
+    mapper = MapperConfig(
+        kind=kind, embedding_width=24, lm_width=WIDTH, prefix_length=PREFIX, clip_length=3, layers=2, heads=4,
+        patches=patches,
+    )  # fmt: skip
+    config = GPT2Config(
+        n_embd=WIDTH, n_layer=3, n_head=4, n_positions=POSITIONS, vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=1,
+        **{"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **options},
+    )  # fmt: skip
+    model = ClipCapModel(build_mapper(mapper), GPT2LMHeadModel(config)).to(dtype)
+    with torch.no_grad():  # biases and norms begin as zeros and ones, behind which a mistake could hide
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
 
 
 def plain_batch(corpus: Corpus, captions: Any) -> Batch:

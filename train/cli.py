@@ -161,16 +161,17 @@ def train(
     note(f"{cache}: {plural(opened.images, 'picture')}, {plural(opened.captions, 'caption')}; loading {beginning}")
     trainer = prepare_trainer(settings, opened, folder, where, world)
     world.wait()  # nobody writes before all have looked
-    going_on = stored is not None and folder.go_on()
     if world.first:
-        if not going_on:
+        if stored is None or not folder.go_on():
             folder.start(settings, contents)
         log_notes_to(folder.log_file)
         trainer.tracker = open_tracker(log_to, output, vars(settings))
     world.wait()
+    going_on = stored is not None and folder.last.exists()
     if going_on:
         trainer.resume()
         if trainer.finished:
+            world.leave()
             note(f"{output} is finished already: {plural(trainer.position.epoch, 'epoch')}; nothing to do")
             if world.first:
                 print(folder.best)
@@ -179,7 +180,9 @@ def train(
     elif resume:
         note(f"{output} holds no checkpoint yet; starting from the beginning")
     _plan(trainer, where)
-    if not trainer.run():
+    finished = trainer.run()
+    world.leave()
+    if not finished:
         note(f"saved to {folder.last}; go on with: clipcap-train {cache} -o {output} --resume")
         raise KeyboardInterrupt
     if world.first:

@@ -4,7 +4,6 @@ Every process reads the cache and computes the same validations; each trains on 
 first one writes and speaks.
 """
 
-import atexit
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +35,12 @@ class World:
         """Go on when all have come here."""
         if self.size > 1:
             dist.barrier()
+
+    def leave(self) -> None:
+        """The end, which all come to."""
+        if self.size > 1:
+            dist.barrier()
+            dist.destroy_process_group()
 
     def sum(self, numbers: torch.Tensor) -> torch.Tensor:
         """Add the numbers of all processes, in place."""
@@ -70,5 +75,4 @@ def join_world(device: torch.device) -> tuple[World, torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    atexit.register(dist.destroy_process_group)
     return World(dist.get_rank(), dist.get_world_size()), device

@@ -165,7 +165,7 @@ class Engine:
             with autocast(self.device, self.settings.precision):
                 loss = self._parallel(batch, scale)
             loss.backward()
-            total += loss.detach() / (self.loss_scale.scale * self.world.size)
+            total = total + loss.detach() / (self.loss_scale.scale * self.world.size)
         return total
 
     def _sync_gradients(self, on: bool) -> None:
@@ -185,7 +185,7 @@ class Engine:
         bad = ~norm.isfinite()
         if self.fused:
             # What torch.amp.GradScaler hands to a fused optimiser: it then scales, and skips, as it steps.
-            self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+            self.optimizer.grad_scale = divisor.float()  # type: ignore[attr-defined]
             self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             self.optimizer.step()
         elif not bad:

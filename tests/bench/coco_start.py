@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from coco_lengths import CAPTIONS, IMAGES, caption_lengths
 
 SHARD = 4096

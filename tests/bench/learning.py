@@ -75,9 +75,9 @@ def run(arm: str, seed: int, train: Any, val: Any, options: argparse.Namespace, 
     """One run: captions seen, seconds, validation loss, at each point."""
     import numpy as np
     import torch
-    from arms import ours, plain
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    from arms import ours, plain
     from clipcap.data.device import has_bf16
     from clipcap.train.mappers import MapperConfig, build_mapper
     from clipcap.train.model import ClipCapModel, train_mode
@@ -96,7 +96,7 @@ def run(arm: str, seed: int, train: Any, val: Any, options: argparse.Namespace, 
     total = len(train) // options.batch_size * options.epochs
 
     def rate(number: int) -> float:
-        return options.lr * lr_factor(number, total // 20, total)
+        return float(options.lr * lr_factor(number, total // 20, total))
 
     if arm.startswith("ours"):
         step = ours(model, train, settings, device, rate)

@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 import numpy as np
+
 from coco_lengths import CAPTIONS, caption_lengths
 
 WIDTH, EMBEDDING, LAYERS, VOCABULARY = 768, 512, 12, 50257
@@ -106,7 +107,6 @@ def run_arm(options: argparse.Namespace) -> None:
     precision = ("bf16" if has_bf16(device) else "fp32") if options.precision == "auto" else options.precision
     precision = "fp32" if options.one == "published" else precision
     from arms import ours, plain
-
     from clipcap.train.settings import TrainSettings
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -7,29 +7,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_packed import Rows, make_corpus, make_model
 
 from clipcap.data.errors import ClipCapError
 from clipcap.train import engine as module
 from clipcap.train import memory
+from clipcap.train.corpus import Corpus
 from clipcap.train.distributed import World
 from clipcap.train.engine import Engine
 from clipcap.train.model import ClipCapModel, train_mode
 from clipcap.train.packed import PackedLoss
 from clipcap.train.settings import TrainSettings
 from clipcap.train.tuning import tune
-from plain import plain_batch, plain_loss
+from plain import Rows, make_corpus, make_model, plain_batch, plain_loss
 
 CPU = torch.device("cpu")
-CORPUS = make_corpus(torch.float32)
+CORPUS = make_corpus(torch.float64)  # in float32, Adam makes steps of gradients that are zero but for rounding
+NARROW = make_corpus(torch.float32)
 BATCHES = [np.arange(10), np.arange(10, len(CORPUS)), np.arange(0, len(CORPUS), 3)]
 
 
-def train(model: ClipCapModel, **options: Any) -> tuple[Engine, list[tuple[float, float]]]:
+def train(model: ClipCapModel, corpus: Corpus = CORPUS, **options: Any) -> tuple[Engine, list[tuple[float, float]]]:
     train_mode(model)
     engine = Engine(model, TrainSettings(batch_size=16, **{"accumulate": 1, **options}), CPU, World())
     steps = enumerate(BATCHES)
-    return engine, [engine.step(CORPUS, batch, rate=1e-3, number=number).read() for number, batch in steps]
+    return engine, [engine.step(corpus, batch, rate=1e-3, number=number).read() for number, batch in steps]
 
 
 def weights(model: ClipCapModel) -> dict[str, torch.Tensor]:
@@ -42,7 +43,7 @@ def assert_near(one: ClipCapModel, other: ClipCapModel, bound: float) -> None:
 
 
 def test_a_step_is_torchs_own_with_torchs_own_clipping() -> None:
-    model = make_model("mlp", torch.float32)
+    model = make_model("mlp", torch.float64)
     other = copy.deepcopy(model)
     _, found = train(model, weight_decay=0.1)
     matrices, vectors = ([p for p in other.parameters() if (p.ndim > 1) == many] for many in (True, False))
@@ -56,25 +57,25 @@ def test_a_step_is_torchs_own_with_torchs_own_clipping() -> None:
         expected = torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0).item()
         optimizer.step()
         optimizer.zero_grad()
-        assert (loss, norm) == (pytest.approx(plain.item(), rel=1e-5), pytest.approx(expected, rel=1e-4))
+        assert [loss, norm] == pytest.approx([plain.item(), expected], rel=1e-6)
         norms.append(norm)
     assert max(norms) > 1  # clipping was at work
-    assert_near(model, other, 2e-6)
+    assert_near(model, other, 1e-9)
 
 
 @pytest.mark.parametrize("parts", [2, 7, 100])
 def test_in_parts_it_is_the_same_step(parts: int) -> None:
-    at_once, in_parts = make_model("transformer", torch.float32), make_model("transformer", torch.float32)
+    at_once, in_parts = make_model("transformer", torch.float64), make_model("transformer", torch.float64)
     _, expected = train(at_once)
     _, found = train(in_parts, accumulate=parts)
     for one, other in zip(found, expected, strict=True):
-        assert one == (pytest.approx(other[0], rel=1e-5), pytest.approx(other[1], rel=1e-4))
-    assert_near(in_parts, at_once, 2e-6)
+        assert one == pytest.approx(other, rel=1e-9)
+    assert_near(in_parts, at_once, 1e-9)
 
 
 def test_dropout_depends_on_seed_and_step_alone() -> None:
     def losses(seed: int, before: int) -> list[tuple[float, float]]:
-        model = make_model("mlp", torch.float32, resid_pdrop=0.3)
+        model = make_model("mlp", torch.float64, resid_pdrop=0.3)
         torch.manual_seed(before)
         return train(model, seed=seed)[1]
 
@@ -89,7 +90,7 @@ def test_as_many_parts_as_memory_needs(monkeypatch: pytest.MonkeyPatch, tuning: 
 
     def parts(free: float) -> int:
         monkeypatch.setattr(memory, "free_bytes", lambda device: free)
-        return memory.parts_that_fit(loss, CORPUS, 16, CPU, "fp32")
+        return memory.parts_that_fit(loss, NARROW, 16, CPU, "fp32")
 
     counts = [parts(free) for free in (1e12, 1e8, 1e7, 4e6, 2e6, 1e6, 1e3)]
     assert counts[0] == 1
@@ -106,11 +107,11 @@ def test_frozen_weights_leave_less_behind(monkeypatch: pytest.MonkeyPatch) -> No
         free = 1e5
         while True:
             monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
-            if memory.parts_that_fit(PackedLoss(model), CORPUS, 16, CPU, "fp32") == 1:
+            if memory.parts_that_fit(PackedLoss(model), NARROW, 16, CPU, "fp32") == 1:
                 break
             free *= 1.05
         needs.append(free)
-    assert needs[1] < 0.7 * needs[0]
+    assert needs[1] < 0.8 * needs[0]
 
 
 def test_what_does_not_fit_goes_in_halves(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +122,7 @@ def test_what_does_not_fit_goes_in_halves(monkeypatch: pytest.MonkeyPatch, capsy
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, batch, scale)
 
-    at_once, halved = make_model("mlp", torch.float32), make_model("mlp", torch.float32)
+    at_once, halved = make_model("mlp", torch.float64), make_model("mlp", torch.float64)
     train(at_once)
     monkeypatch.setattr(PackedLoss, "forward", small)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -129,24 +130,24 @@ def test_what_does_not_fit_goes_in_halves(monkeypatch: pytest.MonkeyPatch, capsy
     engine, _ = train(halved)
     assert engine.parts == 4
     assert "out of memory with 16 captions at a time; trying 8" in capsys.readouterr().err
-    assert_near(halved, at_once, 2e-6)
+    assert_near(halved, at_once, 1e-9)
     room = 0
     with pytest.raises(ClipCapError, match="1 captions at a time do not fit into the memory of cpu"):
-        train(make_model("mlp", torch.float32))
+        train(make_model("mlp", torch.float64))
 
 
 def test_fp16_is_scaled_and_a_bad_step_changes_nothing() -> None:
     model = make_model("mlp", torch.float32)
     before = weights(model)
-    engine, found = train(model, precision="fp16")
+    engine, found = train(model, NARROW, precision="fp16")
     assert engine.loss_scale.scale == module.FIRST_LOSS_SCALE
-    exact = train(make_model("mlp", torch.float32))[1]
+    exact = train(make_model("mlp", torch.float32), NARROW)[1]
     for one, other in zip(found, exact, strict=True):
-        assert one == (pytest.approx(other[0], rel=1e-2), pytest.approx(other[1], rel=3e-2))
+        assert one == pytest.approx(other, rel=3e-2)
     assert not torch.equal(weights(model)["gpt.transformer.wte.weight"], before["gpt.transformer.wte.weight"])
     engine.loss_scale.scale = 1e30  # beyond what fp16 holds
     before = weights(model)
-    loss, norm = engine.step(CORPUS, BATCHES[0], rate=1e-3, number=9).read()
+    loss, norm = engine.step(NARROW, BATCHES[0], rate=1e-3, number=9).read()
     assert not np.isfinite([loss, norm]).all()
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
     moments = [value for state in engine.optimizer.state.values() for value in state.values()]
@@ -163,10 +164,10 @@ def test_the_scale_grows_and_shrinks_as_torchs() -> None:
 
 
 def test_a_loss_that_is_no_number_leaves_the_weights() -> None:
-    model = make_model("mlp", torch.float32)
+    model = make_model("mlp", torch.float64)
     engine, _ = train(model)
     before = weights(model)
-    poisoned = replace(CORPUS, embedding=Rows(torch.full((8, 24), np.inf)))
+    poisoned = replace(CORPUS, embedding=Rows(torch.full((8, 24), np.inf, dtype=torch.float64)))
     loss, _ = engine.step(poisoned, BATCHES[0], rate=1e-3, number=3).read()
     assert np.isnan(loss)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
