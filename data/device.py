@@ -69,3 +69,8 @@ def autocast(device: "torch.device", precision: str) -> "torch.autocast":
     return torch.autocast(
         device.type, dtype=torch.bfloat16 if precision == "fp32" else dtype, enabled=precision != "fp32"
     )
+
+
+def to_device(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """A tensor of the CPU on a device, without waiting until a GPU has it: its work goes on meanwhile."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -159,7 +159,7 @@ def read_shard(path: Path, *, embeddings: bool = True) -> ShardTables:
 
     Args:
         path: of the shard.
-        embeddings: whether they too; without them `embedding` is float16 (n, 0).
+        embeddings: whether they too; without them `embedding` is float16 (n, 0) or (n, 0, 0).
 
     Raises:
         CacheError: missing, damaged, foreign, or inconsistent.
@@ -168,7 +168,8 @@ def read_shard(path: Path, *, embeddings: bool = True) -> ShardTables:
         names = {attribute: name for name, attribute in _DATASETS.items() if embeddings or attribute != "embedding"}
         columns = {attribute: read_table(file, name) for attribute, name in names.items()}
         if not embeddings:
-            columns["embedding"] = np.empty((table(file, "images/embedding").shape[0], 0), dtype=np.float16)
+            stored = table(file, "images/embedding")
+            columns["embedding"] = np.empty((stored.shape[0], *[0] * (stored.ndim - 1)), dtype=stored.dtype)
         tables = ShardTables(**columns)
     problem = tables.problem()
     if problem:

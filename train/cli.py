@@ -150,6 +150,7 @@ def train(
         settings = TrainSettings(**options)
         if stream is None:
             settings = replace(settings, stream=_does_not_fit(opened, where))
+    settings = world.as_first(settings)  # what one process found out of its machine holds for all
 
     from clipcap.train.prepare import prepare_trainer
     from clipcap.train.trackers import TRACKERS, open_tracker

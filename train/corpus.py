@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipcap.data.cache import Cache
+from clipcap.data.device import to_device
 from clipcap.data.records import SPLITS
 from clipcap.data.tokenizer import encode_captions
 from clipcap.train.embeddings import Embeddings, ResidentEmbeddings, StoredEmbeddings, StreamedEmbeddings
@@ -82,9 +83,7 @@ class Corpus:
             "used": packing.used,
         }
         joined = torch.from_numpy(np.concatenate(list(parts.values())))
-        if self.token.device.type == "cuda":
-            joined = joined.pin_memory()
-        pieces = joined.to(self.token.device, non_blocking=True).split([len(part) for part in parts.values()])
+        pieces = to_device(joined, self.token.device).split([len(part) for part in parts.values()])
         columns = dict(zip(parts, pieces, strict=True))
         columns |= {name: self.token[columns[name]] for name in ("word", "target")}
         columns["segment"] = columns["segment"].view(packing.segment.shape)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipcap.data.device import to_device
 from clipcap.train.tied_embedding import SharedGradient
 
 # Rows whose logits are there at a time: 77 MB in bf16 with GPT-2's vocabulary. Each part adds to all of the weight's
@@ -45,9 +46,18 @@ def linear_cross_entropy(
     Returns:
         One number, float32, or float64 where `hidden` is.
     """
-    loss = _LinearCrossEntropy.apply(hidden, weight, row, target, scale, label_smoothing, shared)
+    # Inside, a weight asks for a gradient even where nobody will.
+    gradients = torch.is_grad_enabled()
+    loss = _LinearCrossEntropy.apply(hidden, weight, row, target, scale, label_smoothing, shared, gradients)
     assert isinstance(loss, torch.Tensor)
     return loss
+
+
+def logits_bytes(device: torch.device, vocabulary: int) -> int:
+    """The most memory that logits take at a time, in 16 bits and in float32."""
+    on_cpu = device.type == "cpu"
+    rows = CHUNK_ROWS["cpu" if on_cpu else "cuda"]
+    return vocabulary * (2 * rows + 4 * (SOFTMAX_ROWS if on_cpu else rows))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -61,10 +71,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale: float,
         smoothing: float,
         shared: SharedGradient | None,
+        gradients: bool,
     ) -> torch.Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         narrow = weight.to(hidden.dtype)
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        needs_hidden, needs_weight = (gradients and needed for needed in ctx.needs_input_grad[:2])
         on_cpu = hidden.device.type == "cpu"
         most = CHUNK_ROWS["cpu" if on_cpu else "cuda"]
         chunk = math.ceil(len(hidden) / math.ceil(len(hidden) / most))
@@ -72,8 +83,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         tokens = VOCABULARY_PART if on_cpu else len(weight)
         rows = row.numpy()
         # How many targets each row predicts: the last of a prefix may predict several, filling predicts none.
-        count = torch.from_numpy(np.bincount(rows, minlength=len(hidden))).to(hidden.device, wide)
-        row = row.to(hidden.device, non_blocking=True)
+        count = to_device(torch.from_numpy(np.bincount(rows, minlength=len(hidden))), hidden.device).to(wide)
+        row = to_device(row, hidden.device)
         loss = torch.zeros((), device=hidden.device, dtype=wide)
         hidden_gradient = torch.empty_like(hidden) if needs_hidden else None
         weight_gradient = torch.empty_like(weight) if needs_weight else None
@@ -102,7 +113,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if smoothing:
                     scores.sub_(smoothing / len(weight))
                 scores.mul_(scale * count[start:stop, None])
-                scores.index_put_((at, there), scores.new_tensor((smoothing - 1) * scale), accumulate=True)
+                scores.index_put_((at, there), scores.new_full((), (smoothing - 1) * scale), accumulate=True)
                 some.copy_(scores)
             if hidden_gradient is not None:
                 torch.mm(logits, narrow, out=hidden_gradient[begin : begin + len(part)])
@@ -117,11 +128,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
+        hidden_gradient, weight_gradient = ctx.saved_tensors  # theirs who call: there is no second pass over them
         # Nearly always it is 1, and 154 MB need not be multiplied by it; to ask a GPU would cost more.
         if upstream.device.type != "cpu" or upstream.item() != 1:
-            hidden_gradient = None if hidden_gradient is None else hidden_gradient * upstream
-            weight_gradient = None if weight_gradient is None else weight_gradient * upstream
+            hidden_gradient = None if hidden_gradient is None else hidden_gradient.mul_(upstream)
+            weight_gradient = None if weight_gradient is None else weight_gradient.mul_(upstream)
         if ctx.shared is not None:
             ctx.shared.gradient = weight_gradient
-        return hidden_gradient, weight_gradient, None, None, None, None, None
+        return hidden_gradient, weight_gradient, None, None, None, None, None, None

@@ -7,6 +7,7 @@ import math
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipcap.data.shard import read_embeddings
+from clipcap.data.device import to_device
+from clipcap.data.errors import DamagedCacheError
+from clipcap.data.shard import AGAIN, read_embeddings
 from clipcap.train.order import POOL_BLOCKS
 
 BLOCK_BYTES = 32 << 20  # of a streamed cache, read at once
@@ -60,6 +63,8 @@ class StoredEmbeddings:
             some = rows[max(0, first - begin) : max(0, last - begin)]
             if len(some):
                 span = read_embeddings(path, int(some[0]), int(some[-1]) + 1)
+                if span.shape[1:] != self.shape:
+                    raise DamagedCacheError(f"{path} has embeddings of another shape than the cache; {AGAIN}")
                 at = max(first, begin) - first
                 found[at : at + len(some)] = span[some - some[0]]
             begin += len(rows)
@@ -72,7 +77,7 @@ class StoredEmbeddings:
 
 
 class ResidentEmbeddings:
-    """All in memory, on the device.
+    """All in memory, on the device, from the first time that some are wanted.
 
     Args:
         stored: where they lie.
@@ -80,13 +85,17 @@ class ResidentEmbeddings:
     """
 
     def __init__(self, stored: StoredEmbeddings, device: torch.device) -> None:
-        self._embedding = torch.from_numpy(stored.read(0, len(stored))).to(device)
+        self._stored, self._device = stored, device
 
     def __len__(self) -> int:
-        return len(self._embedding)
+        return len(self._stored)
 
     def __getitem__(self, images: Numbers) -> torch.Tensor:
-        return self._embedding[torch.from_numpy(images).to(self._embedding.device)].float()
+        return self._embedding[to_device(torch.from_numpy(images), self._device)].float()
+
+    @cached_property
+    def _embedding(self) -> torch.Tensor:
+        return torch.from_numpy(self._stored.read(0, len(self._stored))).to(self._device)
 
 
 class StreamedEmbeddings:
@@ -115,14 +124,17 @@ class StreamedEmbeddings:
         found = torch.empty((len(images), *self._stored.shape), device=self._memory.device)
         for number in np.unique(block):
             members = np.flatnonzero(block == number)
-            rows = torch.from_numpy(images[members] % self.block_images).to(found.device)
-            there = torch.from_numpy(members).to(found.device)
+            rows, there = (
+                to_device(torch.from_numpy(numbers), found.device)
+                for numbers in (images[members] % self.block_images, members)
+            )
             found[there] = self._memory[self._load(int(number))][rows].float()
         return found
 
     def expect(self, images: Numbers) -> None:
         """Say in what order pictures will be asked for: their blocks are then read ahead, in a thread."""
         blocks, at = np.unique(images // self.block_images, return_index=True)
+        self._coming = {}  # what was read ahead in another order is not waited for
         self._expected = deque(int(number) for number in blocks[np.argsort(at)] if int(number) not in self._slot)
         self._read_ahead()
 

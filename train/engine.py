@@ -1,6 +1,6 @@
 """One optimiser step on one batch: packed, in parts where memory is short, in several processes where there are some.
 
-Nothing here waits for the device: what a step found is read when it is there.
+A GPU is given its next step while it computes this one: what a step found is read when it is there.
 """
 
 import math
@@ -65,7 +65,7 @@ class Outcome:
             self._figures = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
             self._figures.copy_(figures, non_blocking=True)
             self._ready = torch.cuda.Event()
-            self._ready.record()
+            self._ready.record(torch.cuda.current_stream(figures.device))
         else:
             self._figures = figures
 
@@ -132,8 +132,9 @@ class Engine:
             try:
                 loss = self._accumulate(corpus, captions, tokens)
                 break
-            except torch.OutOfMemoryError as error:
-                self._split_further(error)
+            except torch.OutOfMemoryError:
+                pass  # first let go of the exception, which holds all that was computed
+            self._split_further()
         norm = self._norm() / self.loss_scale.scale
         self._update(norm)
         return Outcome(torch.stack([self.world.sum(loss), norm]), tokens)
@@ -145,18 +146,20 @@ class Engine:
 
     def _choose_parts(self, corpus: Corpus) -> int:
         each = math.ceil(self.settings.batch_size / self.world.size)
-        parts = parts_that_fit(self._loss, corpus, each, self.device, self.settings.precision)
+        try:
+            parts = parts_that_fit(self._loss, corpus, each, self.device, self.settings.precision)
+        except torch.OutOfMemoryError:
+            parts = each
+        parts = self.world.most(parts, self.device)  # all the same, as a run that goes on has them
         if parts > 1:
             note(f"memory is short: the {each:,} captions of a step go {math.ceil(each / parts):,} at a time")
         return parts
 
     def _accumulate(self, corpus: Corpus, captions: Numbers, tokens: int) -> torch.Tensor:
         """Gradients of the mean loss over all tokens of the batch; returns this process's share of that mean."""
-        mine = np.array_split(captions, self.world.size)[self.world.rank]
+        mine = self.world.share(captions)
         parts = [part for part in np.array_split(mine, self.parts) if len(part)]
-        weight = 1.0
-        if not parts:  # fewer captions than processes: the others wait for a gradient from this one too
-            parts, weight = [captions[:1]], 0.0
+        weight = 1.0 if self.world.rank < len(captions) else 0.0
         total = torch.zeros((), device=self.device)
         scale = weight * self.loss_scale.scale * self.world.size / tokens  # processes are averaged, not added
         for number, part in enumerate(parts):
@@ -195,7 +198,7 @@ class Engine:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _split_further(self, error: torch.OutOfMemoryError) -> None:
+    def _split_further(self) -> None:
         """A GPU's memory is not enough: half as many captions at a time.
 
         Raises:
@@ -204,7 +207,7 @@ class Engine:
         each = math.ceil(self.settings.batch_size / self.world.size / self.parts)
         if each == 1 or self.world.size > 1:
             fact = f"{each:,} captions at a time do not fit into the memory of {self.device}"
-            raise ClipCapError(f"{fact}; start again with a smaller --batch-size or a larger --accumulate") from error
+            raise ClipCapError(f"{fact}; start again with a smaller --batch-size or a larger --accumulate")
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         self.parts *= 2

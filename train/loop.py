@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
-STOP_EVERY = 10  # steps between two questions to other processes whether they were stopped
+STOP_EVERY = 10  # steps between two questions to other processes on GPUs whether they were stopped
 SAVE_EVERY = 600.0  # seconds between two checkpoints within an epoch
 SMALL_GAP = 0.02  # nats; a model that looks at the picture is far above
 
@@ -160,8 +160,12 @@ class Trainer:
             Progress("training", "steps", self.total_steps, self.position.step) as progress,
         ):
             while not self.finished:
-                self._epoch(progress)
-                result = self._validate()
+                try:
+                    self._epoch(progress)
+                    result = self.world.as_first(self._validate())  # the last bits may differ between machines
+                except torch.OutOfMemoryError as error:
+                    fact = f"{self.device} is out of memory with {self.settings.batch_size} captions"
+                    raise ClipCapError(f"{fact}; start again with a smaller --batch-size and --overwrite") from error
                 self._stop = self.world.any(self._stop, self.device)
                 if self._stop:  # in the steps or in the validation, which is then made again
                     self._save_last()
@@ -187,11 +191,13 @@ class Trainer:
             block_images=embedding.block_images if isinstance(embedding, StreamedEmbeddings) else None,
         )[position.batch :]
         if isinstance(embedding, StreamedEmbeddings) and batches:
-            embedding.expect(self.train.image[np.concatenate(batches)])
+            embedding.expect(self.train.image[np.concatenate([self.world.share(batch) for batch in batches])])
+        # The next fp16 step needs the scale that this one decides.
+        reads_behind = self.device.type == "cuda" and settings.precision != "fp16"
         train_mode(self.model)
         started, captions = time.monotonic(), 0
         for number, batch in enumerate(batches):
-            if self.world.size == 1 or position.step % STOP_EVERY == 0:
+            if self.world.size == 1 or self.device.type == "cpu" or position.step % STOP_EVERY == 0:
                 self._stop = self.world.any(self._stop, self.device)
                 if self._stop:
                     break
@@ -199,8 +205,8 @@ class Trainer:
             position.step += 1
             position.batch += 1
             captions += len(batch)
-            # A GPU computes this step while the last one's loss is read and the next one is prepared.
-            loss = self._read(leave=1 if self.device.type == "cuda" and number + 1 < len(batches) else 0)
+            # A GPU computes this step while the last one's loss is read and the next one is laid out.
+            loss = self._read(leave=1 if reads_behind and number + 1 < len(batches) else 0)
             if loss is not None:
                 progress.advance(remark=f"epoch {position.epoch + 1}/{settings.epochs}, loss {loss:.3f}")
             if position.step % LOG_EVERY == 0 or number + 1 == len(batches):
@@ -220,7 +226,7 @@ class Trainer:
         """Read what steps found, but for the newest `leave` of them; the last loss that was read.
 
         Raises:
-            ClipCapError: a loss or a gradient was no number, and fp16 is not to blame. The weights are as before it.
+            ClipCapError: a loss or a gradient was no number, and fp16 is not to blame. No step was made of it.
         """
         position, scale = self.position, self.engine.loss_scale
         loss = None

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clipcap.data.device import autocast
 from clipcap.train.corpus import Corpus
+from clipcap.train.cross_entropy import logits_bytes
 from clipcap.train.packed import PackedLoss
+from clipcap.train.packing import PACK_CAPTIONS
 
 CACHE_PART = 0.5  # of free memory, that the embeddings may take; more of them are streamed
 STEP_PART = 0.8  # of what is left, that the captions of a step may take; more of them go one part after the other
 SAFETY = 1.25  # the backward pass holds gradients of activations beside them
-PROBE = 32  # captions that are measured
+PROBE = 12  # pictures whose captions are measured
 STATE_BYTES = 12  # of each trained number: its gradient and two moments, float32
+
+Numbers = NDArray[np.int64]
 
 
 def free_bytes(device: torch.device) -> int:
@@ -29,7 +34,8 @@ def free_bytes(device: torch.device) -> int:
         return min(free + unused, allowed - torch.cuda.memory_allocated(device))
     with suppress(OSError, ValueError, StopIteration):  # Linux
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+        available = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+        return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes share it
     with suppress(OSError, ValueError):  # macOS has no figure of what is free
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return 1 << 40
@@ -38,12 +44,27 @@ def free_bytes(device: torch.device) -> int:
 def parts_that_fit(loss: PackedLoss, corpus: Corpus, batch_size: int, device: torch.device, precision: str) -> int:
     """Into how many parts, one after the other, a batch goes so that it fits into memory.
 
-    Measured, not guessed: what a few captions leave behind for the backward pass, for whatever mapper and tuning. The
-    weights' gradients, the optimiser's moments and one part of the logits are taken off what is free first.
+    Measured, not guessed: what the captions of some pictures leave behind for the backward pass, and of half of them,
+    for whatever mapper and tuning. The weights' gradients and the optimiser's moments are taken off what is free first.
     """
-    length = np.sort(corpus.length)[-max(PROBE, batch_size) :]  # as if a batch were of the longest captions
-    probe = np.argsort(corpus.length, kind="stable")[-PROBE:]
-    prefix_length = loss.model.clip_project.config.prefix_length
+    images, first = np.unique(corpus.image, return_index=True)
+    chosen = np.arange(min(PROBE, len(images))) * len(images) // min(PROBE, len(images))
+    captions = [np.arange(first[image], min(first[image] + PACK_CAPTIONS, len(corpus))) for image in chosen]
+    captions = [some[corpus.image[some] == corpus.image[some[0]]] for some in captions]
+    probes = [np.concatenate(some) for some in (captions[: -(-len(captions) // 2)], captions)]
+    few, many = (_kept_bytes(loss, corpus, probe, device, precision) for probe in probes)
+    each = max(1.0, (many - few) / max(1, len(probes[1]) - len(probes[0])))
+    # What is kept whatever the captions: copies of the weights in 16 bits, and a part of the logits.
+    weights = max(0.0, many - len(probes[1]) * each) + logits_bytes(device, loss.model.gpt.config.vocab_size)
+    trained = sum(parameter.numel() for parameter in loss.parameters() if parameter.requires_grad)
+    room = STEP_PART * (free_bytes(device) - STATE_BYTES * trained - weights)
+    at_once = max(1, min(batch_size, int(room / (SAFETY * each))))
+    return math.ceil(batch_size / at_once)
+
+
+def _kept_bytes(loss: PackedLoss, corpus: Corpus, captions: Numbers, device: torch.device, precision: str) -> int:
+    """What a forward pass leaves behind for the backward pass, besides the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in loss.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -52,13 +73,9 @@ def parts_that_fit(loss: PackedLoss, corpus: Corpus, batch_size: int, device: to
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    weights = {parameter.untyped_storage().data_ptr() for parameter in loss.parameters()}
+    batch = corpus.packed(captions, loss.model.clip_project.config.prefix_length)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(device, precision):
-        loss(corpus.packed(probe, prefix_length))
-    trained = sum(parameter.numel() for parameter in loss.parameters() if parameter.requires_grad)
-    fixed = 2 * sum(parameter.numel() for parameter in loss.parameters())  # the weights again, in 16 bits
-    activations = sum(size for size in kept.values()) - fixed
-    each = max(1.0, SAFETY * activations / len(probe)) * float(length.mean() / corpus.length[probe].mean())
-    room = STEP_PART * (free_bytes(device) - STATE_BYTES * trained - fixed)
-    at_once = max(1, min(batch_size, int(room / each)))
-    return math.ceil(batch_size / at_once)
+        total = loss(batch)  # held: what is kept stays where it is until all is counted
+        found = sum(kept.values())
+        del total
+    return found

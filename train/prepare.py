@@ -76,7 +76,10 @@ def prepare_trainer(
     )
     tune(model, settings.tune)
     longest = min(room, settings.max_caption_tokens or room)
-    model.to(device)
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise UsageError(f"the model does not fit into the memory of {device}; use --device cpu") from error
     retokenize = None if begin.cached_tokens else tokenizer
     corpora = load_corpora(cache, longest, retokenize, device=device, stream=bool(settings.stream))
     training, validation = _splits(corpora, cache, longest)

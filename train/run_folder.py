@@ -93,6 +93,8 @@ class RunFolder:
             return None
         try:
             content = json.loads(file.read_text())
+            if "sampling" not in content["settings"]:
+                raise CheckpointError(f"{file} is of an older version, with other steps; start again with --overwrite")
             return TrainSettings(**content["settings"]), list(content["cache"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file} is damaged ({one_line(error)}); start again with --overwrite") from error

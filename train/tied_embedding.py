@@ -48,6 +48,7 @@ class _Embed(torch.autograd.Function):
         (word,) = ctx.saved_tensors
         if ctx.shared.gradient is None:
             return upstream.new_zeros(ctx.shape).index_add_(0, word, upstream), None, None
-        ctx.shared.gradient.index_add_(0, word, upstream)
+        # Not index_add_: on a GPU that adds in whatever order.
+        ctx.shared.gradient.index_put_((word,), upstream, accumulate=True)
         ctx.shared.gradient = None
         return None, None, None

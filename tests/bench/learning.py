@@ -162,14 +162,18 @@ def main() -> None:
 
     keep_freed_memory()
 
+    import torch
+
     from clipcap.data.device import choose_device
 
     device = choose_device(options.device)
-    train, val = load(make_cache(options.output.parent), options.images, device)
+    cache = make_cache(options.output.parent)
+    train, val = load(cache, options.images, device)
+    on_cpu, _ = load(cache, options.images, torch.device("cpu"))
     runs: dict[str, list[list[list[float]]]] = {arm: [] for arm in ARMS}
     for seed in SEEDS:
         for arm in ARMS:
-            points = run(arm, seed, train, val, options, device)
+            points = run(arm, seed, train if arm.startswith("ours") else on_cpu, val, options, device)
             runs[arm].append(points)
             print(f"seed {seed}, {arm}: {points[-1][2]:.4f} after {points[-1][1]:.1f} s", file=sys.stderr, flush=True)
             options.output.with_suffix(".json").write_text(json.dumps(runs))

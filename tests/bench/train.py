@@ -39,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--warmup", type=int, default=12, help="steps; published, which has one shape, takes 2")
+    parser.add_argument("--memory-gb", type=float, default=0.0, help="hold a GPU to so much")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -104,6 +105,9 @@ def run_arm(options: argparse.Namespace) -> None:
     from clipcap.data.device import choose_device, has_bf16
 
     device = choose_device(options.device)
+    if options.memory_gb:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(options.memory_gb * 1e9 / whole, device)
     precision = ("bf16" if has_bf16(device) else "fp32") if options.precision == "auto" else options.precision
     precision = "fp32" if options.one == "published" else precision
     from arms import ours, plain
@@ -217,6 +221,7 @@ def main() -> None:
                 continue
             settings = ["--mapper", options.mapper, "--tune", options.tune, "--precision", options.precision]
             settings += ["--device", options.device, "--repeats", str(options.repeats), "--sampling", options.sampling]
+            settings += ["--memory-gb", str(options.memory_gb)]
             settings += ["--warmup", str(options.warmup), "--batch-size", str(size), "--one", arm]
             done = subprocess.run(
                 [sys.executable, __file__, *settings], stdout=subprocess.PIPE, text=True, check=True

@@ -13,12 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clipcap.data.errors import UsageError
+from clipcap.train.distributed import join_world
+
 Options = list[Any]
 
 
 @pytest.fixture
 def options(small_cache: Path, lm_folder: Path) -> Options:
-    given = [small_cache, "--lm", lm_folder, "--batch-size", 8, "--lr", 1e-3, "--dropout", 0.0, "--epochs", 2]
+    given = [small_cache, "--lm", lm_folder, "--batch-size", 8, "--lr", 1e-3, "--epochs", 2]
     return [*given, "--precision", "fp32", "--device", "cpu"]
 
 
@@ -48,6 +51,8 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def test_two_processes_train_as_one(tmp_path: Path, run: Any, options: Options) -> None:
+    # 33 captions: one is left for the last batch, and a process without any.
+    options += ["--dropout", 0.0, "--batch-size", 4, "--accumulate", 2, "--stream"]
     assert run("train", *options, "-o", tmp_path / "one").status == 0
     process = torchrun(*options, "-o", tmp_path / "two")
     out, err = process.communicate()
@@ -75,4 +80,25 @@ def test_stopped_they_go_on_to_the_same_weights(tmp_path: Path, options: Options
     again = torchrun(*options, "-o", tmp_path / "run", "--resume")
     _, err = again.communicate()
     assert again.returncode == 0, err
-    assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
+    for checkpoint in ("last", "best"):
+        first, second = (
+            load_file(tmp_path / name / checkpoint / "model.safetensors") for name in ("undisturbed", "run")
+        )
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_each_process_takes_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything of CUDA that asks for a device asks for one with a number."""
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for name, number in (("cuda", 0), ("cuda:1", 1)):
+        world, device = join_world(torch.device(name))
+        assert (world.size, device, taken[-1]) == (1, torch.device("cuda", number), device)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UsageError, match="this is process 3 here, and there are 2 GPUs; give torchrun"):
+        join_world(torch.device("cuda"))
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UsageError, match="started by torchrun"):
+        join_world(torch.device("cpu"))

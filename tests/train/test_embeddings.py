@@ -1,9 +1,11 @@
 """Embeddings in memory and streamed are the same embeddings, whatever is asked for and in whatever order."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,21 @@ def test_a_streamed_corpus_makes_the_same_batches(small_cache: Path, small_block
     one, other = resident.packed(captions, 4), streamed.packed(captions, 4)
     for name, value in vars(one).items():
         assert torch.equal(value, getattr(other, name)), name
+
+
+def test_embeddings_of_another_kind_are_refused(small_cache: Path, tmp_path: Path) -> None:
+    """They are read apart from the other tables, and are held against the format all the same."""
+    for file in small_cache.parent.glob("*.h5"):
+        shutil.copy(file, tmp_path)
+    cache = Cache.open(tmp_path / small_cache.name)
+    with h5py.File(cache.shards[1].path, "r+") as shard:
+        rows = shard["images/embedding"][:]
+        del shard["images/embedding"]
+        shard["images/embedding"] = rows[:, :7]
+    with pytest.raises(CacheError, match="embeddings of another shape than the cache"):
+        load_corpora(cache, 60)["train"].packed(np.arange(33), 4)
+    with h5py.File(cache.shards[1].path, "r+") as shard:
+        del shard["images/embedding"]
+        shard["images/embedding"] = rows.astype(np.float32)
+    with pytest.raises(CacheError, match="embedding is not the table that FORMAT"):
+        load_corpora(cache, 60)

@@ -168,3 +168,13 @@ def test_bf16_stays_near() -> None:
     rounded = gradients(model, loss)
     for name, gradient in exact.items():
         assert (rounded[name] - gradient).norm() < 0.05 * gradient.norm(), name
+
+
+def test_without_gradients_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, model = make_corpus(torch.float32), make_model("mlp", torch.float32)
+    batch = corpus.packed(np.arange(20), PREFIX)
+    with torch.no_grad():
+        monkeypatch.setattr(torch, "empty_like", None)  # which makes room for them
+        alone = PackedLoss(model)(batch)
+    monkeypatch.undo()
+    assert alone.item() == PackedLoss(model)(batch).item()

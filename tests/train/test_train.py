@@ -211,6 +211,17 @@ def test_resume_takes_the_settings_of_the_run_and_refuses_others(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_run_of_an_older_version_is_not_gone_on_with(tmp_path: Path, run: Any, options: Options) -> None:
+    assert run("train", *options, "-o", tmp_path / "run", "--epochs", 1).status == 0
+    file = tmp_path / "run/run.json"
+    content = json.loads(file.read_text())
+    del content["settings"]["sampling"]
+    file.write_text(json.dumps(content))
+    result = run("train", *options, "-o", tmp_path / "run", "--resume")
+    assert result.status == 2
+    assert "run.json is of an older version, with other steps; start again with --overwrite" in result.err
+
+
 def test_a_folder_with_a_run_is_not_touched_unasked(tmp_path: Path, run: Any, options: Options) -> None:
     assert run("train", *options, "-o", tmp_path / "run").status == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
