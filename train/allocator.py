@@ -18,4 +18,4 @@ def keep_freed_memory() -> None:
         mallopt: Any = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: no block is a mapping of its own
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing goes back
-        mallopt(-2, 256 << 20)  # M_TOP_PAD: what is asked for comes in pieces that large pages fit into
+        mallopt(-2, 64 << 20)  # M_TOP_PAD: what is asked for comes in pieces that large pages fit into

@@ -65,7 +65,7 @@ def train(
         str,
         typer.Option(
             help="image: pictures in random order, each with its captions behind one prefix. caption: captions in "
-            "random order, slower."
+            "random order: slower, and each teaches a little more."
         ),
     ] = "image",
     accumulate: Annotated[

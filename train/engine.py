@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from clipcap.data.device import autocast
 from clipcap.data.errors import ClipCapError
@@ -17,7 +18,7 @@ from clipcap.train.corpus import Corpus
 from clipcap.train.distributed import World
 from clipcap.train.memory import parts_that_fit
 from clipcap.train.model import ClipCapModel
-from clipcap.train.packed import PackedLoss
+from clipcap.train.packed import PackedLoss, products_dtype
 from clipcap.train.settings import TrainSettings
 
 CLIP_NORM = 1.0
@@ -95,6 +96,8 @@ class Engine:
 
     def __init__(self, model: ClipCapModel, settings: TrainSettings, device: torch.device, world: World) -> None:
         self.model, self.settings, self.device, self.world = model, settings, device, world
+        if settings.tune == "none" and not settings.init:  # else checkpoints hold the language model, as it was
+            _narrow(model.gpt.transformer.h, device, settings.precision)
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         matrices = [(name, p) for name, p in trained if p.ndim > 1]
         vectors = [(name, p) for name, p in trained if p.ndim <= 1]  # biases and norms, which are not to decay
@@ -212,3 +215,12 @@ class Engine:
         torch.cuda.empty_cache()
         self.parts *= 2
         note(f"out of memory with {each:,} captions at a time; trying {math.ceil(each / 2):,}")
+
+
+def _narrow(blocks: nn.Module, device: torch.device, precision: str) -> None:
+    """Keep frozen matrices as every product would round them anyway: half the memory, and nothing to convert."""
+    with autocast(device, precision):
+        dtype = products_dtype(device)
+    for parameter in blocks.parameters():
+        if dtype is not None and parameter.ndim > 1:
+            parameter.data = parameter.data.to(dtype)

@@ -61,7 +61,7 @@ class PackedLoss(nn.Module):
         shared = SharedGradient()
         hidden = hidden_states(self.model, batch, shared)
         return linear_cross_entropy(
-            hidden.to(_products_dtype(hidden)),
+            hidden.to(products_dtype(hidden.device) or hidden.dtype),
             self.model.gpt.lm_head.weight,
             batch.target_row,
             batch.target,
@@ -89,7 +89,7 @@ def hidden_states(model: ClipCapModel, batch: PackedBatch, shared: SharedGradien
     rows = dropout(rows + lm.wpe(batch.position), lm.drop.p, lm.training)
     visible = _visible(batch.segment)
     if rows.device.type == "cpu":
-        visible = _as_scores(visible, lm.h[0].attn.num_heads, _products_dtype(rows))
+        visible = _as_scores(visible, lm.h[0].attn.num_heads, products_dtype(rows.device) or rows.dtype)
     for block in lm.h:
         rows = rows + _attention(block.attn, block.ln_1(rows), batch, visible)
         rows = rows + _feed_forward(block.mlp, block.ln_2(rows))
@@ -112,10 +112,9 @@ def _as_scores(visible: torch.Tensor, heads: int, dtype: torch.dtype) -> torch.T
     return hidden.expand(-1, heads, -1, -1).flatten(0, 1)
 
 
-def _products_dtype(rows: torch.Tensor) -> torch.dtype:
-    """The dtype of matrix products: autocast's where it is on."""
-    kind = rows.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+def products_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype of matrix products, where autocast is on; else None."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def _attention(attention: Any, rows: torch.Tensor, batch: PackedBatch, visible: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ P packs, K positions of the prefix, R rows, S cells of a pack, W words that are 
 
 A caption of L tokens is read as L - 1 words (its last token is predicted, never read) and predicted as L targets, the
 first of them by the last position of the prefix. All rows of a batch lie one behind the other, and every layer but
-attention works on them so: first K rows for each pack's prefix, then the words, then one to 16 rows of filling, which
+attention works on them so: first K rows for each pack's prefix, then the words, then one to 32 rows of filling, which
 make shapes few. For attention alone they are laid out as P x S cells, a pack behind the other, padded at the right.
 """
 
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Matrix units work on 16 rows at a time, and every new shape costs the CPU's kernels a compilation.
-ROW_MULTIPLE = 16
+# Matrix units of CPUs take 32 numbers of a sum at a time, and every new shape costs their kernels a compilation.
+ROW_MULTIPLE = 32
+CELL_MULTIPLE = 16
 # A picture with more captions than this in one batch becomes several packs: attention's cost grows with S squared.
 PACK_CAPTIONS = 16
 
@@ -34,7 +35,7 @@ class Packing:
         cell_of_row: the cell of each row (R); rows of filling have the last cell, which is empty.
         segment: of each cell (P, S): -1 for the prefix, a number for each caption of the pack, -2 where it is empty.
         used: rows whose state predicts something: the last of each prefix, then all words, then filling to a multiple
-            of 16.
+            of 32.
         target_row: where in `used` each target (N) is predicted: first tokens, then what follows each word.
     """
 
@@ -76,13 +77,13 @@ def pack(image: Numbers, length: Numbers, prefix_length: int) -> Packing:
     word_caption = np.repeat(number, words)
     word_offset = np.arange(len(word_caption)) - begin[word_caption]
     prefix_rows = packs * prefix_length
-    rows = _filled(prefix_rows + len(word_caption) + 1)
+    rows = _filled(prefix_rows + len(word_caption) + 1, ROW_MULTIPLE)
     position = np.zeros(rows, dtype=np.int64)
     position[:prefix_rows] = np.tile(np.arange(prefix_length), packs)
     position[prefix_rows : prefix_rows + len(word_caption)] = prefix_length + word_offset
 
     column = prefix_length + begin - begin[first][pack_of]  # of each caption's first word in its pack
-    cells = _filled(int((column + words).max()) + 1)
+    cells = _filled(int((column + words).max()) + 1, CELL_MULTIPLE)
     prefix_cells = np.arange(packs)[:, None] * cells + np.arange(prefix_length)
     word_cells = (pack_of * cells + column)[word_caption] + word_offset
     cell_of_row = np.full(rows, packs * cells - 1)
@@ -95,7 +96,7 @@ def pack(image: Numbers, length: Numbers, prefix_length: int) -> Packing:
     segment[prefix_cells.ravel()] = -1
     segment[word_cells] = word_caption
 
-    used = np.full(_filled(packs + len(word_caption)), rows - 1)
+    used = np.full(_filled(packs + len(word_caption), ROW_MULTIPLE), rows - 1)
     used[:packs] = np.arange(packs) * prefix_length + prefix_length - 1
     used[packs : packs + len(word_caption)] = prefix_rows + np.arange(len(word_caption))
     return Packing(
@@ -112,5 +113,5 @@ def pack(image: Numbers, length: Numbers, prefix_length: int) -> Packing:
     )
 
 
-def _filled(count: int) -> int:
-    return -(-count // ROW_MULTIPLE) * ROW_MULTIPLE
+def _filled(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple

@@ -15,7 +15,7 @@ from clipcap.train.dropout import dropout
 from clipcap.train.mappers import MAPPERS
 from clipcap.train.model import ClipCapModel, train_mode
 from clipcap.train.packed import PackedLoss
-from clipcap.train.packing import PACK_CAPTIONS, ROW_MULTIPLE, pack
+from clipcap.train.packing import CELL_MULTIPLE, PACK_CAPTIONS, ROW_MULTIPLE, pack
 from clipcap.train.tuning import tune
 from plain import PREFIX, make_corpus, make_model, plain_batch, plain_loss
 
@@ -103,7 +103,7 @@ def test_a_packing_leads_there_and_back() -> None:
         found = pack(image, length, PREFIX)
         rows, cells = len(found.position), found.segment.size
         assert sorted(found.caption) == list(range(len(image)))
-        assert rows % ROW_MULTIPLE == found.segment.shape[1] % ROW_MULTIPLE == len(found.used) % ROW_MULTIPLE == 0
+        assert rows % ROW_MULTIPLE == found.segment.shape[1] % CELL_MULTIPLE == len(found.used) % ROW_MULTIPLE == 0
         assert (
             found.real_rows == len(found.first) * PREFIX + (length - 1).sum() < rows <= found.real_rows + ROW_MULTIPLE
         )
