@@ -21,7 +21,7 @@ _MODULES = {
     "clipcap-caption": "clipcap.caption.cli",
 }
 # A small GPT-2 wants a higher rate than the real one.
-_RECIPE = ["--lm", "demo", "--epochs", "3", "--batch-size", "64", "--lr", "1e-3", "--sampling", "caption"]
+_RECIPE = ["--lm", "demo", "--epochs", "4", "--batch-size", "64", "--lr", "1e-3", "--sampling", "caption"]
 _NEW_PAIRS = 500
 _SHOWN = 12
 
