@@ -93,7 +93,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scores_memory = torch.empty(step, len(weight), device=hidden.device, dtype=wide)
         for begin in range(0, len(hidden), chunk):
             part = hidden[begin : begin + chunk]
-            logits = torch.mm(part, narrow.T, out=logits_memory[: len(part)])
+            logits = logits_memory[: len(part)]
+            for token in range(0, len(weight), tokens):
+                torch.mm(part, narrow[token : token + tokens].T, out=logits[:, token : token + tokens])
             for start in range(begin, begin + len(part), step):
                 stop = min(start + step, begin + len(part))
                 first, last = np.searchsorted(rows, [start, stop])

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.activations import NewGELUActivation
 
+from clipcap.train.attention import Cells, attend, lay_out
 from clipcap.train.cross_entropy import linear_cross_entropy
 from clipcap.train.dropout import dropout
 from clipcap.train.model import ClipCapModel
@@ -87,29 +88,13 @@ def hidden_states(model: ClipCapModel, batch: PackedBatch, shared: SharedGradien
     filling = words.new_zeros(len(batch.position) - len(prefix) - len(words), words.shape[1])
     rows = torch.cat([prefix.to(words.dtype), words, filling])
     rows = dropout(rows + lm.wpe(batch.position), lm.drop.p, lm.training)
-    visible = _visible(batch.segment)
-    if rows.device.type == "cpu":
-        visible = _as_scores(visible, lm.h[0].attn.num_heads, products_dtype(rows.device) or rows.dtype)
+    dtype = products_dtype(rows.device) or rows.dtype
+    cells = lay_out(batch.row_of_cell, batch.cell_of_row, batch.segment, lm.h[0].attn.num_heads, dtype)
     for block in lm.h:
-        rows = rows + _attention(block.attn, block.ln_1(rows), batch, visible)
+        rows = rows + _attention(block.attn, block.ln_1(rows), cells)
         rows = rows + _feed_forward(block.mlp, block.ln_2(rows))
     hidden: torch.Tensor = lm.ln_f(rows[batch.used])
     return hidden
-
-
-def _visible(segment: torch.Tensor) -> torch.Tensor:
-    """Which cells each cell sees, bool (P, 1, S, S): what is before it in the prefix and in its own caption, and itself
-    (an empty cell nothing else)."""
-    cells = torch.arange(segment.shape[1], device=segment.device)
-    reader, read = segment[:, :, None], segment[:, None, :]
-    earlier = cells[:, None] > cells
-    return ((((read == -1) | (read == reader)) & (reader >= -1) & earlier) | (cells[:, None] == cells))[:, None]
-
-
-def _as_scores(visible: torch.Tensor, heads: int, dtype: torch.dtype) -> torch.Tensor:
-    """What to add to attention's scores, (P * H, S, S): 0 where a cell is seen, minus infinity where not."""
-    hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
-    return hidden.expand(-1, heads, -1, -1).flatten(0, 1)
 
 
 def products_dtype(device: torch.device) -> torch.dtype | None:
@@ -117,25 +102,10 @@ def products_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
-def _attention(attention: Any, rows: torch.Tensor, batch: PackedBatch, visible: torch.Tensor) -> torch.Tensor:
-    packs, cells = batch.segment.shape
-    projected = _Rearrange.apply(attention.c_attn(rows), batch.row_of_cell, batch.cell_of_row)
-    queries, keys, values = (
-        projected.view(packs, cells, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4).contiguous()
-    )  # (P, H, S, D / H) each
+def _attention(attention: Any, rows: torch.Tensor, cells: Cells) -> torch.Tensor:
     part = attention.attn_dropout.p if attention.training else 0.0
-    if rows.device.type == "cpu":
-        # torch's own attention takes four times as long backward on a CPU with a mask.
-        flat = [x.flatten(0, 1) for x in (queries, keys, values)]  # (P * H, S, D / H) each
-        scores = torch.baddbmm(visible, flat[0], flat[1].transpose(-1, -2), alpha=attention.scaling)
-        weights = dropout(scores.softmax(dim=-1, dtype=scores.dtype), part, attention.training)
-        mixed = torch.bmm(weights, flat[2]).view(queries.shape)
-    else:
-        mixed = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=visible, dropout_p=part, scale=attention.scaling
-        )
-    rows = _Rearrange.apply(mixed.transpose(1, 2).flatten(0, 1).flatten(1), batch.cell_of_row, batch.row_of_cell)
-    return dropout(attention.c_proj(rows), attention.resid_dropout.p, attention.training)
+    mixed = attend(attention.c_attn(rows), cells, attention.scaling, part)
+    return dropout(attention.c_proj(mixed), attention.resid_dropout.p, attention.training)
 
 
 def _feed_forward(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -143,20 +113,3 @@ def _feed_forward(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
     # "gelu_new" of transformers is written in eight operations; torch has it in one.
     hidden = F.gelu(hidden, approximate="tanh") if isinstance(mlp.act, NewGELUActivation) else mlp.act(hidden)
     return dropout(mlp.c_proj(hidden), mlp.dropout.p, mlp.training)
-
-
-class _Rearrange(torch.autograd.Function):
-    """`x[there]` where `back` leads back: its gradient is a gather too, where autograd's would be a scatter that adds.
-
-    Both may name a row more than once only where its gradient is zero: filling and empty cells, which nobody sees.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(back)
-        return x.index_select(0, there)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (back,) = ctx.saved_tensors
-        return gradient.index_select(0, back), None, None
