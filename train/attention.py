@@ -18,7 +18,7 @@ class Cells:
 
     Attributes:
         shape: P, H, S.
-        visible: which cells each cell sees. Bool (P, 1, S, S); on a CPU what to add to the scores, (P * H, S, S): 0
+        visible: which cells each cell sees. Bool (P, 1, S, S); `by_hand` what to add to the scores, (P * H, S, S): 0
             where a cell is seen, minus infinity where not.
         projection: int64 (3 * P * H * S), the place in (R, 3, H) of each cell's query, key and value.
         cell_of_projection: int64 (R * 3 * H), the way back.
@@ -32,6 +32,11 @@ class Cells:
     cell_of_projection: torch.Tensor
     output: torch.Tensor
     row_of_output: torch.Tensor
+
+
+def by_hand(device: torch.device) -> bool:
+    """Whether attention is ours: on a CPU torch's own takes four times as long backward where there is a mask."""
+    return device.type == "cpu"
 
 
 def lay_out(
@@ -53,8 +58,8 @@ def lay_out(
     output = (cell_of_row // cells * heads)[:, None] * cells + head * cells + (cell_of_row % cells)[:, None]  # (R, H)
     cell_of_projection = part[:, None] * (packs * heads * cells) + output[:, None]  # (R, 3, H)
     visible = _visible(segment)
-    if device.type == "cpu":
-        hidden = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
+    if by_hand(device):
+        hidden = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, -torch.inf)
         visible = hidden.expand(-1, heads, -1, -1).flatten(0, 1)
     return Cells(
         shape=(packs, heads, cells),
@@ -86,7 +91,7 @@ def attend(projected: torch.Tensor, cells: Cells, scaling: float, part: float) -
     packs, heads, count = cells.shape
     width = projected.shape[1] // (3 * heads)
     split = _Rearrange.apply(projected.view(-1, width), cells.projection, cells.cell_of_projection)
-    if projected.device.type == "cpu":
+    if by_hand(projected.device):
         mixed = _Attention.apply(split.view(3, -1, count, width), cells.visible, scaling, part)
     else:
         queries, keys, values = split.view(3, packs, heads, count, width).unbind()
@@ -115,8 +120,8 @@ class _Rearrange(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """Attention for a CPU, (3, P * H, S, E) to (P * H, S, E): torch's own takes four times as long backward where there
-    is a mask, and autograd over products and softmax copies what here is written where it belongs."""
+    """(3, P * H, S, E) to (P * H, S, E). Autograd over products and softmax would copy what is written where it belongs
+    here, and keep what is cheaper to make again."""
 
     @staticmethod
     def forward(ctx: Any, cells: torch.Tensor, visible: torch.Tensor, scaling: float, part: float) -> torch.Tensor:

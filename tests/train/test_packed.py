@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipcap.train import cross_entropy
+from clipcap.train import attention, cross_entropy
 from clipcap.train.corpus import Corpus
 from clipcap.train.cross_entropy import linear_cross_entropy
 from clipcap.train.dropout import dropout
@@ -76,6 +76,31 @@ def test_with_patches_label_smoothing_and_parts_of_the_rows(
 )  # fmt: skip
 def test_whatever_gpt2_a_folder_describes(options: dict[str, Any]) -> None:
     assert_same(make_model("mlp", torch.float64, **options), make_corpus(torch.float64), torch.float64)
+
+
+def test_the_same_with_attention_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU."""
+    monkeypatch.setattr(attention, "by_hand", lambda device: False)
+    for dtype in BOUNDS:
+        assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype)
+
+
+def test_attentions_gradient_is_that_of_what_dropout_left() -> None:
+    corpus = make_corpus(torch.float64)
+    packing = corpus.packed(np.array([0, 1, 2, 3]), PREFIX)
+    rows, heads, width = len(packing.position), 2, 3
+    cells = attention.lay_out(packing.row_of_cell, packing.cell_of_row, packing.segment, heads, torch.float64)
+    last = packing.used[: int(packing.used.ne(rows - 1).sum())]
+
+    def attended(projected: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        return attention.attend(projected, cells, scaling=0.7, part=0.4)[last]
+
+    projected = torch.randn(rows, 3 * heads * width, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(attended, projected)
+    everything = attention.attend(projected, cells, scaling=0.7, part=0.0)[last]
+    drawn = torch.stack([attention.attend(projected, cells, 0.7, 0.4)[last] for _ in range(3000)])
+    assert (drawn.mean(dim=0) - everything).abs().max() < 5 * drawn.std(dim=0).max() / 3000**0.5
 
 
 def test_what_a_mistake_would_look_like() -> None:
