@@ -32,10 +32,9 @@ def epoch_batches(
         The captions' numbers (B) each.
     """
     random = np.random.default_rng([seed, epoch])
-    number = np.arange(len(image))
-    unit = image if sampling == "image" else number  # what is moved as a whole
+    unit = image if sampling == "image" else np.arange(len(image))  # what is moved as a whole
     order = _shuffled(unit, random) if block_images is None else _by_pools(image, unit, block_images, random)
-    return [number[order][start : start + batch_size] for start in range(0, len(image), batch_size)]
+    return [order[start : start + batch_size] for start in range(0, len(image), batch_size)]
 
 
 def _shuffled(unit: Numbers, random: np.random.Generator) -> Any:

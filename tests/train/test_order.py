@@ -44,6 +44,15 @@ def test_batches_are_a_fresh_mixture() -> None:
     assert abs(np.corrcoef(places[0], np.arange(len(IMAGE)))[0, 1]) < 0.15
 
 
+def test_an_epoch_is_in_memory_once() -> None:
+    """COCO's has 14,169 batches of 40: a copy of the order behind each would take 64 GB."""
+    for block_images in (None, 7):
+        batches = epoch_batches(IMAGE, 16, sampling="image", seed=0, epoch=0, block_images=block_images)
+        order = batches[0].base
+        assert order is not None and len(order) == len(IMAGE)
+        assert all(batch.base is order for batch in batches)
+
+
 @pytest.mark.parametrize("sampling", ["image", "caption"])
 def test_a_streamed_epoch_touches_few_blocks_at_a_time(sampling: str) -> None:
     batches = epoch_batches(IMAGE, 16, sampling=sampling, seed=0, epoch=0, block_images=7)
