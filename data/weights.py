@@ -12,5 +12,5 @@ def weights_sha256(module: "nn.Module") -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
+        digest.update(tensor.detach().float().contiguous().cpu().numpy().data)
     return digest.hexdigest()

@@ -99,6 +99,9 @@ class Engine:
         if settings.tune == "none" and not settings.init:  # else checkpoints hold the language model, as it was
             _narrow(model.gpt.transformer.h, device, settings.precision)
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if device.type == "cpu":
+            for _, parameter in trained:  # a file is mapped behind them; written to, it would be copied page by page
+                parameter.data = parameter.data.clone()
         matrices = [(name, p) for name, p in trained if p.ndim > 1]
         vectors = [(name, p) for name, p in trained if p.ndim <= 1]  # biases and norms, which are not to decay
         self.parameters = dict(matrices + vectors)

@@ -18,7 +18,7 @@ from clipcap.train.packing import PACK_CAPTIONS
 CACHE_PART = 0.5  # of free memory, that the embeddings may take; more of them are streamed
 STEP_PART = 0.8  # of what is left, that the captions of a step may take; more of them go one part after the other
 SAFETY = 1.25  # the backward pass holds gradients of activations beside them
-PROBE = 12  # pictures whose captions are measured
+PROBE = 6  # pictures whose captions are measured
 STATE_BYTES = 12  # of each trained number: its gradient and two moments, float32
 
 Numbers = NDArray[np.int64]
