@@ -2,9 +2,8 @@
 
 python tests/bench/train.py [--mapper mlp|transformer] [--tune all|none] [--batch-size N ...] [--arms ARM ...]
 
-The same model (GPT-2 small and the mapper, random weights), captions of COCO's real lengths, one process an arm. After
-a warm-up the arms take turns of three steps, so that what slows the machine down slows down all of them; the first step
-of a turn, which finds its memory cold, does not count, and of the others the median does. "Useful" operations are those
+The same model (GPT-2 small and the mapper, random weights), captions of COCO's real lengths, one process an arm, one
+after the other in one run; each step is timed after a warm-up, and the median counts. "Useful" operations are those
 that packed captions need; MFU is what part of a matrix product's rate, measured in the same run, they come to.
 """
 
@@ -25,7 +24,6 @@ import numpy as np
 from coco_lengths import CAPTIONS, caption_lengths
 
 WIDTH, EMBEDDING, LAYERS, VOCABULARY = 768, 512, 12, 50257
-TURN = 3  # steps, the first of which does not count
 IMAGES = 2000  # in memory; how many there are does not change a step
 
 
@@ -96,7 +94,7 @@ def corpus(device: Any) -> Any:
 
 
 def run_arm(options: argparse.Namespace) -> None:
-    """Train one arm at one batch size in this process: a step, and its figures as JSON, for each line of stdin."""
+    """Time one arm at one batch size, in this process, and print a line of JSON."""
     if options.one == "ours":
         from clipcap.train.allocator import keep_freed_memory
 
@@ -136,18 +134,18 @@ def run_arm(options: argparse.Namespace) -> None:
     warmup = 2 if options.one == "published" else options.warmup
     for number in range(1, warmup):
         step(number)
-    print("ready", flush=True)
-    for number, _ in enumerate(sys.stdin, start=warmup):
+    times, captions = [], 0
+    for number in range(warmup, warmup + options.repeats):
         wait()
         start = time.perf_counter()
-        captions = step(number)
+        captions += step(number)
         wait()
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-        if device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated()
-        figures = {"seconds": seconds, "captions": captions, "peak": peak, "precision": precision, "first": first}
-        print(json.dumps(figures), flush=True)
+        times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    rate = captions / len(times) / statistics.median(times)
+    print(json.dumps({"rate": rate, "peak": peak, "precision": precision, "first": first, "times": times}))
 
 
 def useful_operations(options: argparse.Namespace) -> float:
@@ -199,41 +197,8 @@ def _cpu_name() -> str:
     return f"{os.cpu_count()} cores of {platform.machine()} with {' '.join(sorted(wanted))}"
 
 
-def in_turns(options: argparse.Namespace, arms: list[str], size: int) -> dict[str, list[dict[str, Any]]]:
-    """The figures of each step of each arm."""
-    shared = ["mapper", "tune", "precision", "device", "sampling", "warmup"]
-    settings = [text for name in shared for text in (f"--{name}", str(getattr(options, name)))]
-    settings += ["--memory-gb", str(options.memory_gb), "--batch-size", str(size)]
-    running = {}
-    for arm in arms:  # one after the other, so that "first" is that of an arm alone
-        running[arm] = subprocess.Popen(
-            [sys.executable, __file__, *settings, "--one", arm],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        _answer(running[arm])
-    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
-    while len(found[arms[0]]) < options.repeats:
-        for arm, process in running.items():
-            assert process.stdin is not None
-            print("\n" * (TURN - 1), file=process.stdin, flush=True)
-            found[arm] += [json.loads(_answer(process)) for _ in range(TURN)][1:]
-    for process in running.values():
-        process.communicate()
-    return found
-
-
-def _answer(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"an arm failed with exit status {process.wait()}")
-    return line
-
-
 def main() -> None:
-    """Run the arms, and print a table."""
+    """Run the arms one after the other, and print a table."""
     options = arguments()
     if options.one:
         run_arm(options)
@@ -251,15 +216,22 @@ def main() -> None:
     operations = useful_operations(options)
     best: dict[tuple[str, int], float] = {}
     for size in options.batch_size:
-        arms = [arm for arm in options.arms if arm != "published" or size == options.batch_size[0]]
-        for arm, found in in_turns(options, arms, size).items():
-            seconds = statistics.median(each["seconds"] for each in found)
-            rate = best[arm, size] = statistics.mean(each["captions"] for each in found) / seconds
-            last = found[-1]
+        for arm in options.arms:
+            if arm == "published" and size != options.batch_size[0]:
+                continue
+            settings = ["--mapper", options.mapper, "--tune", options.tune, "--precision", options.precision]
+            settings += ["--device", options.device, "--repeats", str(options.repeats), "--sampling", options.sampling]
+            settings += ["--memory-gb", str(options.memory_gb)]
+            settings += ["--warmup", str(options.warmup), "--batch-size", str(size), "--one", arm]
+            done = subprocess.run(
+                [sys.executable, __file__, *settings], stdout=subprocess.PIPE, text=True, check=True
+            ).stdout
+            found = json.loads(done.splitlines()[-1])
+            rate = best[arm, size] = found["rate"]
             print(
-                f"| {arm} | {size} | {last['precision']} | {rate:.2f} | {rate * statistics.mean(lengths):.0f} | "
-                f"{CAPTIONS / rate:,.0f} | {100 * rate * operations / peak:.1f}% | {last['peak'] / 1e9:.2f} GB | "
-                f"{last['first']:.1f} s |",
+                f"| {arm} | {size} | {found['precision']} | {rate:.2f} | {rate * statistics.mean(lengths):.0f} | "
+                f"{CAPTIONS / rate:,.0f} | {100 * rate * operations / peak:.1f}% | {found['peak'] / 1e9:.2f} GB | "
+                f"{found['first']:.1f} s |",
                 flush=True,
             )
     print()
