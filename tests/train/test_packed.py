@@ -14,6 +14,7 @@ from clipcap.train.cross_entropy import linear_cross_entropy
 from clipcap.train.dropout import dropout
 from clipcap.train.mappers import MAPPERS
 from clipcap.train.model import ClipCapModel, train_mode
+from clipcap.train.order import epoch_batches
 from clipcap.train.packed import PackedLoss
 from clipcap.train.packing import CELL_MULTIPLE, PACK_CAPTIONS, ROW_MULTIPLE, pack
 from clipcap.train.tuning import tune
@@ -143,6 +144,19 @@ def test_a_packing_leads_there_and_back() -> None:
         assert (np.diff(found.target_row) >= 0).all()
         assert len(found.target_row) == length.sum()
         assert np.bincount(image)[np.unique(image)].max() <= PACK_CAPTIONS or len(found.first) > len(np.unique(image))
+
+
+def test_little_is_filling_and_shapes_are_few() -> None:
+    """With captions as long as COCO's, five or six a picture, 40 in a batch."""
+    random = np.random.default_rng(0)
+    image = np.repeat(np.arange(800), random.choice([5, 6], 800, p=[0.98, 0.02]))
+    length = random.normal(12.9, 2.5, len(image)).round().clip(8, 40).astype(np.int64)
+    batches = epoch_batches(image, 40, sampling="image", seed=0, epoch=0)[:-1]
+    found = [pack(image[batch], length[batch], 10) for batch in batches]
+    rows = [len(packing.position) for packing in found]
+    assert 1 - sum(packing.real_rows for packing in found) / sum(rows) < 0.03
+    assert len(set(rows)) <= 6
+    assert len({(len(packing.position), packing.segment.shape) for packing in found}) <= 18
 
 
 def test_no_row_sees_what_is_not_its_own() -> None:
