@@ -17,7 +17,7 @@ from clipcap.train.tied_embedding import SharedGradient
 # Rows whose logits are there at a time: 77 MB in bf16 with GPT-2's vocabulary. Each part adds to all of the weight's
 # gradient, which a GPU does less gladly than it holds 206 MB.
 CHUNK_ROWS = {"cpu": 768, "cuda": 2048}
-# On a CPU, what is to stay in its cache: rows that are float32 at a time, and tokens whose gradient is.
+# On a CPU, what is to stay in its cache: rows that are float32 at a time, and tokens that a product makes at a time.
 SOFTMAX_ROWS = 64
 VOCABULARY_PART = 4096
 
