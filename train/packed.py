@@ -92,8 +92,10 @@ def hidden_states(model: ClipCapModel, batch: PackedBatch, shared: SharedGradien
     cells = lay_out(batch.row_of_cell, batch.cell_of_row, batch.segment, lm.h[0].attn.num_heads, dtype)
     for block in lm.h:
         rows = rows + _attention(block.attn, block.ln_1(rows), cells)
+        if block is lm.h[-1]:
+            rows = rows[batch.used]  # behind the last attention nobody sees the others
         rows = rows + _feed_forward(block.mlp, block.ln_2(rows))
-    hidden: torch.Tensor = lm.ln_f(rows[batch.used])
+    hidden: torch.Tensor = lm.ln_f(rows)
     return hidden
 
 

@@ -105,7 +105,7 @@ def test_frozen_weights_leave_less_behind() -> None:
         model = make_model("mlp", torch.float32)
         tune(model, tuning)
         kept[tuning] = memory._kept_bytes(PackedLoss(model), NARROW, BATCHES[1], CPU, "fp32")
-    assert 0 < kept["none"] < 0.8 * kept["all"]
+    assert 0 < kept["none"] < 0.85 * kept["all"]
 
 
 def test_frozen_matrices_are_kept_as_products_round_them() -> None:
