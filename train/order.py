@@ -3,6 +3,7 @@
 m captions, n pictures, B captions in a batch.
 """
 
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,9 @@ def epoch_batches(
 
     Args:
         image: the picture of each caption (m), ascending.
-        batch_size: B; the last batch may have fewer. Where a picture's captions do not fit into what is left of one
-            batch, the rest of them begin the next.
-        sampling: `image`: pictures in random order, each with all its captions. `caption`: captions in random order,
-            each for itself.
+        batch_size: B; the last batch may have fewer.
+        sampling: `image`: pictures in random order, each with all its captions; where the last does not fit, the
+            rest of them fill up a later batch. `caption`: captions in random order, each for itself.
         seed, epoch: of the order.
         block_images: pictures in a block, where only a few blocks are in memory at a time. Then blocks come in random
             order, some at a time, and only these are mixed.
@@ -33,7 +33,10 @@ def epoch_batches(
     """
     random = np.random.default_rng([seed, epoch])
     unit = image if sampling == "image" else np.arange(len(image))  # what is moved as a whole
-    order = _shuffled(unit, random) if block_images is None else _by_pools(image, unit, block_images, random)
+    if block_images is None:
+        order = _fitted(_shuffled(unit, random), unit, batch_size)
+    else:
+        order = _by_pools(image, unit, batch_size, block_images, random)
     return [order[start : start + batch_size] for start in range(0, len(image), batch_size)]
 
 
@@ -43,12 +46,44 @@ def _shuffled(unit: Numbers, random: np.random.Generator) -> Any:
     return np.argsort(place[np.unique(unit, return_inverse=True)[1]], kind="stable")
 
 
-def _by_pools(image: Numbers, unit: Numbers, block_images: int, random: np.random.Generator) -> Any:
+def _fitted(order: Numbers, unit: Numbers, batch_size: int, filled: int = 0) -> Any:
+    """The same captions, so that few units are cut where a batch ends.
+
+    A batch takes units as they come while they fit as a whole, then what is left of those that were cut before, and
+    only then a part of the next. Were that one's rest to begin the next batch, one picture of six captions would have
+    all that follow it cut, and their prefixes computed twice.
+
+    Args:
+        order: captions, those of a unit behind each other.
+        unit: of each caption (m).
+        batch_size: B.
+        filled: captions that the first batch has already.
+    """
+    ends = [*(np.flatnonzero(np.diff(unit[order])) + 1).tolist(), len(order)]
+    parts, rest, start, room = [], order[:0], 0, batch_size - filled
+    while start < len(order):
+        following = bisect_right(ends, start + room)
+        whole = ends[following - 1] if following and ends[following - 1] > start else start
+        room -= whole - start
+        parts += [order[start:whole], rest[:room]]
+        room, rest = max(room - len(rest), 0), rest[room:]
+        start = whole
+        if room and following < len(ends):
+            parts.append(order[whole : whole + room])
+            start = ends[following]
+            rest = np.concatenate([rest, order[whole + room : start]])
+        room = batch_size
+    return np.concatenate([*parts, rest])
+
+
+def _by_pools(image: Numbers, unit: Numbers, batch_size: int, block_images: int, random: np.random.Generator) -> Any:
     block = image // block_images
     place = random.permutation(int(block.max()) + 1)  # of each block in this epoch
     pool = place[block] // POOL_BLOCKS
-    parts = []
+    parts: list[Numbers] = []
+    filled = 0
     for number in range(int(pool.max()) + 1):
         members = np.flatnonzero(pool == number)
-        parts.append(members[_shuffled(unit[members], random)])
+        parts.append(_fitted(members[_shuffled(unit[members], random)], unit, batch_size, filled))
+        filled = (filled + len(members)) % batch_size
     return np.concatenate(parts)

@@ -1,7 +1,10 @@
 """The order of an epoch: every caption once, decided by seed and epoch; pictures whole, or captions each for itself."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from clipcap.train.order import POOL_BLOCKS, epoch_batches
 
@@ -25,13 +28,45 @@ def test_every_caption_once_in_an_order_of_its_own(sampling: str, block_images: 
     assert {len(batch) for batch in first[:-1]} == {16}
 
 
+def packs(image: NDArray[np.int64], batches: list[NDArray[np.int64]]) -> int:
+    """How many prefixes an epoch computes."""
+    return sum(len(np.unique(image[batch])) for batch in batches)
+
+
 def test_pictures_stay_whole_and_captions_do_not() -> None:
     def runs(sampling: str) -> int:
-        order = np.concatenate(epoch_batches(IMAGE, 16, sampling=sampling, seed=3, epoch=0))
+        order = np.concatenate(epoch_batches(IMAGE, len(IMAGE), sampling=sampling, seed=3, epoch=0))
         return 1 + int((np.diff(IMAGE[order]) != 0).sum())
 
     assert runs("image") == len(np.unique(IMAGE))
     assert runs("caption") > 0.95 * len(IMAGE)
+
+
+@pytest.mark.parametrize("block_images", [None, 50])
+def test_one_picture_of_six_captions_does_not_have_all_others_cut(block_images: int | None) -> None:
+    captions = np.full(400, 5)
+    captions[[7, 99, 300]] = 6
+    image = np.repeat(np.arange(400), captions)
+    for epoch in range(5):
+        batches = epoch_batches(image, 40, sampling="image", seed=0, epoch=epoch, block_images=block_images)
+        assert [len(batch) for batch in batches] == [40] * 50 + [3]
+        # Each of the three, at most, has one other cut; what is cut off fills up a batch, and may be cut for that.
+        assert 400 <= packs(image, batches) <= 400 + 2 * 3 * (1 if block_images is None else 8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 17, 64])
+@pytest.mark.parametrize("block_images", [None, 100])
+def test_fewer_pictures_are_cut_than_where_each_batch_ends(batch_size: int, block_images: int | None) -> None:
+    found = plainly = 0
+    for epoch in range(10):
+        order: Any = {"sampling": "image", "seed": 0, "epoch": epoch, "block_images": block_images}
+        batches = epoch_batches(IMAGE, batch_size, **order)
+        (whole,) = epoch_batches(IMAGE, len(IMAGE), **order)
+        plain = [whole[start : start + batch_size] for start in range(0, len(whole), batch_size)]
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(IMAGE)))
+        assert [len(batch) for batch in batches] == [len(batch) for batch in plain]
+        found, plainly = found + packs(IMAGE, batches), plainly + packs(IMAGE, plain)
+    assert found <= plainly
 
 
 def test_batches_are_a_fresh_mixture() -> None:

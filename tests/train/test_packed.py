@@ -149,7 +149,7 @@ def test_a_packing_leads_there_and_back() -> None:
 def test_little_is_filling_and_shapes_are_few() -> None:
     """With captions as long as COCO's, five or six a picture, 40 in a batch."""
     random = np.random.default_rng(0)
-    image = np.repeat(np.arange(800), random.choice([5, 6], 800, p=[0.98, 0.02]))
+    image = np.repeat(np.arange(4000), random.choice([5, 6], 4000, p=[0.98, 0.02]))
     length = random.normal(12.9, 2.5, len(image)).round().clip(8, 40).astype(np.int64)
     batches = epoch_batches(image, 40, sampling="image", seed=0, epoch=0)[:-1]
     found = [pack(image[batch], length[batch], 10) for batch in batches]
