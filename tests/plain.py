@@ -14,7 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from clipcap.train.corpus import Corpus
 from clipcap.train.mappers import MapperConfig, build_mapper
 from clipcap.train.model import ClipCapModel
-from clipcap.train.packing import PACK_CAPTIONS
+from clipcap.train.packed import PackedBatch
+from clipcap.train.packing import PACK_CAPTIONS, Packing
 
 WIDTH, POSITIONS, VOCABULARY, PREFIX = 32, 64, 211, 5
 LONGEST = POSITIONS - PREFIX
@@ -38,14 +39,21 @@ class Rows:
 
 
 def make_corpus(dtype: torch.dtype, shape: tuple[int, ...] = (24,)) -> Corpus:
+    """Captions of which many begin as others of their picture do; some are all of another's beginning."""
     generator = torch.Generator().manual_seed(1)
     length = np.array([n for some in LENGTHS for n in some])
+    token = []
+    for some in LENGTHS:
+        beginning = torch.randint(VOCABULARY, (LONGEST,), generator=generator)
+        for n in some:
+            alike = int(torch.randint(n + 1, (), generator=generator))
+            token += [beginning[:alike], torch.randint(VOCABULARY, (n - alike,), generator=generator)]
     return Corpus(
         embedding=Rows(torch.randn(len(LENGTHS), *shape, generator=generator, dtype=dtype)),
         image=np.repeat(np.arange(len(LENGTHS)), [len(some) for some in LENGTHS]),
         first_token=np.cumsum(length) - length,
         length=length,
-        token=torch.randint(VOCABULARY, (int(length.sum()),), generator=generator),
+        token=torch.cat(token),
         path=[],
         text=[],
         cut=0,
@@ -76,6 +84,23 @@ def plain_batch(corpus: Corpus, captions: Any) -> Batch:
     rows = [corpus.token[a : a + n] for a, n in zip(first.tolist(), length.tolist(), strict=True)]
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return corpus.embedding[corpus.image[captions]], tokens, torch.from_numpy(length)
+
+
+def read_back(batch: Packing | PackedBatch, prefix_length: int) -> list[tuple[int, list[int]]]:
+    """Of each target, its pack, and the words that its row sees with the target behind them."""
+    columns = ("word", "target", "position", "row_of_cell", "cell_of_row", "end", "used", "target_row")
+    word, target, position, row_of_cell, cell_of_row, end, used, target_row = (
+        np.asarray(getattr(batch, name)) for name in columns
+    )
+    packs, cells = end.shape
+    found = []
+    for row, token in zip(used[target_row], target, strict=True):
+        pack, column = divmod(int(cell_of_row[row]), cells)
+        seen = row_of_cell[pack * cells + np.flatnonzero((np.arange(cells) <= column) & (column < end[pack]))]
+        assert seen[:prefix_length].tolist() == [pack * prefix_length + i for i in range(prefix_length)]
+        assert position[seen].tolist() == list(range(len(seen)))
+        found.append((pack, [*word[seen[prefix_length:] - packs * prefix_length].tolist(), int(token)]))
+    return found
 
 
 def plain_loss(model: ClipCapModel, batch: Batch, label_smoothing: float = 0.0) -> torch.Tensor:

@@ -40,24 +40,24 @@ def by_hand(device: torch.device) -> bool:
 
 
 def lay_out(
-    row_of_cell: torch.Tensor, cell_of_row: torch.Tensor, segment: torch.Tensor, heads: int, dtype: torch.dtype
+    row_of_cell: torch.Tensor, cell_of_row: torch.Tensor, end: torch.Tensor, heads: int, dtype: torch.dtype
 ) -> Cells:
     """The cells of a batch.
 
     Args:
-        row_of_cell, cell_of_row, segment: as in `Packing`, on the device.
+        row_of_cell, cell_of_row, end: as in `Packing`, on the device.
         heads: H.
         dtype: of the scores.
     """
-    packs, cells = segment.shape
-    device = segment.device
+    packs, cells = end.shape
+    device = end.device
     part, head = torch.arange(3, device=device), torch.arange(heads, device=device)
     row = row_of_cell.view(packs, 1, cells)
     row_of_output = row * heads + head[:, None]  # (P, H, S)
     projection = row * 3 * heads + (part[:, None, None, None] * heads + head[:, None])  # (3, P, H, S)
     output = (cell_of_row // cells * heads)[:, None] * cells + head * cells + (cell_of_row % cells)[:, None]  # (R, H)
     cell_of_projection = part[:, None] * (packs * heads * cells) + output[:, None]  # (R, 3, H)
-    visible = _visible(segment)
+    visible = _visible(end)
     if by_hand(device):
         hidden = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, -torch.inf)
         visible = hidden.expand(-1, heads, -1, -1).flatten(0, 1)
@@ -71,12 +71,10 @@ def lay_out(
     )
 
 
-def _visible(segment: torch.Tensor) -> torch.Tensor:
-    """What is before a cell in the prefix and in its own caption, and itself (an empty cell sees nothing else)."""
-    cells = torch.arange(segment.shape[1], device=segment.device)
-    reader, read = segment[:, :, None], segment[:, None, :]
-    earlier = cells[:, None] > cells
-    return ((((read == -1) | (read == reader)) & (reader >= -1) & earlier) | (cells[:, None] == cells))[:, None]
+def _visible(end: torch.Tensor) -> torch.Tensor:
+    """Of each cell that reads, the cells of its pack whose branch it is on: (P, 1, S, S)."""
+    cell = torch.arange(end.shape[1], device=end.device)
+    return ((cell <= cell[:, None]) & (cell[:, None] < end[:, None, :]))[:, None]
 
 
 def attend(projected: torch.Tensor, cells: Cells, scaling: float, part: float) -> torch.Tensor:

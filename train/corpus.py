@@ -35,7 +35,7 @@ class Corpus:
         image: int64 (m), the picture of each caption, ascending.
         first_token: int64 (m).
         length: int64 (m), tokens of each caption that are trained on.
-        token: int64, the tokens of all captions, on the device.
+        token: int64, the tokens of all captions.
         path: the pictures' paths.
         text: the captions' texts.
         cut: captions that are longer than the model has positions for, and were cut.
@@ -68,27 +68,19 @@ class Corpus:
 
     def packed(self, captions: Numbers, prefix_length: int) -> PackedBatch:
         """The captions of these numbers as a batch, those of one picture behind one prefix of K positions."""
-        packing = pack(self.image[captions], self.length[captions], prefix_length)
-        captions = captions[packing.caption]
-        first = self.first_token[captions]
-        word = first[packing.word_caption] + packing.word_offset
+        length = self.length[captions, None]
+        place = np.arange(length.max())
+        token = self.token.numpy()[self.first_token[captions, None] + np.minimum(place, length - 1)]
+        packing = pack(self.image[captions], np.where(place < length, token, -1), prefix_length)
+        embedding = self.embedding[self.image[captions[packing.first]]]
         # One copy to the device for all.
-        parts = {
-            "word": word,
-            "target": np.concatenate([first, word + 1]),
-            "position": packing.position,
-            "row_of_cell": packing.row_of_cell,
-            "cell_of_row": packing.cell_of_row,
-            "segment": packing.segment.ravel(),
-            "used": packing.used,
-        }
+        names = ("word", "target", "position", "row_of_cell", "cell_of_row", "end", "used")
+        parts = {name: getattr(packing, name).ravel() for name in names}
         joined = torch.from_numpy(np.concatenate(list(parts.values())))
-        pieces = to_device(joined, self.token.device).split([len(part) for part in parts.values()])
+        pieces = to_device(joined, embedding.device).split([len(part) for part in parts.values()])
         columns = dict(zip(parts, pieces, strict=True))
-        columns |= {name: self.token[columns[name]] for name in ("word", "target")}
-        columns["segment"] = columns["segment"].view(packing.segment.shape)
-        images = self.image[captions[packing.first]]
-        return PackedBatch(embedding=self.embedding[images], target_row=torch.from_numpy(packing.target_row), **columns)
+        columns["end"] = columns["end"].view(packing.end.shape)
+        return PackedBatch(embedding=embedding, target_row=torch.from_numpy(packing.target_row), **columns)
 
 
 def load_corpora(
@@ -161,7 +153,7 @@ def _join(parts: list[_Part], shape: tuple[int, ...], max_tokens: int, device: t
         image=np.repeat(np.arange(len(captions)), captions),
         first_token=np.cumsum(length) - length,
         length=np.minimum(length, max_tokens),
-        token=torch.from_numpy(token).to(device),
+        token=torch.from_numpy(token),
         path=[path for part in parts for path in part.path],
         text=[text for part in parts for text in part.text],
         cut=int((length > max_tokens).sum()),

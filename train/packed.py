@@ -29,7 +29,7 @@ class PackedBatch:
         embedding: float32 (P, d) or (P, t, d), one for each pack.
         word: int64 (W), the tokens that are read.
         target: int64 (N), the tokens that are predicted.
-        position, row_of_cell, cell_of_row, segment, used: as in `Packing`.
+        position, row_of_cell, cell_of_row, end, used: as in `Packing`.
         target_row: as in `Packing`, on the CPU.
     """
 
@@ -39,7 +39,7 @@ class PackedBatch:
     position: torch.Tensor
     row_of_cell: torch.Tensor
     cell_of_row: torch.Tensor
-    segment: torch.Tensor
+    end: torch.Tensor
     used: torch.Tensor
     target_row: torch.Tensor
 
@@ -89,7 +89,7 @@ def hidden_states(model: ClipCapModel, batch: PackedBatch, shared: SharedGradien
     rows = torch.cat([prefix.to(words.dtype), words, filling])
     rows = dropout(rows + lm.wpe(batch.position), lm.drop.p, lm.training)
     dtype = products_dtype(rows.device) or rows.dtype
-    cells = lay_out(batch.row_of_cell, batch.cell_of_row, batch.segment, lm.h[0].attn.num_heads, dtype)
+    cells = lay_out(batch.row_of_cell, batch.cell_of_row, batch.end, lm.h[0].attn.num_heads, dtype)
     for block in lm.h:
         rows = rows + _attention(block.attn, block.ln_1(rows), cells)
         if block is lm.h[-1]:

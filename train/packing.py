@@ -1,11 +1,15 @@
 """How captions lie in a batch: packed, those of one picture behind one shared prefix, without padding between rows.
 
-P packs, K positions of the prefix, R rows, S cells of a pack, W words that are read, N targets.
+P packs, K positions of the prefix, R rows, S cells of a pack, B captions, W words that are read, N targets.
 
 A caption of L tokens is read as L - 1 words (its last token is predicted, never read) and predicted as L targets, the
-first of them by the last position of the prefix. All rows of a batch lie one behind the other, and every layer but
-attention works on them so: first K rows for each pack's prefix, then the words, then one to 32 rows of filling, which
-make shapes few. For attention alone they are laid out as P x S cells, a pack behind the other, padded at the right.
+first of them by the last position of the prefix. Captions of a pack that begin alike share those words as they share
+the prefix: they are a tree, which lies in the order of a walk that goes down first, so that who sees a row are those
+behind it up to the end of its branch.
+
+All rows of a batch lie one behind the other, and every layer but attention works on them so: first K rows for each
+pack's prefix, then the words, then one to 32 rows of filling, which make shapes few. For attention alone they are laid
+out as P x S cells, a pack behind the other, padded at the right.
 """
 
 from dataclasses import dataclass
@@ -27,89 +31,110 @@ class Packing:
     """Where everything lies; int64, on the CPU.
 
     Attributes:
-        caption: the captions in the order in which they lie here, as indices of those that were given.
-        first: the first caption of each pack (P), as an index of `caption`.
-        word_caption, word_offset: the caption of each word that is read (W), and its place in it.
+        first: a caption of each pack (P), as an index of those that were given.
+        word: the tokens that are read (W).
+        target: the tokens that are predicted (N).
         position: of each row (R), as GPT-2 counts.
         row_of_cell: the row in each cell (P * S); cells that are empty have the last row, which is filling.
         cell_of_row: the cell of each row (R); rows of filling have the last cell, which is empty.
-        segment: of each cell (P, S): -1 for the prefix, a number for each caption of the pack, -2 where it is empty.
+        end: of each cell (P, S), the cell of its pack behind the last that sees it; empty ones see only themselves.
         used: rows whose state predicts something: the last of each prefix, then all words, then filling to a multiple
             of 32.
-        target_row: where in `used` each target (N) is predicted: first tokens, then what follows each word.
+        target_row: where in `used` each target (N) is predicted; ascending.
     """
 
-    caption: Numbers
     first: Numbers
-    word_caption: Numbers
-    word_offset: Numbers
+    word: Numbers
+    target: Numbers
     position: Numbers
     row_of_cell: Numbers
     cell_of_row: Numbers
-    segment: Numbers
+    end: Numbers
     used: Numbers
     target_row: Numbers
 
     @property
     def real_rows(self) -> int:
         """Rows that are not filling."""
-        return len(self.first) * int((self.segment[0] == -1).sum()) + len(self.word_caption)
+        return int((self.row_of_cell != len(self.position) - 1).sum())
 
 
-def pack(image: Numbers, length: Numbers, prefix_length: int) -> Packing:
+def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
     """Lay out a batch.
 
     Args:
         image: the picture of each caption (B).
-        length: its tokens (B), at least 1.
+        token: its tokens, at least one, then -1 (B, the longest).
         prefix_length: K.
     """
-    caption = np.argsort(image, kind="stable")
-    image, words = image[caption], length[caption] - 1
-    number = np.arange(len(caption))
+    order = np.lexsort([*token.T[::-1], image])  # of a picture, captions that begin alike lie side by side
+    image, token = image[order], token[order]
+    words = (token >= 0).sum(axis=1) - 1
+    number = np.arange(len(order))
     new = np.concatenate([[True], image[1:] != image[:-1]])
     within = number - np.maximum.accumulate(np.where(new, number, 0))  # place among the captions of its picture
     first = np.flatnonzero(within % PACK_CAPTIONS == 0)
     pack_of = np.cumsum(within % PACK_CAPTIONS == 0) - 1
     packs = len(first)
 
-    begin = np.cumsum(words) - words  # of each caption among all words
-    word_caption = np.repeat(number, words)
-    word_offset = np.arange(len(word_caption)) - begin[word_caption]
+    # Words that each caption has from the one before it; its others are its own.
+    alike = np.logical_and.accumulate(token[1:] == token[:-1], axis=1).sum(axis=1)
+    shared = np.concatenate([[0], np.minimum(alike, np.minimum(words[1:], words[:-1]))])
+    shared[first] = 0
+    offset = np.arange(token.shape[1])
+    own = (offset >= shared[:, None]) & (offset < words[:, None])
+    word_caption, word_offset = np.nonzero(own)
+    count = len(word_caption)
+    begin = np.searchsorted(word_caption, np.arange(len(order) + 1))  # of each caption's own words
+    # Who reads what, (B, longest): a word that is not a caption's own is that of the last one before it that has it.
+    word_of = np.zeros_like(token)
+    word_of[own] = np.arange(count)
+    word_of = np.maximum.accumulate(word_of, axis=0)
+    # A word's branch ends where a caption begins that shares less than it.
+    ends = np.where(offset >= shared[1:, None], begin[1:-1, None], count)
+    ends = np.concatenate([ends, np.full((1, len(offset)), count)])
+    ends = np.minimum.accumulate(ends[::-1], axis=0)[::-1]
+
     prefix_rows = packs * prefix_length
-    rows = _filled(prefix_rows + len(word_caption) + 1, ROW_MULTIPLE)
+    rows = _filled(prefix_rows + count + 1, ROW_MULTIPLE)
     position = np.zeros(rows, dtype=np.int64)
     position[:prefix_rows] = np.tile(np.arange(prefix_length), packs)
-    position[prefix_rows : prefix_rows + len(word_caption)] = prefix_length + word_offset
+    position[prefix_rows : prefix_rows + count] = prefix_length + word_offset
 
-    column = prefix_length + begin - begin[first][pack_of]  # of each caption's first word in its pack
-    cells = _filled(int((column + words).max()) + 1, CELL_MULTIPLE)
+    pack_begin = begin[[*first, len(order)]]  # of each pack's words
+    full = prefix_length + np.diff(pack_begin)
+    cells = _filled(int(full.max()) + 1, CELL_MULTIPLE)
+    word_pack = pack_of[word_caption]
+    into_pack = prefix_length - pack_begin[word_pack]  # from a word's number to its place in its pack
     prefix_cells = np.arange(packs)[:, None] * cells + np.arange(prefix_length)
-    word_cells = (pack_of * cells + column)[word_caption] + word_offset
+    word_cells = word_pack * cells + np.arange(count) + into_pack
     cell_of_row = np.full(rows, packs * cells - 1)
     cell_of_row[:prefix_rows] = prefix_cells.ravel()
-    cell_of_row[prefix_rows : prefix_rows + len(word_caption)] = word_cells
+    cell_of_row[prefix_rows : prefix_rows + count] = word_cells
     row_of_cell = np.full(packs * cells, rows - 1)
     row_of_cell[prefix_cells.ravel()] = np.arange(prefix_rows)
-    row_of_cell[word_cells] = prefix_rows + np.arange(len(word_caption))
-    segment = np.full(packs * cells, -2)
-    segment[prefix_cells.ravel()] = -1
-    segment[word_cells] = word_caption
+    row_of_cell[word_cells] = prefix_rows + np.arange(count)
+    end = np.tile(np.arange(cells) + 1, packs)
+    end[prefix_cells] = full[:, None]
+    end[word_cells] = ends[own] + into_pack
 
-    used = np.full(_filled(packs + len(word_caption), ROW_MULTIPLE), rows - 1)
+    used = np.full(_filled(packs + count, ROW_MULTIPLE), rows - 1)
     used[:packs] = np.arange(packs) * prefix_length + prefix_length - 1
-    used[packs : packs + len(word_caption)] = prefix_rows + np.arange(len(word_caption))
+    used[packs : packs + count] = prefix_rows + np.arange(count)
+    target_caption, target_offset = np.nonzero(token >= 0)
+    after = packs + word_of[target_caption, target_offset - 1]
+    target_row = np.where(target_offset == 0, pack_of[target_caption], after)
+    by_row = np.argsort(target_row, kind="stable")
     return Packing(
-        caption=caption,
-        first=first,
-        word_caption=word_caption,
-        word_offset=word_offset,
+        first=order[first],
+        word=token[own],
+        target=token[target_caption, target_offset][by_row],
         position=position,
         row_of_cell=row_of_cell,
         cell_of_row=cell_of_row,
-        segment=segment.reshape(packs, cells),
+        end=end.reshape(packs, cells),
         used=used,
-        target_row=np.concatenate([pack_of, packs + np.arange(len(word_caption))]),
+        target_row=target_row[by_row],
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coco_lengths import CAPTIONS, IMAGES, caption_lengths
+from coco_captions import CAPTIONS, IMAGES, captions
 
 SHARD = 4096
 TEXT = "A man riding a wave on top of a surfboard."
@@ -35,20 +35,20 @@ def make_cache(folder: Path, tokenizer: Path) -> Path:
     numbers = {"width": 512, "batch_size": 128, "shard_size": SHARD, "split_seed": None, "normalized": False}
     recipe = Fingerprint.from_json(json.dumps({**names, **numbers, "preprocess": {}}))
     random = np.random.default_rng(0)
-    lengths = [length for some in caption_lengths() for length in some]
+    lengths = [len(tokens) for some in captions() for tokens in some]
     per_image = np.full(IMAGES, CAPTIONS // IMAGES)
     per_image[: CAPTIONS - per_image.sum()] += 1
     entries = []
     for number, start in enumerate(range(0, IMAGES, SHARD)):
-        captions = per_image[start : start + SHARD]
-        length = random.choice(lengths, captions.sum())
+        count = per_image[start : start + SHARD]
+        length = random.choice(lengths, count.sum())
         tables = ShardTables(
-            embedding=random.standard_normal((len(captions), 512)).astype(np.float16),
-            id=[str(start + i) for i in range(len(captions))],
-            path=[f"train2017/{start + i:012d}.jpg" for i in range(len(captions))],
-            split=np.zeros(len(captions), dtype=np.uint8),
-            first_caption=np.concatenate([[0], np.cumsum(captions)]),
-            text=[TEXT] * int(captions.sum()),
+            embedding=random.standard_normal((len(count), 512)).astype(np.float16),
+            id=[str(start + i) for i in range(len(count))],
+            path=[f"train2017/{start + i:012d}.jpg" for i in range(len(count))],
+            split=np.zeros(len(count), dtype=np.uint8),
+            first_caption=np.concatenate([[0], np.cumsum(count)]),
+            text=[TEXT] * int(count.sum()),
             first_token=np.concatenate([[0], np.cumsum(length)]),
             token=random.integers(0, 50257, int(length.sum())).astype(np.uint16),
             failure_path=[],

@@ -2,7 +2,7 @@
 
 python tests/bench/train.py [--mapper mlp|transformer] [--tune all|none] [--batch-size N ...] [--arms ARM ...]
 
-The same model (GPT-2 small and the mapper, random weights), captions of COCO's real lengths, one process an arm, one
+The same model (GPT-2 small and the mapper, random weights), COCO's captions, one process an arm, one
 after the other in one run; each step is timed after a warm-up, and the median counts. "Useful" operations are those
 that packed captions need; MFU is what part of a matrix product's rate, measured in the same run, they come to.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from coco_lengths import CAPTIONS, caption_lengths
+from coco_captions import CAPTIONS, captions
 
 WIDTH, EMBEDDING, LAYERS, VOCABULARY = 768, 512, 12, 50257
 IMAGES = 2000  # in memory; how many there are does not change a step
@@ -65,7 +65,7 @@ def make_model(options: argparse.Namespace, device: Any) -> Any:
 
 
 def corpus(device: Any) -> Any:
-    """Pictures with random embeddings and random captions of real lengths."""
+    """Pictures with random embeddings, and their captions."""
     import torch
 
     from clipcap.train.corpus import Corpus
@@ -79,14 +79,14 @@ def corpus(device: Any) -> Any:
         def __getitem__(self, images: Any) -> torch.Tensor:
             return self.rows[torch.from_numpy(images).to(device)]
 
-    lengths = caption_lengths()[:IMAGES]
-    length = np.array([n for some in lengths for n in some])
+    pictures = captions()[:IMAGES]
+    length = np.array([len(tokens) for some in pictures for tokens in some])
     return Corpus(
         embedding=Embeddings(),
-        image=np.repeat(np.arange(IMAGES), [len(some) for some in lengths]),
+        image=np.repeat(np.arange(IMAGES), [len(some) for some in pictures]),
         first_token=np.cumsum(length) - length,
         length=length,
-        token=torch.randint(VOCABULARY, (int(length.sum()),), generator=torch.Generator().manual_seed(1)).to(device),
+        token=torch.tensor([token for some in pictures for tokens in some for token in tokens]),
         path=[],
         text=[],
         cut=0,
@@ -134,38 +134,39 @@ def run_arm(options: argparse.Namespace) -> None:
     warmup = 2 if options.one == "published" else options.warmup
     for number in range(1, warmup):
         step(number)
-    times, captions = [], 0
+    times, count = [], 0
     for number in range(warmup, warmup + options.repeats):
         wait()
         start = time.perf_counter()
-        captions += step(number)
+        count += step(number)
         wait()
         times.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
-    rate = captions / len(times) / statistics.median(times)
+    rate = count / len(times) / statistics.median(times)
     print(json.dumps({"rate": rate, "peak": peak, "precision": precision, "first": first, "times": times}))
 
 
 def useful_operations(options: argparse.Namespace) -> float:
     """Multiplications and additions that one caption of packed pictures needs, forward and backward."""
-    lengths = caption_lengths()[:IMAGES]
-    captions = sum(map(len, lengths))
+    pictures = captions()[:IMAGES]
+    count = sum(map(len, pictures))
     prefix = 10 if options.mapper == "mlp" else 40
-    words = sum(n - 1 for some in lengths for n in some)
-    rows = words + prefix * len(lengths)
-    seen = len(lengths) * prefix * (prefix + 1) / 2
-    seen += sum((n - 1) * prefix + n * (n - 1) / 2 for some in lengths for n in some)
+    # What is read: each beginning once that captions of a picture have, but for whole captions.
+    read = [{tuple(tokens[:n]) for tokens in some for n in range(1, len(tokens))} for some in pictures]
+    words = sum(map(len, read))
+    rows = words + prefix * len(pictures)
+    seen = len(pictures) * prefix * (prefix + 1) / 2 + sum(prefix + len(words) for some in read for words in some)
     if options.mapper == "mlp":
-        mapper = len(lengths) * (EMBEDDING * prefix * WIDTH // 2 + (prefix * WIDTH) ** 2 // 2)
+        mapper = len(pictures) * (EMBEDDING * prefix * WIDTH // 2 + (prefix * WIDTH) ** 2 // 2)
     else:
-        positions = 2 * prefix * len(lengths)
+        positions = 2 * prefix * len(pictures)
         mapper = positions * 8 * 8 * WIDTH**2 + 8 * positions * 2 * (2 * prefix) * WIDTH
-        mapper += len(lengths) * EMBEDDING * prefix * WIDTH
-    products = rows * LAYERS * 12 * WIDTH**2 + (words + len(lengths)) * WIDTH * VOCABULARY + seen * LAYERS * 2 * WIDTH
+        mapper += len(pictures) * EMBEDDING * prefix * WIDTH
+    products = rows * LAYERS * 12 * WIDTH**2 + (words + len(pictures)) * WIDTH * VOCABULARY + seen * LAYERS * 2 * WIDTH
     passes = 3 if options.tune == "all" else 2  # forward, activations, and weights where they train
-    return float(2 * (passes * products + 3 * mapper) / captions)
+    return float(2 * (passes * products + 3 * mapper) / count)
 
 
 def matrix_rate(options: argparse.Namespace) -> tuple[float, str]:
@@ -209,10 +210,10 @@ def main() -> None:
     peak, device = matrix_rate(options)
     print(f"{datetime.date.today()}, {device}: {peak / 1e12:.2f} TFLOP/s in a matrix product")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}")
-    print(f"{options.mapper}, --tune {options.tune}, GPT-2 small, COCO's lengths, sampling {options.sampling}\n")
+    print(f"{options.mapper}, --tune {options.tune}, GPT-2 small, COCO's captions, sampling {options.sampling}\n")
     print("| arm | batch | precision | captions/s | real tokens/s | s a COCO epoch | MFU | peak memory | first step |")
     print("|---|---|---|---|---|---|---|---|---|")
-    lengths = [n for some in caption_lengths()[:IMAGES] for n in some]
+    lengths = [len(tokens) for some in captions()[:IMAGES] for tokens in some]
     operations = useful_operations(options)
     best: dict[tuple[str, int], float] = {}
     for size in options.batch_size:

@@ -18,7 +18,7 @@ from clipcap.train.order import epoch_batches
 from clipcap.train.packed import PackedLoss
 from clipcap.train.packing import CELL_MULTIPLE, PACK_CAPTIONS, ROW_MULTIPLE, pack
 from clipcap.train.tuning import tune
-from plain import PREFIX, make_corpus, make_model, plain_batch, plain_loss
+from plain import PREFIX, make_corpus, make_model, plain_batch, plain_loss, read_back
 
 TUNINGS = ["all", "none", "first+last", "last:1", "from:2"]
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -90,7 +90,7 @@ def test_attentions_gradient_is_that_of_what_dropout_left() -> None:
     corpus = make_corpus(torch.float64)
     packing = corpus.packed(np.array([0, 1, 2, 3]), PREFIX)
     rows, heads, width = len(packing.position), 2, 3
-    cells = attention.lay_out(packing.row_of_cell, packing.cell_of_row, packing.segment, heads, torch.float64)
+    cells = attention.lay_out(packing.row_of_cell, packing.cell_of_row, packing.end, heads, torch.float64)
     last = packing.used[: int(packing.used.ne(rows - 1).sum())]
 
     def attended(projected: torch.Tensor) -> torch.Tensor:
@@ -111,39 +111,53 @@ def test_what_a_mistake_would_look_like() -> None:
     batch = corpus.packed(captions, PREFIX)
     right = plain_loss(model, plain_batch(corpus, captions)).item()
     assert PackedLoss(model)(batch).item() == pytest.approx(right, rel=1e-10)
-    for name, wrong in (("position", batch.position + 1), ("segment", batch.segment.clamp(max=0))):
+    full = batch.end[:, :1].expand_as(batch.end)
+    for name, wrong in (("position", batch.position + 1), ("end", full)):
         changed = type(batch)(**{**vars(batch), name: wrong})
         assert PackedLoss(model)(changed).item() != pytest.approx(right, rel=1e-6)
 
 
 def packings() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pictures and tokens; of three words, so that many captions begin alike and some are the same, and of many."""
     random = np.random.default_rng(0)
-    yield np.array([3]), np.array([1])
-    for _ in range(20):
+    yield np.array([3]), np.array([[7]])
+    for words in [3, 50000] * 10:
         count = int(random.integers(1, 200))
-        yield random.integers(0, 30, count), random.integers(1, 40, count)
+        length = random.integers(1, 40, count)
+        token = random.integers(0, words, (count, length.max()))
+        yield random.integers(0, 30, count), np.where(np.arange(length.max()) < length[:, None], token, -1)
 
 
 def test_a_packing_leads_there_and_back() -> None:
-    for image, length in packings():
-        found = pack(image, length, PREFIX)
-        rows, cells = len(found.position), found.segment.size
-        assert sorted(found.caption) == list(range(len(image)))
-        assert rows % ROW_MULTIPLE == found.segment.shape[1] % CELL_MULTIPLE == len(found.used) % ROW_MULTIPLE == 0
-        assert (
-            found.real_rows == len(found.first) * PREFIX + (length - 1).sum() < rows <= found.real_rows + ROW_MULTIPLE
-        )
+    for image, token in packings():
+        found = pack(image, token, PREFIX)
+        rows, packs, cells = len(found.position), *found.end.shape
+        assert rows % ROW_MULTIPLE == cells % CELL_MULTIPLE == len(found.used) % ROW_MULTIPLE == 0
+        assert found.real_rows == packs * PREFIX + len(found.word) < rows <= found.real_rows + ROW_MULTIPLE
         real = np.arange(found.real_rows)
         assert (found.row_of_cell[found.cell_of_row[real]] == real).all()
-        full = np.flatnonzero(found.segment.ravel() != -2)
+        empty = found.row_of_cell == rows - 1
+        full = np.flatnonzero(~empty)
         assert (found.cell_of_row[found.row_of_cell[full]] == full).all()
-        assert len(full) == found.real_rows < cells
-        # What is empty leads to what nobody sees.
-        assert (found.row_of_cell[found.segment.ravel() == -2] == rows - 1).all()
-        assert (found.cell_of_row[found.real_rows :] == cells - 1).all()
+        assert len(full) == found.real_rows < packs * cells
+        # What is empty sees itself, and leads to what nobody sees.
+        column = np.tile(np.arange(cells), packs)
+        assert (found.end.ravel()[empty] == column[empty] + 1).all()
+        assert (found.cell_of_row[found.real_rows :] == packs * cells - 1).all()
         assert (np.diff(found.target_row) >= 0).all()
-        assert len(found.target_row) == length.sum()
-        assert np.bincount(image)[np.unique(image)].max() <= PACK_CAPTIONS or len(found.first) > len(np.unique(image))
+        assert np.bincount(image)[np.unique(image)].max() <= PACK_CAPTIONS or packs > len(np.unique(image))
+
+
+def test_each_target_is_predicted_from_its_own_caption_and_nothing_is_read_twice() -> None:
+    for image, token in packings():
+        captions = [(int(i), [int(t) for t in row if t >= 0]) for i, row in zip(image, token, strict=True)]
+        found = pack(image, token, PREFIX)
+        targets = read_back(found, PREFIX)
+        assert sorted((int(image[found.first[number]]), seen) for number, seen in targets) == sorted(
+            (i, caption[: n + 1]) for i, caption in captions for n in range(len(caption))
+        )
+        read = {(number, *seen[:-1]) for number, seen in targets if len(seen) > 1}
+        assert len(read) == len(found.word)
 
 
 def test_little_is_filling_and_shapes_are_few() -> None:
@@ -151,12 +165,13 @@ def test_little_is_filling_and_shapes_are_few() -> None:
     random = np.random.default_rng(0)
     image = np.repeat(np.arange(4000), random.choice([5, 6], 4000, p=[0.98, 0.02]))
     length = random.normal(12.9, 2.5, len(image)).round().clip(8, 40).astype(np.int64)
+    token = np.where(np.arange(40) < length[:, None], random.integers(0, 50257, (len(image), 40)), -1)
     batches = epoch_batches(image, 40, sampling="image", seed=0, epoch=0)[:-1]
-    found = [pack(image[batch], length[batch], 10) for batch in batches]
+    found = [pack(image[batch], token[batch], 10) for batch in batches]
     rows = [len(packing.position) for packing in found]
     assert 1 - sum(packing.real_rows for packing in found) / sum(rows) < 0.03
     assert len(set(rows)) <= 6
-    assert len({(len(packing.position), packing.segment.shape) for packing in found}) <= 18
+    assert len({(len(packing.position), packing.end.shape) for packing in found}) <= 18
 
 
 def test_no_row_sees_what_is_not_its_own() -> None:

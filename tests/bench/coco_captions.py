@@ -1,4 +1,4 @@
-"""How long COCO's captions are, in GPT-2 tokens with end-of-text, picture by picture."""
+"""COCO's captions in GPT-2 tokens, with end-of-text, picture by picture."""
 
 import json
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 IMAGES, CAPTIONS = 113_287, 566_747  # of Karpathy's training split, which ClipCap trains on
+END_OF_TEXT = 50256
 # Captions of val2017 by their length.
 HISTOGRAM = {
     9: 632, 10: 2813, 11: 4247, 12: 4695, 13: 4119, 14: 3041, 15: 2013, 16: 1242, 17: 781, 18: 462, 19: 310, 20: 203,
@@ -15,8 +16,8 @@ HISTOGRAM = {
 }  # fmt: skip
 
 
-def caption_lengths() -> list[list[int]]:
-    """Of each of 5,000 pictures, the lengths of its captions: the real ones, or five drawn from the histogram."""
+def captions() -> list[list[list[int]]]:
+    """Of each of 5,000 pictures, the tokens of its captions: real ones, or five of random tokens as long as those."""
     shared = os.environ.get("CLIPCAP_SHARED")
     if shared:
         from clipcap.data.tokenizer import load_tokenizer
@@ -24,11 +25,12 @@ def caption_lengths() -> list[list[int]]:
         data = Path(shared) / "data"
         tokenizer = load_tokenizer(str(data / "gpt2"))
         content = json.loads((data / "annotations/captions_val2017.json").read_text())
-        found: dict[int, list[int]] = {}
+        found: dict[int, list[list[int]]] = {}
         for annotation in content["annotations"]:
-            length = len(tokenizer.encode(annotation["caption"])) + 1
-            found.setdefault(annotation["image_id"], []).append(length)
+            tokens = [*tokenizer.encode(annotation["caption"]), END_OF_TEXT]
+            found.setdefault(annotation["image_id"], []).append(tokens)
         return list(found.values())
     counts = np.array(list(HISTOGRAM.values()))
-    drawn = np.random.default_rng(0).choice(list(HISTOGRAM), size=(5000, 5), p=counts / counts.sum())
-    return [[int(length) for length in row] for row in drawn]
+    random = np.random.default_rng(0)
+    drawn = random.choice(list(HISTOGRAM), size=(5000, 5), p=counts / counts.sum())
+    return [[[*random.integers(END_OF_TEXT, size=n - 1).tolist(), END_OF_TEXT] for n in row] for row in drawn]
