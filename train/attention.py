@@ -103,7 +103,8 @@ def attend(projected: torch.Tensor, cells: Cells, scaling: float, part: float) -
 class _Rearrange(torch.autograd.Function):
     """`x[there]` where `back` leads back: its gradient is a gather too, where autograd's would be a scatter that adds.
 
-    Both may name a row more than once only where its gradient is zero: filling and empty cells, which nobody sees.
+    Where `there` names a row more than once, all but the one that `back` leads to are empty cells, or filling: nobody
+    sees them, so their gradients do not count.
     """
 
     @staticmethod

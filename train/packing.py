@@ -8,7 +8,7 @@ the prefix: they are a tree, which lies in the order of a walk that goes down fi
 behind it up to the end of its branch.
 
 All rows of a batch lie one behind the other, and every layer but attention works on them so: first K rows for each
-pack's prefix, then the words, then one to 32 rows of filling, which make shapes few. For attention alone they are laid
+pack's prefix, then the words, then up to 31 rows of filling, which make shapes few. For attention alone they are laid
 out as P x S cells, a pack behind the other, padded at the right.
 """
 
@@ -35,7 +35,8 @@ class Packing:
         word: the tokens that are read (W).
         target: the tokens that are predicted (N).
         position: of each row (R), as GPT-2 counts.
-        row_of_cell: the row in each cell (P * S); cells that are empty have the last row, which is filling.
+        real_rows: those that are not filling, which is behind them.
+        row_of_cell: the row in each cell (P * S); cells that are empty have the last row, filling or not.
         cell_of_row: the cell of each row (R); rows of filling have the last cell, which is empty.
         end: of each cell (P, S), the cell of its pack behind the last that sees it; empty ones see only themselves.
         used: rows whose state predicts something: the last of each prefix, then all words, then filling to a multiple
@@ -47,16 +48,12 @@ class Packing:
     word: Numbers
     target: Numbers
     position: Numbers
+    real_rows: int
     row_of_cell: Numbers
     cell_of_row: Numbers
     end: Numbers
     used: Numbers
     target_row: Numbers
-
-    @property
-    def real_rows(self) -> int:
-        """Rows that are not filling."""
-        return int((self.row_of_cell != len(self.position) - 1).sum())
 
 
 def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
@@ -96,7 +93,7 @@ def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
     ends = np.minimum.accumulate(ends[::-1], axis=0)[::-1]
 
     prefix_rows = packs * prefix_length
-    rows = _filled(prefix_rows + count + 1, ROW_MULTIPLE)
+    rows = _filled(prefix_rows + count, ROW_MULTIPLE)
     position = np.zeros(rows, dtype=np.int64)
     position[:prefix_rows] = np.tile(np.arange(prefix_length), packs)
     position[prefix_rows : prefix_rows + count] = prefix_length + word_offset
@@ -130,6 +127,7 @@ def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
         word=token[own],
         target=token[target_caption, target_offset][by_row],
         position=position,
+        real_rows=prefix_rows + count,
         row_of_cell=row_of_cell,
         cell_of_row=cell_of_row,
         end=end.reshape(packs, cells),

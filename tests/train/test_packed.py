@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from clipcap.train import attention, cross_entropy
 from clipcap.train.corpus import Corpus
@@ -30,11 +31,18 @@ def gradients(model: ClipCapModel, loss: torch.Tensor) -> dict[str, torch.Tensor
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same(model: ClipCapModel, corpus: Corpus, dtype: torch.dtype, smoothing: float = 0.0) -> None:
-    """Loss and every gradient of a batch of all captions, in an order of no picture's."""
+def assert_same(
+    model: ClipCapModel,
+    corpus: Corpus,
+    dtype: torch.dtype,
+    smoothing: float = 0.0,
+    captions: NDArray[np.int64] | None = None,
+) -> None:
+    """Loss and every gradient of a batch; without `captions` of all, in an order of no picture's."""
     train_mode(model)
-    captions = np.random.default_rng(0).permutation(len(corpus))
-    scale = 1 / int(corpus.length.sum())
+    if captions is None:
+        captions = np.random.default_rng(0).permutation(len(corpus))
+    scale = 1 / int(corpus.length[captions].sum())
     packed = PackedLoss(model, smoothing)(corpus.packed(captions, PREFIX), scale)
     found = gradients(model, packed)
     plain = plain_loss(model, plain_batch(corpus, captions), smoothing) * scale
@@ -67,6 +75,24 @@ def test_with_patches_label_smoothing_and_parts_of_the_rows(
     monkeypatch.setattr(cross_entropy, "VOCABULARY_PART", 50)
     assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype)
     assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype, smoothing=0.3)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_same_where_no_row_is_filling(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty cells then hold copies of a row that counts."""
+    monkeypatch.setattr(attention, "by_hand", lambda device: ours)
+    corpus, model = make_corpus(torch.float64), make_model("mlp", torch.float64)
+    random = np.random.default_rng(0)
+    batches = (random.permutation(len(corpus))[: random.integers(1, len(corpus))] for _ in range(400))
+    full = [b for b in batches if _real_rows(corpus, b) % ROW_MULTIPLE == 0]
+    assert len(full) > 3
+    for captions in full:
+        assert_same(model, corpus, torch.float64, captions=captions)
+
+
+def _real_rows(corpus: Corpus, captions: NDArray[np.int64]) -> int:
+    batch = corpus.packed(captions, PREFIX)
+    return len(batch.embedding) * PREFIX + len(batch.word)
 
 
 @pytest.mark.parametrize(
@@ -133,13 +159,13 @@ def test_a_packing_leads_there_and_back() -> None:
         found = pack(image, token, PREFIX)
         rows, packs, cells = len(found.position), *found.end.shape
         assert rows % ROW_MULTIPLE == cells % CELL_MULTIPLE == len(found.used) % ROW_MULTIPLE == 0
-        assert found.real_rows == packs * PREFIX + len(found.word) < rows <= found.real_rows + ROW_MULTIPLE
+        assert found.real_rows == packs * PREFIX + len(found.word) <= rows < found.real_rows + ROW_MULTIPLE
         real = np.arange(found.real_rows)
         assert (found.row_of_cell[found.cell_of_row[real]] == real).all()
-        empty = found.row_of_cell == rows - 1
-        full = np.flatnonzero(~empty)
-        assert (found.cell_of_row[found.row_of_cell[full]] == full).all()
-        assert len(full) == found.real_rows < packs * cells
+        full = found.cell_of_row[real]
+        empty = np.setdiff1d(np.arange(packs * cells), full)
+        assert len(np.unique(full)) == found.real_rows < packs * cells
+        assert (found.row_of_cell[empty] == rows - 1).all()
         # What is empty sees itself, and leads to what nobody sees.
         column = np.tile(np.arange(cells), packs)
         assert (found.end.ravel()[empty] == column[empty] + 1).all()
