@@ -53,7 +53,7 @@ def make_corpus(dtype: torch.dtype, shape: tuple[int, ...] = (24,)) -> Corpus:
         image=np.repeat(np.arange(len(LENGTHS)), [len(some) for some in LENGTHS]),
         first_token=np.cumsum(length) - length,
         length=length,
-        token=torch.cat(token),
+        token=torch.cat(token).numpy(),
         path=[],
         text=[],
         cut=0,
@@ -81,7 +81,7 @@ def plain_batch(corpus: Corpus, captions: Any) -> Batch:
     """Embedding (B, d), tokens (B, T) padded at the right, and lengths (B) of the captions of these numbers."""
     captions = np.asarray(captions)
     first, length = corpus.first_token[captions], corpus.length[captions]
-    rows = [corpus.token[a : a + n] for a, n in zip(first.tolist(), length.tolist(), strict=True)]
+    rows = [torch.from_numpy(corpus.token[a : a + n]) for a, n in zip(first.tolist(), length.tolist(), strict=True)]
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return corpus.embedding[corpus.image[captions]], tokens, torch.from_numpy(length)
 

@@ -103,8 +103,9 @@ def attend(projected: torch.Tensor, cells: Cells, scaling: float, part: float) -
 class _Rearrange(torch.autograd.Function):
     """`x[there]` where `back` leads back: its gradient is a gather too, where autograd's would be a scatter that adds.
 
-    Where `there` names a row more than once, all but the one that `back` leads to are empty cells, or filling: nobody
-    sees them, so their gradients do not count.
+    Where `there` names a row more than once, all but the place that `back` leads to are empty cells, or filling: nobody
+    sees them, so their gradients do not count. What `there` does not name are empty cells too: they get some row's
+    gradient where it should be zero, but each sees only itself, and nothing gathers it from there.
     """
 
     @staticmethod

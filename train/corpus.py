@@ -45,7 +45,7 @@ class Corpus:
     image: Numbers
     first_token: Numbers
     length: Numbers
-    token: torch.Tensor
+    token: Numbers
     path: list[str]
     text: list[str]
     cut: int
@@ -70,7 +70,7 @@ class Corpus:
         """The captions of these numbers as a batch, those of one picture behind one prefix of K positions."""
         length = self.length[captions, None]
         place = np.arange(length.max())
-        token = self.token.numpy()[self.first_token[captions, None] + np.minimum(place, length - 1)]
+        token = self.token[self.first_token[captions, None] + np.minimum(place, length - 1)]
         packing = pack(self.image[captions], np.where(place < length, token, -1), prefix_length)
         embedding = self.embedding[self.image[captions[packing.first]]]
         # One copy to the device for all.
@@ -153,7 +153,7 @@ def _join(parts: list[_Part], shape: tuple[int, ...], max_tokens: int, device: t
         image=np.repeat(np.arange(len(captions)), captions),
         first_token=np.cumsum(length) - length,
         length=np.minimum(length, max_tokens),
-        token=torch.from_numpy(token),
+        token=token,
         path=[path for part in parts for path in part.path],
         text=[text for part in parts for text in part.text],
         cut=int((length > max_tokens).sum()),

@@ -82,7 +82,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         step = min(SOFTMAX_ROWS, chunk) if on_cpu else chunk
         tokens = VOCABULARY_PART if on_cpu else len(weight)
         rows = row.numpy()
-        # How many targets each row predicts: the last of a prefix may predict several, filling predicts none.
+        # How many targets each row predicts: the last of a prefix, and a word that captions share,
+        # may predict several; filling predicts none.
         count = to_device(torch.from_numpy(np.bincount(rows, minlength=len(hidden))), hidden.device).to(wide)
         row = to_device(row, hidden.device)
         loss = torch.zeros((), device=hidden.device, dtype=wide)

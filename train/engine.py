@@ -153,7 +153,9 @@ class Engine:
     def _choose_parts(self, corpus: Corpus) -> int:
         each = math.ceil(self.settings.batch_size / self.world.size)
         try:
-            parts = parts_that_fit(self._loss, corpus, each, self.device, self.settings.precision)
+            parts = parts_that_fit(
+                self._loss, corpus, each, self.device, self.settings.precision, self.settings.sampling
+            )
         except torch.OutOfMemoryError:
             parts = each
         parts = self.world.most(parts, self.device)  # all the same, as a run that goes on has them

@@ -18,7 +18,7 @@ from clipcap.train.packing import PACK_CAPTIONS
 CACHE_PART = 0.5  # of free memory, that the embeddings may take; more of them are streamed
 STEP_PART = 0.8  # of what is left, that the captions of a step may take; more of them go one part after the other
 SAFETY = 1.25  # the backward pass holds gradients of activations beside them
-PROBE = 6  # pictures whose captions are measured
+PROBE = {"image": 6, "caption": 30}  # pictures that are measured, with all their captions or one
 STATE_BYTES = 12  # of each trained number: its gradient and two moments, float32
 
 Numbers = NDArray[np.int64]
@@ -41,15 +41,18 @@ def free_bytes(device: torch.device) -> int:
     return 1 << 40
 
 
-def parts_that_fit(loss: PackedLoss, corpus: Corpus, batch_size: int, device: torch.device, precision: str) -> int:
+def parts_that_fit(
+    loss: PackedLoss, corpus: Corpus, batch_size: int, device: torch.device, precision: str, sampling: str
+) -> int:
     """Into how many parts, one after the other, a batch goes so that it fits into memory.
 
     Measured, not guessed: what the captions of some pictures leave behind for the backward pass, and of half of them,
     for whatever mapper and tuning. The weights' gradients and the optimiser's moments are taken off what is free first.
     """
     images, first = np.unique(corpus.image, return_index=True)
-    chosen = np.arange(min(PROBE, len(images))) * len(images) // min(PROBE, len(images))
-    captions = [np.arange(first[image], min(first[image] + PACK_CAPTIONS, len(corpus))) for image in chosen]
+    count, most = min(PROBE[sampling], len(images)), PACK_CAPTIONS if sampling == "image" else 1
+    chosen = np.arange(count) * len(images) // count
+    captions = [np.arange(first[image], min(first[image] + most, len(corpus))) for image in chosen]
     captions = [some[corpus.image[some] == corpus.image[some[0]]] for some in captions]
     probes = [np.concatenate(some) for some in (captions[: -(-len(captions) // 2)], captions)]
     few, many = (_kept_bytes(loss, corpus, probe, device, precision) for probe in probes)

@@ -49,9 +49,9 @@ def _shuffled(unit: Numbers, random: np.random.Generator) -> Any:
 def _fitted(order: Numbers, unit: Numbers, batch_size: int, filled: int = 0) -> Any:
     """The same captions, so that few units are cut where a batch ends.
 
-    A batch takes units as they come while they fit as a whole, then what is left of those that were cut before, and
-    only then a part of the next. Were that one's rest to begin the next batch, one picture of six captions would have
-    all that follow it cut, and their prefixes computed twice.
+    A batch takes units as they come while they fit as a whole, then the rest of the one that was cut before, and only
+    then a part of the next. Were that one's rest to begin the next batch, one picture of six captions would have all
+    that follow it cut, and their prefixes computed twice. Only a rest that fills a whole batch goes first.
 
     Args:
         order: captions, those of a unit behind each other.
@@ -59,11 +59,11 @@ def _fitted(order: Numbers, unit: Numbers, batch_size: int, filled: int = 0) -> 
         batch_size: B.
         filled: captions that the first batch has already.
     """
-    ends = [*(np.flatnonzero(np.diff(unit[order])) + 1).tolist(), len(order)]
+    ends = [0, *(np.flatnonzero(np.diff(unit[order])) + 1).tolist(), len(order)]
     parts, rest, start, room = [], order[:0], 0, batch_size - filled
     while start < len(order):
         following = bisect_right(ends, start + room)
-        whole = ends[following - 1] if following and ends[following - 1] > start else start
+        whole = start if len(rest) >= room else ends[following - 1]
         room -= whole - start
         parts += [order[start:whole], rest[:room]]
         room, rest = max(room - len(rest), 0), rest[room:]
@@ -71,7 +71,7 @@ def _fitted(order: Numbers, unit: Numbers, batch_size: int, filled: int = 0) -> 
         if room and following < len(ends):
             parts.append(order[whole : whole + room])
             start = ends[following]
-            rest = np.concatenate([rest, order[whole + room : start]])
+            rest = order[whole + room : start]
         room = batch_size
     return np.concatenate([*parts, rest])
 

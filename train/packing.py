@@ -35,12 +35,11 @@ class Packing:
         word: the tokens that are read (W).
         target: the tokens that are predicted (N).
         position: of each row (R), as GPT-2 counts.
-        real_rows: those that are not filling, which is behind them.
         row_of_cell: the row in each cell (P * S); cells that are empty have the last row, filling or not.
         cell_of_row: the cell of each row (R); rows of filling have the last cell, which is empty.
         end: of each cell (P, S), the cell of its pack behind the last that sees it; empty ones see only themselves.
-        used: rows whose state predicts something: the last of each prefix, then all words, then filling to a multiple
-            of 32.
+        used: rows whose state predicts something: the last of each prefix, then all words; then, to a multiple of 32,
+            the last row again and again, from which nothing is predicted.
         target_row: where in `used` each target (N) is predicted; ascending.
     """
 
@@ -48,7 +47,6 @@ class Packing:
     word: Numbers
     target: Numbers
     position: Numbers
-    real_rows: int
     row_of_cell: Numbers
     cell_of_row: Numbers
     end: Numbers
@@ -83,7 +81,8 @@ def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
     word_caption, word_offset = np.nonzero(own)
     count = len(word_caption)
     begin = np.searchsorted(word_caption, np.arange(len(order) + 1))  # of each caption's own words
-    # Who reads what, (B, longest): a word that is not a caption's own is that of the last one before it that has it.
+    # The word at each place of each caption, (B, longest): one that is not its own is that of the last caption before
+    # it that has it. Places that are no word hold anything.
     word_of = np.zeros_like(token)
     word_of[own] = np.arange(count)
     word_of = np.maximum.accumulate(word_of, axis=0)
@@ -119,7 +118,7 @@ def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
     used[:packs] = np.arange(packs) * prefix_length + prefix_length - 1
     used[packs : packs + count] = prefix_rows + np.arange(count)
     target_caption, target_offset = np.nonzero(token >= 0)
-    after = packs + word_of[target_caption, target_offset - 1]
+    after = packs + word_of[target_caption, target_offset - 1]  # anything for a first token, which the prefix predicts
     target_row = np.where(target_offset == 0, pack_of[target_caption], after)
     by_row = np.argsort(target_row, kind="stable")
     return Packing(
@@ -127,7 +126,6 @@ def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
         word=token[own],
         target=token[target_caption, target_offset][by_row],
         position=position,
-        real_rows=prefix_rows + count,
         row_of_cell=row_of_cell,
         cell_of_row=cell_of_row,
         end=end.reshape(packs, cells),

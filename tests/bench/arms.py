@@ -63,7 +63,7 @@ def plain(
         def __getitem__(self, caption: int) -> Any:
             first = int(data.first_token[caption])
             tokens = data.token[first : first + int(data.length[caption])][:PUBLISHED_TOKENS]
-            return embedding[caption], tokens
+            return embedding[caption], torch.from_numpy(tokens)
 
     def collate(rows: Any) -> Any:
         longest = PUBLISHED_TOKENS if published else max(len(tokens) for _, tokens in rows)

@@ -86,7 +86,7 @@ def corpus(device: Any) -> Any:
         image=np.repeat(np.arange(IMAGES), [len(some) for some in pictures]),
         first_token=np.cumsum(length) - length,
         length=length,
-        token=torch.tensor([token for some in pictures for tokens in some for token in tokens]),
+        token=np.array([token for some in pictures for tokens in some for token in tokens]),
         path=[],
         text=[],
         cut=0,
@@ -154,10 +154,10 @@ def useful_operations(options: argparse.Namespace) -> float:
     count = sum(map(len, pictures))
     prefix = 10 if options.mapper == "mlp" else 40
     # What is read: each beginning once that captions of a picture have, but for whole captions.
-    read = [{tuple(tokens[:n]) for tokens in some for n in range(1, len(tokens))} for some in pictures]
-    words = sum(map(len, read))
+    beginnings = [{tuple(tokens[:n]) for tokens in some for n in range(1, len(tokens))} for some in pictures]
+    words = sum(map(len, beginnings))
     rows = words + prefix * len(pictures)
-    seen = len(pictures) * prefix * (prefix + 1) / 2 + sum(prefix + len(words) for some in read for words in some)
+    seen = len(pictures) * prefix * (prefix + 1) / 2 + sum(prefix + len(one) for some in beginnings for one in some)
     if options.mapper == "mlp":
         mapper = len(pictures) * (EMBEDDING * prefix * WIDTH // 2 + (prefix * WIDTH) ** 2 // 2)
     else:

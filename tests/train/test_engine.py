@@ -88,15 +88,20 @@ def test_as_many_parts_as_memory_needs(monkeypatch: pytest.MonkeyPatch, tuning: 
     tune(model, tuning)
     loss = PackedLoss(model)
 
-    def parts(free: float) -> int:
+    def parts(free: float, sampling: str) -> int:
         monkeypatch.setattr(memory, "free_bytes", lambda device: free)
-        return memory.parts_that_fit(loss, NARROW, 16, CPU, "fp32")
+        return memory.parts_that_fit(loss, NARROW, 16, CPU, "fp32", sampling)
 
-    counts = [parts(free) for free in [1e12, *np.geomspace(1e8, 1e5, 50), 1e3]]
-    assert counts[0] == 1
-    assert counts == sorted(counts)
-    assert counts[-1] == 16  # one caption at a time, and not less
-    assert len(set(counts)) > 3
+    found = {}
+    for sampling in ("image", "caption"):
+        counts = [parts(free, sampling) for free in [1e12, *np.geomspace(1e8, 1e5, 50), 1e3]]
+        assert counts[0] == 1
+        assert counts == sorted(counts)
+        assert counts[-1] == 16  # one caption at a time, and not less
+        assert len(set(counts)) > 3
+        found[sampling] = counts
+    # A caption that has a prefix for itself takes more.
+    assert sum(found["caption"]) > sum(found["image"])
 
 
 def test_frozen_weights_leave_less_behind() -> None:
