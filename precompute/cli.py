@@ -189,7 +189,7 @@ def _print_result(cache: "Cache", width: str) -> None:
 
 def _with_captions(source: "Source", path: Path, columns: "Columns") -> "Source":
     from clipcap.data.readers import read_source
-    from clipcap.data.readers.embeddings import add_captions
+    from clipcap.data.readers.rows import add_captions
 
     if source.embedding is None:
         raise UsageError(f"--captions is for embeddings; {source.root} has pictures, which bring theirs")

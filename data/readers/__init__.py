@@ -3,19 +3,15 @@
 from pathlib import Path
 
 from clipcap.data.errors import SourceError, UsageError
+from clipcap.data.readers.arrays import ArraysReader, ClipRetrievalReader
 from clipcap.data.readers.base import Columns, Reader
 from clipcap.data.readers.coco import CocoReader
-from clipcap.data.readers.embeddings import (
-    ArraysReader,
-    ClipCapPickleReader,
-    ClipRetrievalReader,
-    ClipXGptPickleReader,
-)
 from clipcap.data.readers.flat import FlatReader
 from clipcap.data.readers.flickr8k import Flickr8kReader
 from clipcap.data.readers.flickr30k import Flickr30kReader
 from clipcap.data.readers.folders import FolderReader, SidecarReader
 from clipcap.data.readers.karpathy import KarpathyReader
+from clipcap.data.readers.pickles import ClipCapPickleReader, ClipXGptPickleReader
 from clipcap.data.readers.tables import TableReader
 from clipcap.data.records import Source
 

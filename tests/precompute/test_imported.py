@@ -13,7 +13,7 @@ import torch
 from clipcap.data.cache import Cache
 from clipcap.data.errors import SourceError
 from clipcap.data.readers import read_source
-from clipcap.data.readers.embeddings import add_captions
+from clipcap.data.readers.rows import add_captions
 from clipcap.data.unpickle import read_pickle
 
 
