@@ -4,28 +4,26 @@ Knows nothing of command lines and of how a cache is read.
 """
 
 import math
-import signal
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from types import FrameType
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipcap.data.errors import CheckpointError, ClipCapError, one_line
+from clipcap.data.errors import CheckpointError, ClipCapError
 from clipcap.data.progress import Progress, note, plural, warn
-from clipcap.train.checkpoint import CheckpointConfig, load_trained, read_config, read_state, save_checkpoint
+from clipcap.train.checkpoint import CheckpointConfig, load_trained, read_config, save_checkpoint
 from clipcap.train.corpus import Corpus
 from clipcap.train.distributed import World
 from clipcap.train.embeddings import StreamedEmbeddings
-from clipcap.train.engine import LEAST_LOSS_SCALE, Engine, LossScale, Outcome
+from clipcap.train.engine import LEAST_LOSS_SCALE, Engine, Outcome
+from clipcap.train.interrupt import on_interrupt
 from clipcap.train.model import ClipCapModel, train_mode
 from clipcap.train.order import epoch_batches
+from clipcap.train.position import Position, restore, training_state
 from clipcap.train.run_folder import RunFolder
 from clipcap.train.settings import TrainSettings, lr_factor
 from clipcap.train.trackers import Tracker
@@ -40,33 +38,6 @@ SAVE_EVERY = 600.0  # seconds between two checkpoints within an epoch
 SMALL_GAP = 0.02  # nats; a model that looks at the picture is far above
 
 Numbers = NDArray[np.int64]
-
-
-@dataclass(kw_only=True)
-class Position:
-    """How far a run is. With the weights and the optimiser, all that going on needs.
-
-    Attributes:
-        step: optimiser steps done.
-        epoch: the epoch that the next step is in, from 0.
-        batch: batches of this epoch that are done.
-        best: the lowest validation loss so far.
-        loss_sum, loss_tokens: of the steps since the last line of metrics.
-        stale: epochs since the validation loss was lowest.
-        parts: into how many a batch is cut; see `Engine`.
-        loss_scale, good: see `LossScale`.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    best: float | None = None
-    loss_sum: float = 0.0
-    loss_tokens: int = 0
-    stale: int = 0
-    parts: int = 0
-    loss_scale: float = 1.0
-    good: int = 0
 
 
 class Trainer:
@@ -127,21 +98,7 @@ class Trainer:
                 f"{now.name} is not the language model that {last} began with; put the right one back"
             )
         load_trained(last, self.model, with_lm=now.tuned)
-        tensors, state = read_state(last)
-        try:
-            moments = {
-                index: {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                for index, name in enumerate(self.engine.parameters)
-                if f"step.{name}" in tensors
-            }
-            groups = self.engine.optimizer.state_dict()["param_groups"]
-            self.engine.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            self.position = position = Position(**state)
-            self.engine.parts = position.parts
-            self.engine.loss_scale = LossScale(position.loss_scale, position.good)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            fact = f"the training state in {last} is damaged ({one_line(error)})"
-            raise CheckpointError(f"{fact}; start again with --overwrite") from error
+        self.position = restore(last, self.engine)
 
     def run(self) -> bool:
         """Train to the end, or until Ctrl-C.
@@ -156,7 +113,7 @@ class Trainer:
         if self.world.first:
             self.folder.forget_after(self.position.step, self.position.epoch)
         with (
-            _on_interrupt(self._request_stop),
+            on_interrupt(self._request_stop),
             Progress("training", "steps", self.total_steps, self.position.step) as progress,
         ):
             while not self.finished:
@@ -295,14 +252,9 @@ class Trainer:
         self._saved_at = time.monotonic()
         if not self.world.first:
             return
-        position, scale = self.position, self.engine.loss_scale
-        position.parts, position.loss_scale, position.good = self.engine.parts, scale.scale, scale.good
-        tensors = {}
-        for name, parameter in self.engine.parameters.items():
-            for key, value in self.engine.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}.{name}"] = value.detach().cpu()
-        state = (tensors, asdict(position))
-        save_checkpoint(self.folder.last, self.model, self.tokenizer, self._described(position.epoch), state)
+        described = self._described(self.position.epoch)
+        state = training_state(self.engine, self.position)
+        save_checkpoint(self.folder.last, self.model, self.tokenizer, described, state)
 
     def _described(self, epoch: int) -> CheckpointConfig:
         position = self.position
@@ -340,25 +292,3 @@ class Trainer:
 def _rest(validation: dict[str, Any]) -> dict[str, Any]:
     samples = [dict(zip(("path", "caption", "reference"), sample, strict=True)) for sample in validation["samples"]]
     return {"image_gap": validation["image_gap"], "samples": samples}
-
-
-@contextmanager
-def _on_interrupt(request: Any) -> Iterator[None]:
-    """While inside, the first Ctrl-C (or SIGTERM) calls `request`; the second does what it always does."""
-    before: dict[int, Any] = {}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, before[number])
-        request()
-
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            before[number] = signal.getsignal(number)
-            signal.signal(number, handle)
-    except ValueError:  # not in the main thread: signals are somebody else's business
-        pass
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
