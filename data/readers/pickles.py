@@ -1,6 +1,6 @@
 """Pickles of embeddings and captions, as the programs before this one write them. One class a layout.
 
-They are read without running what is in them; see data/unpickle.py.
+They are read without running what is in them: `read_pickle`.
 """
 
 from pathlib import Path
