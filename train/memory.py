@@ -18,7 +18,8 @@ from clipcap.train.packing import PACK_CAPTIONS
 CACHE_PART = 0.5  # of free memory, that the embeddings may take; more of them are streamed
 STEP_PART = 0.8  # of what is left, that the captions of a step may take; more of them go one part after the other
 SAFETY = 1.25  # the backward pass holds gradients of activations beside them
-PROBE = {"image": 6, "caption": 30}  # pictures that are measured, with all their captions or one
+PLACES = 6  # in the corpus, where captions are measured
+PROBE = {"image": 1, "caption": 5}  # pictures side by side at each, with all their captions or one: a block or two
 STATE_BYTES = 12  # of each trained number: its gradient and two moments, float32
 
 Numbers = NDArray[np.int64]
@@ -50,8 +51,9 @@ def parts_that_fit(
     for whatever mapper and tuning. The weights' gradients and the optimiser's moments are taken off what is free first.
     """
     images, first = np.unique(corpus.image, return_index=True)
-    count, most = min(PROBE[sampling], len(images)), PACK_CAPTIONS if sampling == "image" else 1
-    chosen = np.arange(count) * len(images) // count
+    places = np.arange(PLACES)[:, None] * len(images) // PLACES + np.arange(PROBE[sampling])
+    chosen = np.unique(np.minimum(places, len(images) - 1))
+    most = PACK_CAPTIONS if sampling == "image" else 1
     captions = [np.arange(first[image], min(first[image] + most, len(corpus))) for image in chosen]
     captions = [some[corpus.image[some] == corpus.image[some[0]]] for some in captions]
     probes = [np.concatenate(some) for some in (captions[: -(-len(captions) // 2)], captions)]
