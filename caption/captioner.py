@@ -27,10 +27,10 @@ from clipcap.data.fingerprint import Fingerprint
 from clipcap.data.tokenizer import encode_captions
 from clipcap.precompute.encoder import Encoder
 from clipcap.precompute.images import open_image, to_pixels, to_rgb
-from clipcap.train.checkpoint import CheckpointConfig, load_checkpoint
 from clipcap.train.foreign import load_foreign
-from clipcap.train.model import ClipCapModel
-from clipcap.train.run_folder import find_checkpoint
+from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.model.checkpoint import CheckpointConfig, load_checkpoint
+from clipcap.train.run.folder import find_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

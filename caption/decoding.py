@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from clipcap.data.errors import UsageError
-from clipcap.train.model import ClipCapModel
+from clipcap.train.model.captioning import ClipCapModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

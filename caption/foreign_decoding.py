@@ -11,7 +11,7 @@ import torch
 from clipcap.caption.decoding import Beam, DecodeOptions, Greedy, Sample, Strategy, until
 from clipcap.data.errors import UsageError
 from clipcap.train.foreign.jmisilo import JmisiloModel
-from clipcap.train.model import ClipCapModel
+from clipcap.train.model.captioning import ClipCapModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

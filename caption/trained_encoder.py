@@ -8,7 +8,7 @@ import torch
 from clipcap.data.errors import CheckpointError
 from clipcap.data.fingerprint import UNKNOWN
 from clipcap.precompute.encoder import Encoder, load_encoder
-from clipcap.train.checkpoint import CheckpointConfig
+from clipcap.train.model.checkpoint import CheckpointConfig
 
 
 def load_trained_encoder(

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from clipcap.train.corpus import Corpus
+from clipcap.train.corpus.captions import Corpus
 from clipcap.train.mappers import MapperConfig, build_mapper
-from clipcap.train.model import ClipCapModel
-from clipcap.train.packed import PackedBatch
-from clipcap.train.packing import PACK_CAPTIONS, Packing
+from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.packed.layout import PACK_CAPTIONS, Packing
+from clipcap.train.packed.loss import PackedBatch
 
 WIDTH, POSITIONS, VOCABULARY, PREFIX = 32, 64, 211, 5
 LONGEST = POSITIONS - PREFIX

@@ -105,7 +105,7 @@ def train(
 ) -> None:
     """Train a mapper, and GPT-2 with it, from a cache."""
     from clipcap.data.cache import Cache
-    from clipcap.train.run_folder import RunFolder, check_same
+    from clipcap.train.run.folder import RunFolder, check_same
     from clipcap.train.settings import TrainSettings
 
     options: dict[str, Any] = {
@@ -122,12 +122,12 @@ def train(
     opened = Cache.open(cache)
     contents = [shard.content for shard in opened.shards]
 
-    from clipcap.train.allocator import keep_freed_memory
+    from clipcap.train.engine.allocator import keep_freed_memory
 
     keep_freed_memory()
 
     from clipcap.data.device import choose_device
-    from clipcap.train.distributed import join_world
+    from clipcap.train.engine.distributed import join_world
 
     world, where = join_world(choose_device(device))
     if not world.first:
@@ -152,8 +152,8 @@ def train(
             settings = replace(settings, stream=_does_not_fit(opened, where))
     settings = world.as_first(settings)  # what one process found out of its machine holds for all
 
-    from clipcap.train.prepare import prepare_trainer
-    from clipcap.train.trackers import TRACKERS, open_tracker
+    from clipcap.train.build import prepare_trainer
+    from clipcap.train.run.trackers import TRACKERS, open_tracker
 
     if log_to is not None and log_to not in TRACKERS:
         raise UsageError(f"--log-to {log_to} is not known; use {', '.join(TRACKERS)}")
@@ -192,7 +192,7 @@ def train(
 
 def _plan(trainer: "Trainer", device: "torch.device") -> None:
     """Say what is about to happen."""
-    from clipcap.train.tuning import describe_trainable
+    from clipcap.train.model.tuning import describe_trainable
 
     settings = trainer.settings
     together = f", in {trainer.world.size} processes" if trainer.world.size > 1 else ""
@@ -217,7 +217,7 @@ def _precision(name: str, device: "torch.device") -> str:
 
 def _does_not_fit(cache: "Cache", device: "torch.device") -> bool:
     """Whether the embeddings are too many for the device's memory; said if so."""
-    from clipcap.train.memory import CACHE_PART, free_bytes
+    from clipcap.train.engine.memory import CACHE_PART, free_bytes
 
     size, free = 2 * cache.images * math.prod(cache.embedding_shape), free_bytes(device)
     if size <= CACHE_PART * free:
@@ -233,9 +233,9 @@ def _take_mapper(context: typer.Context, options: dict[str, Any]) -> None:
         UsageError: one of them was given, and is another; or a language model was.
         CheckpointError: there is no such checkpoint.
     """
-    from clipcap.train.checkpoint import read_config
     from clipcap.train.foreign import open_foreign
-    from clipcap.train.run_folder import find_checkpoint
+    from clipcap.train.model.checkpoint import read_config
+    from clipcap.train.run.folder import find_checkpoint
 
     path = find_checkpoint(Path(options["init"]))
     mapper = open_foreign(path).mapper if path.is_file() else read_config(path).mapper

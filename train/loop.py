@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from clipcap.data.errors import CheckpointError, ClipCapError
 from clipcap.data.progress import Progress, note, plural, warn
-from clipcap.train.checkpoint import CheckpointConfig, load_trained, read_config, save_checkpoint
-from clipcap.train.corpus import Corpus
-from clipcap.train.distributed import World
-from clipcap.train.embeddings import StreamedEmbeddings
-from clipcap.train.engine import LEAST_LOSS_SCALE, Engine, Outcome
-from clipcap.train.interrupt import on_interrupt
-from clipcap.train.model import ClipCapModel, train_mode
-from clipcap.train.order import epoch_batches
-from clipcap.train.position import Position, restore, training_state
-from clipcap.train.run_folder import RunFolder
+from clipcap.train.corpus.captions import Corpus
+from clipcap.train.corpus.embeddings import StreamedEmbeddings
+from clipcap.train.corpus.sampler import epoch_batches
+from clipcap.train.engine.distributed import World
+from clipcap.train.engine.step import LEAST_LOSS_SCALE, Engine, Outcome
+from clipcap.train.model.captioning import ClipCapModel, train_mode
+from clipcap.train.model.checkpoint import CheckpointConfig, load_trained, read_config, save_checkpoint
+from clipcap.train.run.folder import RunFolder
+from clipcap.train.run.interrupt import on_interrupt
+from clipcap.train.run.state import Position, restore, training_state
+from clipcap.train.run.trackers import Tracker
 from clipcap.train.settings import TrainSettings, lr_factor
-from clipcap.train.trackers import Tracker
 from clipcap.train.validate import Validation, validate
 
 if TYPE_CHECKING:

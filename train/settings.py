@@ -26,13 +26,13 @@ class TrainSettings:
         tanh: whether the `linear` mapper ends in one.
         lm: name or folder of the language model.
         init: the checkpoint whose weights the run begins with, mapper and language model; empty to begin afresh.
-        tune: what of the language model trains; see train/tuning.py.
+        tune: what of the language model trains; see train/model/tuning.py.
         dropout: in the language model; None for its own.
         subset: part of the training pictures that is trained on.
         max_caption_tokens: longer captions are cut; 0 for as long as the language model takes.
         epochs: passes over all captions.
         batch_size: captions in a step.
-        sampling: `image` or `caption`; see train/order.py.
+        sampling: `image` or `caption`; see train/corpus/sampler.py.
         accumulate: parts that a step's captions are cut into, one after the other; 0 for as few as memory allows.
         stream: whether embeddings are read from the cache in blocks as they are needed; None for where memory is short.
         lr: learning rate at its highest.

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from clipcap.data.device import autocast
-from clipcap.train.corpus import Corpus, in_order
-from clipcap.train.embeddings import Embeddings
-from clipcap.train.model import ClipCapModel
-from clipcap.train.packed import PackedLoss
+from clipcap.train.corpus.captions import Corpus, in_order
+from clipcap.train.corpus.embeddings import Embeddings
+from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.packed.loss import PackedLoss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,11 +7,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipcap.data.device import autocast
-from clipcap.train.corpus import Corpus
-from clipcap.train.distributed import World
-from clipcap.train.engine import Engine
-from clipcap.train.model import ClipCapModel
-from clipcap.train.order import epoch_batches
+from clipcap.train.corpus.captions import Corpus
+from clipcap.train.corpus.sampler import epoch_batches
+from clipcap.train.engine.distributed import World
+from clipcap.train.engine.step import Engine
+from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.settings import TrainSettings
 
 PUBLISHED_TOKENS = 39  # to which ClipCap pads COCO's captions

@@ -73,7 +73,7 @@ def make_lm(folder: Path) -> Path:
 def one_step(arguments: list[str]) -> None:
     """Run clipcap-train in this process as far as its first step, and print the time."""
     from clipcap.train import cli
-    from clipcap.train.engine import Engine
+    from clipcap.train.engine.step import Engine
 
     step = Engine.step
 

@@ -56,7 +56,7 @@ def load(index: Path, images: int, device: Any) -> tuple[Any, Any]:
     import numpy as np
 
     from clipcap.data.cache import Cache
-    from clipcap.train.corpus import load_corpora
+    from clipcap.train.corpus.captions import load_corpora
 
     everything = load_corpora(Cache.open(index), 60, device=device)["train"]
     lists = Path(os.environ["CLIPCAP_SHARED"]) / "data/flickr8k-splits"
@@ -80,8 +80,8 @@ def run(arm: str, seed: int, train: Any, val: Any, options: argparse.Namespace, 
     from arms import ours, plain
     from clipcap.data.device import has_bf16
     from clipcap.train.mappers import MapperConfig, build_mapper
-    from clipcap.train.model import ClipCapModel, train_mode
-    from clipcap.train.packed import PackedLoss
+    from clipcap.train.model.captioning import ClipCapModel, train_mode
+    from clipcap.train.packed.loss import PackedLoss
     from clipcap.train.settings import TrainSettings, lr_factor
 
     torch.manual_seed(seed)
@@ -158,7 +158,7 @@ def draw(runs: dict[str, list[list[list[float]]]], output: Path) -> None:
 def main() -> None:
     """Train everything, print a table, draw."""
     options = arguments()
-    from clipcap.train.allocator import keep_freed_memory
+    from clipcap.train.engine.allocator import keep_freed_memory
 
     keep_freed_memory()
 

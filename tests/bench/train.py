@@ -50,8 +50,8 @@ def make_model(options: argparse.Namespace, device: Any) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from clipcap.train.mappers import MapperConfig, build_mapper
-    from clipcap.train.model import ClipCapModel, train_mode
-    from clipcap.train.tuning import tune
+    from clipcap.train.model.captioning import ClipCapModel, train_mode
+    from clipcap.train.model.tuning import tune
 
     torch.manual_seed(0)
     prefix = 10 if options.mapper == "mlp" else 40
@@ -68,7 +68,7 @@ def corpus(device: Any) -> Any:
     """Pictures with random embeddings, and their captions."""
     import torch
 
-    from clipcap.train.corpus import Corpus
+    from clipcap.train.corpus.captions import Corpus
 
     class Embeddings:
         rows = torch.randn(IMAGES, EMBEDDING, generator=torch.Generator().manual_seed(0)).to(device)
@@ -96,7 +96,7 @@ def corpus(device: Any) -> Any:
 def run_arm(options: argparse.Namespace) -> None:
     """Time one arm at one batch size, in this process, and print a line of JSON."""
     if options.one == "ours":
-        from clipcap.train.allocator import keep_freed_memory
+        from clipcap.train.engine.allocator import keep_freed_memory
 
         keep_freed_memory()
     import torch

@@ -17,7 +17,7 @@ from clipcap.data.errors import UsageError
 from clipcap.data.tokenizer import encode_captions, load_tokenizer
 from clipcap.precompute.encoder import load_encoder
 from clipcap.precompute.images import to_pixels
-from clipcap.train.language_model import load_language_model
+from clipcap.train.model.language_model import load_language_model
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = [EMBEDDED_ENCODERS["demo"], EMBEDDED_LANGUAGE_MODELS["demo"]]

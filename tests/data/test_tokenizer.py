@@ -7,7 +7,7 @@ import pytest
 from clipcap.data.errors import ModelError
 from clipcap.data.hub import is_path
 from clipcap.data.tokenizer import encode_captions, load_tokenizer, save_tokenizer, tokenizer_sha256
-from clipcap.train.language_model import load_language_model
+from clipcap.train.model.language_model import load_language_model
 
 
 def test_the_real_gpt2(shared: Path) -> None:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from clipcap.data.cache import Cache
-from clipcap.train.corpus import load_corpora
-from clipcap.train.packed import PackedLoss
-from clipcap.train.prepare import prepare_trainer
-from clipcap.train.run_folder import RunFolder
+from clipcap.train.build import prepare_trainer
+from clipcap.train.corpus.captions import load_corpora
+from clipcap.train.packed.loss import PackedLoss
+from clipcap.train.run.folder import RunFolder
 from clipcap.train.settings import TrainSettings
 from plain import plain_batch
 

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from clipcap.data.cache import Cache
 from clipcap.train import loop
 from clipcap.train import validate as validation
-from clipcap.train.checkpoint import load_checkpoint
-from clipcap.train.corpus import load_corpora
-from clipcap.train.embeddings import ResidentEmbeddings
+from clipcap.train.corpus.captions import load_corpora
+from clipcap.train.corpus.embeddings import ResidentEmbeddings
 from clipcap.train.loop import Trainer
+from clipcap.train.model.checkpoint import load_checkpoint
 from plain import plain_batch
 from small_world import Crash, crash_at, make_coco, make_lm, small_models
 
@@ -537,7 +537,7 @@ def test_a_full_disk_while_saving_is_one_clear_error(
     def full(*_: Any) -> None:
         raise Exception("No space left on device (os error 28)")  # as the tokenizers library has it
 
-    monkeypatch.setattr("clipcap.train.checkpoint.save_tokenizer", full)
+    monkeypatch.setattr("clipcap.train.model.checkpoint.save_tokenizer", full)
     result = run("train", *options, "-o", tmp_path / "run")
     assert result.status == 2
     assert "cannot be written (No space left on device (os error 28)); mend that and go on with --resume" in result.err

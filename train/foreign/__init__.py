@@ -13,11 +13,11 @@ from clipcap.data.errors import CheckpointError, SourceError, one_line
 from clipcap.data.fingerprint import Fingerprint
 from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.unpickle import read_pickle, read_torch
-from clipcap.train.checkpoint import CheckpointConfig, LanguageModelConfig
 from clipcap.train.foreign.base import ForeignCheckpoint, ForeignModel, State, System
 from clipcap.train.foreign.jmisilo import Jmisilo
 from clipcap.train.foreign.lahdhirim import STUBS, Lahdhirim
 from clipcap.train.foreign.rmokady import Rmokady
+from clipcap.train.model.checkpoint import CheckpointConfig, LanguageModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

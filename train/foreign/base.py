@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from clipcap.data.errors import CheckpointError
 from clipcap.train.mappers import MapperConfig, build_mapper
-from clipcap.train.model import ClipCapModel
+from clipcap.train.model.captioning import ClipCapModel
 
 State = Mapping[str, torch.Tensor]
 # GPT-2's attention masks, which transformers once saved with the weights. (`.c_attn.bias` is none of them.)

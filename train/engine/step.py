@@ -14,11 +14,11 @@ from torch import nn
 from clipcap.data.device import autocast
 from clipcap.data.errors import ClipCapError
 from clipcap.data.progress import note
-from clipcap.train.corpus import Corpus
-from clipcap.train.distributed import World
-from clipcap.train.memory import parts_that_fit
-from clipcap.train.model import ClipCapModel
-from clipcap.train.packed import PackedLoss, products_dtype
+from clipcap.train.corpus.captions import Corpus
+from clipcap.train.engine.distributed import World
+from clipcap.train.engine.memory import parts_that_fit
+from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.packed.loss import PackedLoss, products_dtype
 from clipcap.train.settings import TrainSettings
 
 CLIP_NORM = 1.0

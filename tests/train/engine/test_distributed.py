@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from clipcap.data.errors import UsageError
-from clipcap.train.distributed import join_world
+from clipcap.train.engine.distributed import join_world
 
 Options = list[Any]
 

@@ -23,9 +23,9 @@ from clipcap.data.errors import CheckpointError, ClipCapError, one_line
 from clipcap.data.fingerprint import Fingerprint
 from clipcap.data.tokenizer import load_tokenizer, save_tokenizer
 from clipcap.data.weights import weights_sha256
-from clipcap.train.language_model import load_language_model
 from clipcap.train.mappers import MapperConfig, build_mapper
-from clipcap.train.model import ClipCapModel
+from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.model.language_model import load_language_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

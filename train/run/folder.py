@@ -116,7 +116,7 @@ class RunFolder:
         Raises:
             ClipCapError: the picture cannot be written.
         """
-        from clipcap.train.curves import draw_curves
+        from clipcap.train.run.curves import draw_curves
 
         file = self.path / "metrics.jsonl"
         if file.exists():

@@ -1,6 +1,6 @@
 """Attention of packed captions: from rows to cells, each cell looking at what it may see, and back.
 
-P packs, S cells of a pack, R rows (see train/packing.py); H heads, E the width of a head.
+P packs, S cells of a pack, R rows (see train/packed/layout.py); H heads, E the width of a head.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from clipcap.train.dropout import draw_kept, keep
+from clipcap.train.packed.dropout import draw_kept, keep
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipcap.train.curves import draw_curves
-from clipcap.train.trackers import TRACKERS
+from clipcap.train.run.curves import draw_curves
+from clipcap.train.run.trackers import TRACKERS
 
 
 def pixels(file: Path) -> "np.ndarray[Any, Any]":

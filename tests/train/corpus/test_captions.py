@@ -7,7 +7,7 @@ import torch
 
 from clipcap.data.cache import Cache
 from clipcap.data.tokenizer import load_tokenizer
-from clipcap.train.corpus import in_order, load_corpora
+from clipcap.train.corpus.captions import in_order, load_corpora
 from plain import plain_batch, read_back
 
 

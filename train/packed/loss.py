@@ -2,7 +2,7 @@
 
 The weights are those of transformers' GPT2LMHeadModel; what is written out here is its forward pass, because that one
 takes batches padded to a rectangle. `ClipCapModel.token_losses` is the same, plainly, a caption a row; the tests hold
-every loss and gradient of this file against it. Letters as in train/packing.py; H heads, D width.
+every loss and gradient of this file against it. Letters as in train/packed/layout.py; H heads, D width.
 """
 
 from contextlib import nullcontext
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.activations import NewGELUActivation
 
-from clipcap.train.attention import Cells, attend, lay_out
-from clipcap.train.cross_entropy import linear_cross_entropy
-from clipcap.train.dropout import dropout
-from clipcap.train.model import ClipCapModel
-from clipcap.train.tied_embedding import SharedGradient, embed
+from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.packed.attention import Cells, attend, lay_out
+from clipcap.train.packed.cross_entropy import linear_cross_entropy
+from clipcap.train.packed.dropout import dropout
+from clipcap.train.packed.tied_embedding import SharedGradient, embed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from clipcap.data.cache import Cache
 from clipcap.data.device import to_device
 from clipcap.data.records import SPLITS
 from clipcap.data.tokenizer import encode_captions
-from clipcap.train.embeddings import Embeddings, ResidentEmbeddings, StoredEmbeddings, StreamedEmbeddings
-from clipcap.train.packed import PackedBatch
-from clipcap.train.packing import pack
+from clipcap.train.corpus.embeddings import Embeddings, ResidentEmbeddings, StoredEmbeddings, StreamedEmbeddings
+from clipcap.train.packed.layout import pack
+from clipcap.train.packed.loss import PackedBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from clipcap.data.errors import CheckpointError, one_line
-from clipcap.train.checkpoint import read_state
-from clipcap.train.engine import Engine, LossScale
+from clipcap.train.engine.step import Engine, LossScale
+from clipcap.train.model.checkpoint import read_state
 
 
 @dataclass(kw_only=True)

@@ -10,8 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.data.tokenizer import load_tokenizer
 from clipcap.train.mappers import MapperConfig, build_mapper
-from clipcap.train.model import ClipCapModel, train_mode
-from clipcap.train.tuning import tune
+from clipcap.train.model.captioning import ClipCapModel, train_mode
+from clipcap.train.model.tuning import tune
 
 PREFIX, WIDTH, VOCABULARY, END = 4, 16, 50, 49
 

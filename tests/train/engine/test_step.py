@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from clipcap.data.errors import ClipCapError
-from clipcap.train import engine as module
-from clipcap.train import memory
-from clipcap.train.corpus import Corpus
-from clipcap.train.distributed import World
-from clipcap.train.engine import Engine
-from clipcap.train.model import ClipCapModel, train_mode
-from clipcap.train.packed import PackedLoss
+from clipcap.train.corpus.captions import Corpus
+from clipcap.train.engine import memory
+from clipcap.train.engine import step as module
+from clipcap.train.engine.distributed import World
+from clipcap.train.engine.step import Engine
+from clipcap.train.model.captioning import ClipCapModel, train_mode
+from clipcap.train.model.tuning import tune
+from clipcap.train.packed.loss import PackedLoss
 from clipcap.train.settings import TrainSettings
-from clipcap.train.tuning import tune
 from plain import PREFIX, Rows, make_corpus, make_model, plain_batch, plain_loss
 
 CPU = torch.device("cpu")

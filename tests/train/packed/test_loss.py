@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from clipcap.train import attention, cross_entropy
-from clipcap.train.corpus import Corpus
-from clipcap.train.cross_entropy import linear_cross_entropy
-from clipcap.train.dropout import dropout
+from clipcap.train.corpus.captions import Corpus
+from clipcap.train.corpus.sampler import epoch_batches
 from clipcap.train.mappers import MAPPERS
-from clipcap.train.model import ClipCapModel, train_mode
-from clipcap.train.order import epoch_batches
-from clipcap.train.packed import PackedLoss
-from clipcap.train.packing import CELL_MULTIPLE, PACK_CAPTIONS, ROW_MULTIPLE, pack
-from clipcap.train.tuning import tune
+from clipcap.train.model.captioning import ClipCapModel, train_mode
+from clipcap.train.model.tuning import tune
+from clipcap.train.packed import attention, cross_entropy
+from clipcap.train.packed.cross_entropy import linear_cross_entropy
+from clipcap.train.packed.dropout import dropout
+from clipcap.train.packed.layout import CELL_MULTIPLE, PACK_CAPTIONS, ROW_MULTIPLE, pack
+from clipcap.train.packed.loss import PackedLoss
 from plain import PREFIX, make_corpus, make_model, plain_batch, plain_loss, read_back
 
 TUNINGS = ["all", "none", "first+last", "last:1", "from:2"]

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from clipcap.data.device import autocast
-from clipcap.train.corpus import Corpus
-from clipcap.train.cross_entropy import logits_bytes
-from clipcap.train.packed import PackedLoss
-from clipcap.train.packing import PACK_CAPTIONS
+from clipcap.train.corpus.captions import Corpus
+from clipcap.train.packed.cross_entropy import logits_bytes
+from clipcap.train.packed.layout import PACK_CAPTIONS
+from clipcap.train.packed.loss import PackedLoss
 
 CACHE_PART = 0.5  # of free memory, that the embeddings may take; more of them are streamed
 STEP_PART = 0.8  # of what is left, that the captions of a step may take; more of them go one part after the other

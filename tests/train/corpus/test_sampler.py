@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipcap.train.order import POOL_BLOCKS, epoch_batches
+from clipcap.train.corpus.sampler import POOL_BLOCKS, epoch_batches
 
 IMAGE = np.repeat(np.arange(400), np.random.default_rng(0).integers(0, 6, 400))  # some pictures have no captions
 

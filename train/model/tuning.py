@@ -6,7 +6,7 @@ from collections.abc import Callable
 from torch import nn
 
 from clipcap.data.errors import UsageError
-from clipcap.train.model import ClipCapModel
+from clipcap.train.model.captioning import ClipCapModel
 
 # A tensor of GPT-2, by the block that it is in (None: in none) and its name; whether it trains.
 Rule = Callable[[int | None, str], bool]

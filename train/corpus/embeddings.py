@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clipcap.data.device import to_device
 from clipcap.data.errors import DamagedCacheError
 from clipcap.data.shard import AGAIN, read_embeddings
-from clipcap.train.order import POOL_BLOCKS
+from clipcap.train.corpus.sampler import POOL_BLOCKS
 
 BLOCK_BYTES = 32 << 20  # of a streamed cache, read at once
 BLOCKS = 2 * POOL_BLOCKS  # in memory at a time: those that are mixed with each other, and the next ones

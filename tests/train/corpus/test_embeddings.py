@@ -12,9 +12,9 @@ import torch
 
 from clipcap.data.cache import Cache
 from clipcap.data.errors import CacheError
-from clipcap.train import embeddings as module
-from clipcap.train.corpus import load_corpora
-from clipcap.train.embeddings import ResidentEmbeddings, StoredEmbeddings, StreamedEmbeddings
+from clipcap.train.corpus import embeddings as module
+from clipcap.train.corpus.captions import load_corpora
+from clipcap.train.corpus.embeddings import ResidentEmbeddings, StoredEmbeddings, StreamedEmbeddings
 
 CPU = torch.device("cpu")
 

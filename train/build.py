@@ -12,17 +12,17 @@ from clipcap.data.errors import CacheError, UsageError
 from clipcap.data.progress import note, plural, warn
 from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.weights import weights_sha256
-from clipcap.train.checkpoint import CheckpointConfig, LanguageModelConfig, load_checkpoint
-from clipcap.train.corpus import Corpus, load_corpora
-from clipcap.train.distributed import World
+from clipcap.train.corpus.captions import Corpus, load_corpora
+from clipcap.train.engine.distributed import World
 from clipcap.train.foreign import load_foreign, open_foreign
-from clipcap.train.language_model import load_language_model, load_own_tokenizer
 from clipcap.train.loop import Trainer
 from clipcap.train.mappers import MapperConfig, build_mapper
-from clipcap.train.model import ClipCapModel
-from clipcap.train.run_folder import RunFolder, find_checkpoint
+from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.model.checkpoint import CheckpointConfig, LanguageModelConfig, load_checkpoint
+from clipcap.train.model.language_model import load_language_model, load_own_tokenizer
+from clipcap.train.model.tuning import tune
+from clipcap.train.run.folder import RunFolder, find_checkpoint
 from clipcap.train.settings import TrainSettings
-from clipcap.train.tuning import tune
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

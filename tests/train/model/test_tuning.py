@@ -7,9 +7,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from clipcap.data.errors import UsageError
 from clipcap.data.presets import PRESETS
 from clipcap.train.mappers import MapperConfig, build_mapper
-from clipcap.train.model import ClipCapModel
+from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.model.tuning import describe_trainable, tune
 from clipcap.train.settings import TrainSettings
-from clipcap.train.tuning import describe_trainable, tune
 
 
 def small_model(layers: int = 4) -> ClipCapModel:

@@ -1,0 +1,1 @@
+"""One optimiser step: micro-batches, memory, several processes."""
