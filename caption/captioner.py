@@ -21,10 +21,10 @@ from PIL import Image
 
 from clipcap.caption.decoding import DecodeOptions, Strategy, choose_strategy
 from clipcap.caption.trained_encoder import load_trained_encoder
-from clipcap.data.device import autocast, choose_device, choose_precision
+from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
-from clipcap.data.fingerprint import Fingerprint
-from clipcap.data.tokenizer import encode_captions
+from clipcap.data.pretrained.device import autocast, choose_device, choose_precision
+from clipcap.data.pretrained.tokenizer import encode_captions
 from clipcap.precompute.encoder import Encoder
 from clipcap.precompute.images import open_image, to_pixels, to_rgb
 from clipcap.train.foreign import load_foreign

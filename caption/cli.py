@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from clipcap.data.command import Debug, Version, new_app, run_command
+from clipcap.data.command.app import Debug, Version, new_app, run_command
+from clipcap.data.command.options import Config
+from clipcap.data.command.progress import Progress, note, plural, warn
 from clipcap.data.errors import ClipCapError, SourceError, UsageError
-from clipcap.data.options import Config
-from clipcap.data.progress import Progress, note, plural, warn
 
 if TYPE_CHECKING:
     from clipcap.caption.outputs import Writer

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from clipcap.data.command import Debug, Version, new_app, run_command
-from clipcap.data.progress import Progress, duration, note
+from clipcap.data.command.app import Debug, Version, new_app, run_command
+from clipcap.data.command.progress import Progress, duration, note
 
 app = new_app()
 
@@ -98,7 +98,7 @@ def _save_shuffled(cache: Path, file: Path) -> None:
     """The embeddings of the held-out scenes, each in the place of the one before it."""
     import numpy as np
 
-    from clipcap.data.cache import Cache
+    from clipcap.data.cache.index import Cache
     from clipcap.data.records import SPLITS
 
     rows = [tables.embedding[tables.split == SPLITS.index("val")] for tables in Cache.open(cache).tables()]

@@ -84,7 +84,7 @@ class Inputs:
         yield from _picture_groups(pictures, captioner)
 
     def _cached(self, path: Path, captioner: "Captioner") -> Iterator[Group]:
-        from clipcap.data.cache import Cache
+        from clipcap.data.cache.index import Cache
 
         cache = Cache.open(path)
         captioner.check_fingerprint(path, cache.fingerprint)

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from clipcap.data.atomic import set_aside
-from clipcap.data.command import Debug, Version, new_app, run_command
+from clipcap.data.cache.atomic import set_aside
+from clipcap.data.command.app import Debug, Version, new_app, run_command
+from clipcap.data.command.progress import Progress, note, plural
 from clipcap.data.errors import CheckpointError, UsageError
-from clipcap.data.progress import Progress, note, plural
 
 app = new_app()
 FAILURES_SHOWN = 20
@@ -70,8 +70,8 @@ def describe_cache(path: Path, verify: bool) -> dict[str, Any]:
     Raises:
         CacheError: it is not whole.
     """
-    from clipcap.data.cache import Cache
-    from clipcap.data.shard import read_summary
+    from clipcap.data.cache.index import Cache
+    from clipcap.data.cache.shard import read_summary
 
     cache = Cache.open(path)
     if verify:
@@ -152,7 +152,7 @@ def export_checkpoint(path: Path, system: str, file: Path) -> Path:
 
     import torch
 
-    from clipcap.data.atomic import write_file
+    from clipcap.data.cache.atomic import write_file
     from clipcap.train.foreign import open_foreign
     from clipcap.train.foreign.rmokady import export
     from clipcap.train.model.checkpoint import load_checkpoint

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from clipcap.data.cache.fingerprint import UNKNOWN
 from clipcap.data.errors import CheckpointError
-from clipcap.data.fingerprint import UNKNOWN
 from clipcap.precompute.encoder import Encoder, load_encoder
 from clipcap.train.model.checkpoint import CheckpointConfig
 

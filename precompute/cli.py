@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipcap.data.command import Debug, Version, new_app, program_version, run_command
-from clipcap.data.embedded import EMBEDDED_ENCODERS
+from clipcap.data.cache.fingerprint import UNKNOWN
+from clipcap.data.command.app import Debug, Version, new_app, program_version, run_command
+from clipcap.data.command.options import Config, Preset, given, on_command_line
+from clipcap.data.command.progress import note, plural, warn
 from clipcap.data.errors import SourceError, UsageError
-from clipcap.data.fingerprint import UNKNOWN
-from clipcap.data.options import Config, Preset, given, on_command_line
-from clipcap.data.progress import note, plural, warn
+from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS
 
 if TYPE_CHECKING:
-    from clipcap.data.cache import Cache
+    from clipcap.data.cache.index import Cache
     from clipcap.data.readers import Columns
     from clipcap.data.records import Source
     from clipcap.precompute.output import Output
@@ -130,11 +130,11 @@ def precompute(
         return
     note(f"{source}: {_summary(understood)}; loading {encoder}")
 
-    from clipcap.data.cache import Cache
-    from clipcap.data.device import choose_device, choose_precision
-    from clipcap.data.embedded import lasting_name
-    from clipcap.data.fingerprint import Fingerprint
-    from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
+    from clipcap.data.cache.fingerprint import Fingerprint
+    from clipcap.data.cache.index import Cache
+    from clipcap.data.pretrained.bundled import lasting_name
+    from clipcap.data.pretrained.device import choose_device, choose_precision
+    from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
     from clipcap.precompute.encoder import load_encoder, quick_gelu_twin
     from clipcap.precompute.images import choose_workers
     from clipcap.precompute.run import encode_source
@@ -211,10 +211,10 @@ def _import(
     source: "Source", place: "Output", tokenizer: str, overwrite: bool, shard_size: int | None, **known: Any
 ) -> None:
     """Write a cache of embeddings that exist. What made them is what a person says, or unknown."""
-    from clipcap.data.cache import Cache
-    from clipcap.data.embedded import lasting_name
-    from clipcap.data.fingerprint import Fingerprint
-    from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
+    from clipcap.data.cache.fingerprint import Fingerprint
+    from clipcap.data.cache.index import Cache
+    from clipcap.data.pretrained.bundled import lasting_name
+    from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
     from clipcap.precompute.imported import write_embeddings
 
     assert source.embedding is not None
@@ -298,8 +298,8 @@ def _report_failures(failures: list[tuple[str, str]], output: Path) -> None:
 
 
 def _report_finished(output: Path, strict: bool) -> None:
-    from clipcap.data.cache import Cache
-    from clipcap.data.shard import read_summary
+    from clipcap.data.cache.index import Cache
+    from clipcap.data.cache.shard import read_summary
 
     failed = [failure for shard in Cache.open(output).shards for failure in read_summary(shard.path)[1]]
     if failed and strict:

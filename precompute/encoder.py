@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from clipcap.data.device import autocast
-from clipcap.data.embedded import EMBEDDED_ENCODERS
 from clipcap.data.errors import ModelError, UsageError, one_line
-from clipcap.data.hub import use_hub_if_reachable
-from clipcap.data.weights import weights_sha256
+from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS
+from clipcap.data.pretrained.device import autocast
+from clipcap.data.pretrained.hub import use_hub_if_reachable
+from clipcap.data.pretrained.weights import weights_sha256
 from clipcap.precompute.features import FEATURES, Forward
 from clipcap.precompute.weights_file import weights_file_error
 

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipcap.data.cache import ShardEntry, write_index
-from clipcap.data.fingerprint import Fingerprint
-from clipcap.data.progress import Progress
+from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.index import ShardEntry, write_index
+from clipcap.data.cache.shard import write_shard
+from clipcap.data.command.progress import Progress
 from clipcap.data.records import Source
-from clipcap.data.shard import write_shard
 from clipcap.precompute.output import Output
 from clipcap.precompute.run import build_tables, plan_shards
 

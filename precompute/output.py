@@ -5,11 +5,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap.data.cache import Cache, read_fingerprint
+from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.index import Cache, read_fingerprint
+from clipcap.data.cache.shard import open_hdf5
 from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, UsageError
-from clipcap.data.fingerprint import Fingerprint
 from clipcap.data.records import storable
-from clipcap.data.shard import open_hdf5
 
 
 @dataclass(frozen=True)

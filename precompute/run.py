@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from clipcap.data.cache import ShardEntry, describe_shard, read_fingerprint, write_index
+from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.index import ShardEntry, describe_shard, read_fingerprint, write_index
+from clipcap.data.cache.shard import ShardTables, open_hdf5, read_summary, write_shard
+from clipcap.data.command.progress import Progress, note, warn
 from clipcap.data.errors import CacheError, ImageError, SourceError
-from clipcap.data.fingerprint import Fingerprint
-from clipcap.data.progress import Progress, note, warn
+from clipcap.data.pretrained.tokenizer import encode_captions
 from clipcap.data.records import SPLITS, Record, Source, storable
-from clipcap.data.shard import ShardTables, open_hdf5, read_summary, write_shard
-from clipcap.data.tokenizer import encode_captions
 from clipcap.precompute.encoder import Encoder
 from clipcap.precompute.images import decode_pictures, open_image
 from clipcap.precompute.output import Output

@@ -51,7 +51,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
     def call(command: str, *arguments: object) -> Result:
         module = importlib.import_module(COMMANDS[command])
-        from clipcap.data.command import run_command
+        from clipcap.data.command.app import run_command
 
         capfd.readouterr()
         with pytest.raises(SystemExit) as leaving:

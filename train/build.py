@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
+from clipcap.data.command.progress import note, plural, warn
 from clipcap.data.errors import CacheError, UsageError
-from clipcap.data.progress import note, plural, warn
-from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
-from clipcap.data.weights import weights_sha256
+from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
+from clipcap.data.pretrained.weights import weights_sha256
 from clipcap.train.corpus.captions import Corpus, load_corpora
 from clipcap.train.engine.distributed import World
 from clipcap.train.foreign import load_foreign, open_foreign

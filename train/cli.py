@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipcap.data.command import Debug, Version, new_app, run_command
-from clipcap.data.embedded import lasting_name
+from clipcap.data.command.app import Debug, Version, new_app, run_command
+from clipcap.data.command.options import Config, Preset, given, on_command_line
+from clipcap.data.command.progress import log_notes_to, note, plural, silence
 from clipcap.data.errors import UsageError
-from clipcap.data.options import Config, Preset, given, on_command_line
-from clipcap.data.progress import log_notes_to, note, plural, silence
+from clipcap.data.pretrained.bundled import lasting_name
 
 if TYPE_CHECKING:
     import torch
 
-    from clipcap.data.cache import Cache
+    from clipcap.data.cache.index import Cache
     from clipcap.train.loop import Trainer
 
 app = new_app()
@@ -104,7 +104,7 @@ def train(
     version: Version = False,
 ) -> None:
     """Train a mapper, and GPT-2 with it, from a cache."""
-    from clipcap.data.cache import Cache
+    from clipcap.data.cache.index import Cache
     from clipcap.train.run.folder import RunFolder, check_same
     from clipcap.train.settings import TrainSettings
 
@@ -126,7 +126,7 @@ def train(
 
     keep_freed_memory()
 
-    from clipcap.data.device import choose_device
+    from clipcap.data.pretrained.device import choose_device
     from clipcap.train.engine.distributed import join_world
 
     world, where = join_world(choose_device(device))
@@ -206,7 +206,7 @@ def _plan(trainer: "Trainer", device: "torch.device") -> None:
 
 
 def _precision(name: str, device: "torch.device") -> str:
-    from clipcap.data.device import choose_precision, has_bf16
+    from clipcap.data.pretrained.device import choose_precision, has_bf16
 
     if name == "auto" and has_bf16(device):
         return "bf16"

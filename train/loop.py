@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipcap.data.command.progress import Progress, note, plural, warn
 from clipcap.data.errors import CheckpointError, ClipCapError
-from clipcap.data.progress import Progress, note, plural, warn
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.corpus.embeddings import StreamedEmbeddings
 from clipcap.train.corpus.sampler import epoch_batches

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipcap.data.device import autocast
+from clipcap.data.pretrained.device import autocast
 from clipcap.train.corpus.captions import Corpus, in_order
 from clipcap.train.corpus.embeddings import Embeddings
 from clipcap.train.model.captioning import ClipCapModel

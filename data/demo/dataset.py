@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipcap.data.atomic import write_file
+from clipcap.data.cache.atomic import write_file
 from clipcap.data.demo.drawing import draw_picture
 from clipcap.data.demo.scenes import Scene, draw_scene, generator
 from clipcap.data.demo.wording import write_captions

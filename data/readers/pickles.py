@@ -9,7 +9,7 @@ from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.rows import as_rows, fold
 from clipcap.data.records import Source
-from clipcap.data.unpickle import read_pickle
+from clipcap.data.safe_pickle import read_pickle
 
 
 class ClipCapPickleReader(FileReader):

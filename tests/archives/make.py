@@ -16,9 +16,9 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from clipcap.caption import Captioner
-from clipcap.data.cache import Cache
-from clipcap.data.embedded import EMBEDDED_LANGUAGE_MODELS
-from clipcap.data.shard import read_summary
+from clipcap.data.cache.index import Cache
+from clipcap.data.cache.shard import read_summary
+from clipcap.data.pretrained.bundled import EMBEDDED_LANGUAGE_MODELS
 
 
 def run(module: str, *arguments: object) -> None:

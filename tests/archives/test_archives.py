@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from clipcap.caption import Captioner
-from clipcap.data.cache import Cache
-from clipcap.data.shard import read_summary
+from clipcap.data.cache.index import Cache
+from clipcap.data.cache.shard import read_summary
 
 ARCHIVES = sorted(Path(__file__).parent.glob("format-*"))
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from clipcap.data.device import autocast
+from clipcap.data.pretrained.device import autocast
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.corpus.sampler import epoch_batches
 from clipcap.train.engine.distributed import World

@@ -20,7 +20,7 @@ def captions() -> list[list[list[int]]]:
     """Of each of 5,000 pictures, the tokens of its captions: real ones, or five of random tokens as long as those."""
     shared = os.environ.get("CLIPCAP_SHARED")
     if shared:
-        from clipcap.data.tokenizer import load_tokenizer
+        from clipcap.data.pretrained.tokenizer import load_tokenizer
 
         data = Path(shared) / "data"
         tokenizer = load_tokenizer(str(data / "gpt2"))

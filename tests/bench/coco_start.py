@@ -25,10 +25,10 @@ TEXT = "A man riding a wave on top of a surfboard."
 
 def make_cache(folder: Path, tokenizer: Path) -> Path:
     """Write it."""
-    from clipcap.data.cache import ShardEntry, write_index
-    from clipcap.data.fingerprint import Fingerprint
-    from clipcap.data.shard import ShardTables, write_shard
-    from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
+    from clipcap.data.cache.fingerprint import Fingerprint
+    from clipcap.data.cache.index import ShardEntry, write_index
+    from clipcap.data.cache.shard import ShardTables, write_shard
+    from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
 
     names = dict.fromkeys(Fingerprint.__dataclass_fields__, "x")
     names |= {"tokenizer": str(tokenizer), "tokenizer_sha256": tokenizer_sha256(load_tokenizer(str(tokenizer)))}

@@ -12,7 +12,7 @@ import numpy as np
 
 from clipcap.caption import Captioner
 from clipcap.caption.demo_report import Trial
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from clipcap.data.demo import dataset
 from clipcap.data.records import SPLITS
 

@@ -55,7 +55,7 @@ def load(index: Path, images: int, device: Any) -> tuple[Any, Any]:
 
     import numpy as np
 
-    from clipcap.data.cache import Cache
+    from clipcap.data.cache.index import Cache
     from clipcap.train.corpus.captions import load_corpora
 
     everything = load_corpora(Cache.open(index), 60, device=device)["train"]
@@ -78,7 +78,7 @@ def run(arm: str, seed: int, train: Any, val: Any, options: argparse.Namespace, 
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from arms import ours, plain
-    from clipcap.data.device import has_bf16
+    from clipcap.data.pretrained.device import has_bf16
     from clipcap.train.mappers import MapperConfig, build_mapper
     from clipcap.train.model.captioning import ClipCapModel, train_mode
     from clipcap.train.packed.loss import PackedLoss
@@ -164,7 +164,7 @@ def main() -> None:
 
     import torch
 
-    from clipcap.data.device import choose_device
+    from clipcap.data.pretrained.device import choose_device
 
     device = choose_device(options.device)
     cache = make_cache(options.output.parent)

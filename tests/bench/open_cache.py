@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clipcap.data.cache import Cache, ShardEntry, write_index
-from clipcap.data.fingerprint import Fingerprint
-from clipcap.data.shard import ShardTables, write_shard
+from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.index import Cache, ShardEntry, write_index
+from clipcap.data.cache.shard import ShardTables, write_shard
 
 REPEATS = 5
 TEXT = "A man riding a wave on top of a surfboard."

@@ -102,7 +102,7 @@ def run_arm(options: argparse.Namespace) -> None:
     import torch
     import transformers  # noqa: F401
 
-    from clipcap.data.device import choose_device, has_bf16
+    from clipcap.data.pretrained.device import choose_device, has_bf16
 
     device = choose_device(options.device)
     if options.memory_gb:
@@ -173,7 +173,7 @@ def matrix_rate(options: argparse.Namespace) -> tuple[float, str]:
     """Operations a second of a large matrix product, in bf16 where the device has it; and the device's name."""
     import torch
 
-    from clipcap.data.device import choose_device, has_bf16
+    from clipcap.data.pretrained.device import choose_device, has_bf16
 
     device = choose_device(options.device)
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clipcap.caption import Captioner
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from small_world import make_clip, make_coco, small_models, spawn
 
 

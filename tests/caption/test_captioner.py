@@ -11,9 +11,9 @@ from PIL import Image
 
 from clipcap.caption import Captioner
 from clipcap.caption.decoding import Beam, DecodeOptions, choose_strategy
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
-from clipcap.data.tokenizer import encode_captions
+from clipcap.data.pretrained.tokenizer import encode_captions
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from clipcap.caption import Captioner
 from clipcap.caption.decoding import DecodeOptions, Sample, choose_strategy
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from clipcap.data.demo import dataset
 from clipcap.data.demo.judge import judge
 from clipcap.data.errors import UsageError

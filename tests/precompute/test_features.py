@@ -11,7 +11,7 @@ from open_clip.model import CLIP
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from clipcap.caption import Captioner
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from clipcap.data.errors import UsageError
 from clipcap.precompute.encoder import load_encoder
 from clipcap.precompute.features import patches, pooled, projected

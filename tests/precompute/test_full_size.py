@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from clipcap.precompute.encoder import load_encoder
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from clipcap.data.errors import SourceError
 from clipcap.data.readers import read_source
 from clipcap.data.readers.rows import add_captions
-from clipcap.data.unpickle import read_pickle
+from clipcap.data.safe_pickle import read_pickle
 
 
 def rows(count: int, width: int = 16, seed: int = 0) -> "np.ndarray[Any, Any]":

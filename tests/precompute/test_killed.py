@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from small_world import Crash, crash_at, make_coco, small_models, spawn
 
 SHARDS = ["--shard-size", 5]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from small_world import small_models
 
 

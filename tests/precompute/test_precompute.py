@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipcap.data.cache import Cache
-from clipcap.data.shard import ShardTables, read_shard
-from clipcap.data.tokenizer import encode_captions, load_tokenizer
+from clipcap.data.cache.index import Cache
+from clipcap.data.cache.shard import ShardTables, read_shard
+from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
 from clipcap.precompute.encoder import Encoder
 
 Options = list[object]

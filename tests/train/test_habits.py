@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from clipcap.train.build import prepare_trainer
 from clipcap.train.corpus.captions import load_corpora
 from clipcap.train.packed.loss import PackedLoss

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
 from clipcap.caption import Captioner
-from clipcap.data.tokenizer import load_tokenizer
+from clipcap.data.pretrained.tokenizer import load_tokenizer
 from clipcap.train.mappers import MapperConfig, build_mapper
 from small_world import make_lm
 

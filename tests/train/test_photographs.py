@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from small_world import make_lm, small_models
 
 

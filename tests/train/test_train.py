@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from clipcap.train import loop
 from clipcap.train import validate as validation
 from clipcap.train.corpus.captions import load_corpora

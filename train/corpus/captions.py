@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipcap.data.cache import Cache
-from clipcap.data.device import to_device
+from clipcap.data.cache.index import Cache
+from clipcap.data.pretrained.device import to_device
+from clipcap.data.pretrained.tokenizer import encode_captions
 from clipcap.data.records import SPLITS
-from clipcap.data.tokenizer import encode_captions
 from clipcap.train.corpus.embeddings import Embeddings, ResidentEmbeddings, StoredEmbeddings, StreamedEmbeddings
 from clipcap.train.packed.layout import pack
 from clipcap.train.packed.loss import PackedBatch

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipcap.data.device import to_device
+from clipcap.data.cache.shard import AGAIN, read_embeddings
 from clipcap.data.errors import DamagedCacheError
-from clipcap.data.shard import AGAIN, read_embeddings
+from clipcap.data.pretrained.device import to_device
 from clipcap.train.corpus.sampler import POOL_BLOCKS
 
 BLOCK_BYTES = 32 << 20  # of a streamed cache, read at once

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipcap.data.device import autocast
+from clipcap.data.pretrained.device import autocast
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.packed.cross_entropy import logits_bytes
 from clipcap.train.packed.layout import PACK_CAPTIONS

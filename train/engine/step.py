@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from clipcap.data.device import autocast
+from clipcap.data.command.progress import note
 from clipcap.data.errors import ClipCapError
-from clipcap.data.progress import note
+from clipcap.data.pretrained.device import autocast
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.engine.distributed import World
 from clipcap.train.engine.memory import parts_that_fit

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import CheckpointError, SourceError, one_line
-from clipcap.data.fingerprint import Fingerprint
-from clipcap.data.tokenizer import load_tokenizer, tokenizer_sha256
-from clipcap.data.unpickle import read_pickle, read_torch
+from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
+from clipcap.data.safe_pickle import read_pickle, read_torch
 from clipcap.train.foreign.base import ForeignCheckpoint, ForeignModel, State, System
 from clipcap.train.foreign.jmisilo import Jmisilo
 from clipcap.train.foreign.lahdhirim import STUBS, Lahdhirim

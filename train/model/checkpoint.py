@@ -18,11 +18,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clipcap.data.atomic import replace_folder
+from clipcap.data.cache.atomic import replace_folder
+from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import CheckpointError, ClipCapError, one_line
-from clipcap.data.fingerprint import Fingerprint
-from clipcap.data.tokenizer import load_tokenizer, save_tokenizer
-from clipcap.data.weights import weights_sha256
+from clipcap.data.pretrained.tokenizer import load_tokenizer, save_tokenizer
+from clipcap.data.pretrained.weights import weights_sha256
 from clipcap.train.mappers import MapperConfig, build_mapper
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.language_model import load_language_model

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipcap.data.embedded import locate_language_model
 from clipcap.data.errors import ModelError, one_line
-from clipcap.data.hub import is_path, use_hub_if_reachable
-from clipcap.data.tokenizer import load_tokenizer
+from clipcap.data.pretrained.bundled import locate_language_model
+from clipcap.data.pretrained.hub import is_path, use_hub_if_reachable
+from clipcap.data.pretrained.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipcap.data.device import to_device
+from clipcap.data.pretrained.device import to_device
 from clipcap.train.packed.tied_embedding import SharedGradient
 
 # Rows whose logits are there at a time: 77 MB in bf16 with GPT-2's vocabulary. Each part adds to all of the weight's

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from clipcap.data.atomic import write_file
+from clipcap.data.cache.atomic import write_file
 
 _PANEL = (760, 300)
 _MARGIN = 64

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcap.data.atomic import recover_folder, set_aside, write_file
+from clipcap.data.cache.atomic import recover_folder, set_aside, write_file
 from clipcap.data.errors import CheckpointError, ClipCapError, UsageError, one_line
 from clipcap.train.settings import TrainSettings
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipcap.data.cache import Cache
-from clipcap.data.tokenizer import load_tokenizer
+from clipcap.data.cache.index import Cache
+from clipcap.data.pretrained.tokenizer import load_tokenizer
 from clipcap.train.corpus.captions import in_order, load_corpora
 from plain import plain_batch, read_back
 

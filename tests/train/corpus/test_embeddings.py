@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from clipcap.data.errors import CacheError
 from clipcap.train.corpus import embeddings as module
 from clipcap.train.corpus.captions import load_corpora

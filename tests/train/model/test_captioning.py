@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from clipcap.data.tokenizer import load_tokenizer
+from clipcap.data.pretrained.tokenizer import load_tokenizer
 from clipcap.train.mappers import MapperConfig, build_mapper
 from clipcap.train.model.captioning import ClipCapModel, train_mode
 from clipcap.train.model.tuning import tune

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from clipcap.data.command.presets import PRESETS
 from clipcap.data.errors import UsageError
-from clipcap.data.presets import PRESETS
 from clipcap.train.mappers import MapperConfig, build_mapper
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.tuning import describe_trainable, tune

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from clipcap.data.errors import ModelError
-from clipcap.data.hub import is_path
-from clipcap.data.tokenizer import encode_captions, load_tokenizer, save_tokenizer, tokenizer_sha256
+from clipcap.data.pretrained.hub import is_path
+from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer, save_tokenizer, tokenizer_sha256
 from clipcap.train.model.language_model import load_language_model
 
 

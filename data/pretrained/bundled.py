@@ -5,7 +5,7 @@ Such a name goes before a folder of the same name in the current directory.
 
 from pathlib import Path
 
-_DEMO = Path(__file__).parent / "demo" / "models"
+_DEMO = Path(__file__).parents[1] / "demo" / "models"
 
 # As open_clip saves a model: `--encoder`.
 EMBEDDED_ENCODERS = {"demo": _DEMO / "demo-clip"}

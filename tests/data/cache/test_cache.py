@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
-from clipcap.data.cache import Cache, ShardEntry, write_index
+from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.index import Cache, ShardEntry, write_index
+from clipcap.data.cache.shard import ShardTables, read_shard, write_shard
 from clipcap.data.errors import CacheError, DamagedCacheError
-from clipcap.data.fingerprint import Fingerprint
-from clipcap.data.shard import ShardTables, read_shard, write_shard
 
 FINGERPRINT = Fingerprint(
     encoder="ViT-B-32",
@@ -407,7 +407,7 @@ def test_2000_shards_under_a_limit_of_256_open_files(tmp_path: Path) -> None:
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 from pathlib import Path
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 cache = Cache.open(Path({str(tmp_path / "cache.h5")!r}))
 numbers = [int(tables.embedding[0, 2]) for tables in cache.tables()]
 texts = {{text for tables in cache.tables() for text in tables.text}}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import typer
 
-from clipcap.data.command import Debug, new_app, run_command
+from clipcap.data.command.app import Debug, new_app, run_command
 from clipcap.data.errors import CacheError
 
 

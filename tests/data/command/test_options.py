@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clipcap.data.presets import PRESETS
+from clipcap.data.command.presets import PRESETS
 
 
 def settings(folder: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from clipcap.data.command.presets import PRESETS
 from clipcap.data.errors import UsageError, one_line
-from clipcap.data.presets import PRESETS
 
 
 def _use_config(context: typer.Context, path: Path | None) -> Path | None:

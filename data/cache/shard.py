@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcap.data.atomic import write_file
+from clipcap.data.cache.atomic import write_file
 from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, one_line
 from clipcap.data.records import SPLITS
 

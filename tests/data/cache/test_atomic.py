@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipcap.data.atomic import recover_folder, replace_folder, write_file
+from clipcap.data.cache.atomic import recover_folder, replace_folder, write_file
 from clipcap.data.errors import ClipCapError
 from small_world import Crash, crash_at
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from clipcap.data.atomic import write_file
+from clipcap.data.cache.atomic import write_file
+from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.shard import AGAIN, ShardTables, mark, open_hdf5, read_shard, read_table, table
 from clipcap.data.errors import CacheError, DamagedCacheError
-from clipcap.data.fingerprint import Fingerprint
-from clipcap.data.shard import AGAIN, ShardTables, mark, open_hdf5, read_shard, read_table, table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from clipcap.data.progress import Progress, duration, plural
+from clipcap.data.command.progress import Progress, duration, plural
 
 
 def test_the_words() -> None:

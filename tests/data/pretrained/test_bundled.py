@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from clipcap.data.cache import Cache
+from clipcap.data.cache.index import Cache
 from clipcap.data.demo import dataset
-from clipcap.data.embedded import EMBEDDED_ENCODERS, EMBEDDED_LANGUAGE_MODELS, lasting_name
 from clipcap.data.errors import UsageError
-from clipcap.data.tokenizer import encode_captions, load_tokenizer
+from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS, EMBEDDED_LANGUAGE_MODELS, lasting_name
+from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
 from clipcap.precompute.encoder import load_encoder
 from clipcap.precompute.images import to_pixels
 from clipcap.train.model.language_model import load_language_model
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = [EMBEDDED_ENCODERS["demo"], EMBEDDED_LANGUAGE_MODELS["demo"]]
 
 

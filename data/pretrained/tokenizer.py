@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipcap.data.embedded import locate_language_model
 from clipcap.data.errors import ModelError, one_line
-from clipcap.data.hub import is_path, use_hub_if_reachable
+from clipcap.data.pretrained.bundled import locate_language_model
+from clipcap.data.pretrained.hub import is_path, use_hub_if_reachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

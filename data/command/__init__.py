@@ -1,0 +1,1 @@
+"""What every command shares: running it, its options, presets and progress."""

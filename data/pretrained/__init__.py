@@ -1,0 +1,1 @@
+"""Pretrained parts that both stages load: tokenizers, bundled models, the model hub, devices and precisions."""
