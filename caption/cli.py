@@ -114,8 +114,8 @@ def caption(
         raise UsageError(f"--save-pictures is for pictures; {rows[0]} holds rows")
 
     from clipcap.caption.captioner import Captioner
-    from clipcap.caption.decoding import DecodeOptions, choose_strategy
-    from clipcap.caption.pictures import PictureFolder
+    from clipcap.caption.decoding.strategies import DecodeOptions, choose_strategy
+    from clipcap.caption.images import PictureFolder
 
     options = DecodeOptions(
         captions=captions, max_tokens=max_tokens, stop=stop, repetition_penalty=repetition_penalty, beams=beams,

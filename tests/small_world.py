@@ -15,8 +15,8 @@ COMMANDS = {
     "precompute": "clipcap.precompute.cli",
     "train": "clipcap.train.cli",
     "caption": "clipcap.caption.cli",
-    "inspect": "clipcap.caption.inspect_cli",
-    "demo": "clipcap.caption.demo_cli",
+    "inspect": "clipcap.caption.inspect.cli",
+    "demo": "clipcap.caption.demo.cli",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clipcap.caption import Captioner
-from clipcap.caption.demo_report import Trial
+from clipcap.caption.demo.report import Trial
 from clipcap.data.cache.index import Cache
 from clipcap.data.demo import dataset
 from clipcap.data.records import SPLITS

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clipcap.caption import Captioner
-from clipcap.caption.decoding import Beam, DecodeOptions, choose_strategy
+from clipcap.caption.decoding.strategies import Beam, DecodeOptions, choose_strategy
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
 from clipcap.data.pretrained.tokenizer import encode_captions

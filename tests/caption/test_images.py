@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipcap.caption.pictures import PictureFolder, with_caption
+from clipcap.caption.images import PictureFolder, with_caption
 
 
 @pytest.mark.parametrize("size", [(640, 480), (40, 600), (3000, 20), (320, 200)])

@@ -298,7 +298,7 @@ def choose_strategy(name: str | None, options: DecodeOptions | None = None, syst
     """
     strategies: dict[str, Any] = dict(STRATEGIES)
     if system != "clipcap":
-        from clipcap.caption.foreign_decoding import FOREIGN_STRATEGIES
+        from clipcap.caption.decoding.foreign import FOREIGN_STRATEGIES
 
         strategies = dict(FOREIGN_STRATEGIES[system])
     name = name or next(iter(strategies))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clipcap.caption.decoding import Beam, DecodeOptions, Greedy, Sample, Strategy, until
+from clipcap.caption.decoding.strategies import Beam, DecodeOptions, Greedy, Sample, Strategy, until
 from clipcap.data.errors import UsageError
 from clipcap.train.foreign.jmisilo import JmisiloModel
 from clipcap.train.model.captioning import ClipCapModel

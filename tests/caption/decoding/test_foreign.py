@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from clipcap.caption import Captioner
-from clipcap.caption.decoding import DecodeOptions
+from clipcap.caption.decoding.strategies import DecodeOptions
 from clipcap.data.errors import CheckpointError, UsageError
 from clipcap.train.mappers import Mapper, MapperConfig, build_mapper
 

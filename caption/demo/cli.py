@@ -54,7 +54,7 @@ def demo(
     pictures = [scenes / "val2017" / dataset.file_name(number) for number in numbers]
     _run("clipcap-caption", pictures[0], "--model", run / "best")
 
-    from clipcap.caption.demo_report import Trial, print_table, save_sheet, show
+    from clipcap.caption.demo.report import Trial, print_table, save_sheet, show
 
     def told(name: str, *inputs: object) -> list[str]:
         """The captions of some inputs, by way of a file."""

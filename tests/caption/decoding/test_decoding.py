@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from clipcap.caption import Captioner
-from clipcap.caption.decoding import DecodeOptions, Sample, choose_strategy
+from clipcap.caption.decoding.strategies import DecodeOptions, Sample, choose_strategy
 from clipcap.data.cache.index import Cache
 from clipcap.data.demo import dataset
 from clipcap.data.demo.judge import judge
@@ -118,7 +118,7 @@ def test_captions_that_are_the_same_words_are_one(
     def colourless(self: Any, tokens: list[int], tokenizer: Any) -> str:
         return " ".join(text(self, tokens, tokenizer).split()[:3])
 
-    monkeypatch.setattr("clipcap.caption.decoding.Strategy._text", colourless)
+    monkeypatch.setattr("clipcap.caption.decoding.strategies.Strategy._text", colourless)
     found = captioner(embeddings[0], decode="beam", beams=5, n=5)
     assert found == list(dict.fromkeys(" ".join(caption.split()[:3]) for caption in beams))
     found = captioner(embeddings[0], decode="sample", n=4)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipcap.caption.demo_report import Trial
+from clipcap.caption.demo.report import Trial
 from clipcap.data.demo import dataset
 from clipcap.data.demo.judge import ATTRIBUTES
 from clipcap.data.demo.scenes import Group, Scene

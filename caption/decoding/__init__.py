@@ -1,0 +1,1 @@
+"""Decoding strategies, ours and those of other systems."""

@@ -1,0 +1,1 @@
+"""`clipcap-demo`: the three stages on drawn scenes, offline."""

@@ -1,0 +1,1 @@
+"""`clipcap-inspect`: what a cache or a checkpoint is, and whether it is whole."""
