@@ -1,5 +1,6 @@
 """`clipcap-caption INPUT...`: the command line of use."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,11 +11,13 @@ import typer
 
 from clipcap.data.command.app import Debug, Version, new_app, run_command
 from clipcap.data.command.options import Config
-from clipcap.data.command.progress import Progress, note, plural, warn
+from clipcap.data.command.progress import Progress, plural
 from clipcap.data.errors import ClipCapError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from clipcap.caption.outputs import Writer
+
+logger = logging.getLogger(__name__)
 
 app = new_app()
 _TEXTS = {".json", ".jsonl", ".csv", ".tsv", ".txt", ""}
@@ -147,7 +150,7 @@ def caption(
             done = 0
             for group in stream.groups(captioner):
                 for path, reason in group.skipped:
-                    warn(f"{path} skipped: {reason}")
+                    logger.warning(f"{path} skipped: {reason}")
                 texts = captioner.caption(group.embedding, strategy)
                 for given, some in zip(group.names, texts, strict=True):
                     writer.write(given, some, name)
@@ -192,7 +195,7 @@ def _results(path: Path) -> Iterator[TextIO]:
             yield file
     except BaseException:
         if partial != path and partial.stat().st_size:
-            note(f"the captions so far are in {partial}")
+            logger.info(f"the captions so far are in {partial}")
         elif partial != path:
             partial.unlink()
         raise

@@ -1,5 +1,6 @@
 """`clipcap-precompute SOURCE`: the command line of stage 1."""
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ import typer
 from clipcap.data.cache.fingerprint import UNKNOWN
 from clipcap.data.command.app import Debug, Version, new_app, program_version, run_command
 from clipcap.data.command.options import Config, Preset, given, on_command_line
-from clipcap.data.command.progress import note, plural, warn
+from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from clipcap.data.readers import Columns
     from clipcap.data.records import Source
     from clipcap.precompute.output import Output
+
+logger = logging.getLogger(__name__)
 
 app = new_app()
 SHARD_SIZE = 4096
@@ -113,7 +116,7 @@ def precompute(
         return
     _check(understood, strict)
     for text in understood.notes:
-        note(text)
+        logger.info(text)
 
     from clipcap.precompute.output import Output
 
@@ -128,7 +131,7 @@ def precompute(
             encoder=name, pretrained=weights, features=features, split_seed=seed if drawn else None,
         )  # fmt: skip
         return
-    note(f"{source}: {_summary(understood)}; loading {encoder}")
+    logger.info(f"{source}: {_summary(understood)}; loading {encoder}")
 
     from clipcap.data.cache.fingerprint import Fingerprint
     from clipcap.data.cache.index import Cache
@@ -144,7 +147,7 @@ def precompute(
     tower = load_encoder(encoder, pretrained, device=where, precision=arithmetic, features=features)
     twin = quick_gelu_twin(tower)
     if twin is not None:
-        note(f"computing with GELU; if {pretrained} holds weights of OpenAI's, give --encoder {twin}")
+        logger.info(f"computing with GELU; if {pretrained} holds weights of OpenAI's, give --encoder {twin}")
     words = load_tokenizer(tokenizer)
     fingerprint = Fingerprint(
         encoder=tower.name,
@@ -174,7 +177,7 @@ def precompute(
             )
         except KeyboardInterrupt:
             again = "run the same command without --overwrite" if overwrite else "run the same command again"
-            note(f"interrupted; {plural(len(place.shards()), 'shard')} kept: {again} to go on")
+            logger.info(f"interrupted; {plural(len(place.shards()), 'shard')} kept: {again} to go on")
             raise
         _report_failures(failures, output)
     _print_result(Cache.open(output), " x ".join(map(str, tower.shape)))
@@ -219,9 +222,11 @@ def _import(
 
     assert source.embedding is not None
     width = source.embedding.shape[-1]
-    note(f"{source.root}: {_summary(source)}, rows of {width}; encoder: {known['encoder']}")
+    logger.info(f"{source.root}: {_summary(source)}, rows of {width}; encoder: {known['encoder']}")
     if known["encoder"] == UNKNOWN:
-        note("name what made these rows with --encoder (and --pretrained), so that new pictures can be captioned")
+        logger.info(
+            "name what made these rows with --encoder (and --pretrained), so that new pictures can be captioned"
+        )
     words = load_tokenizer(tokenizer)
     fingerprint = Fingerprint.unchecked(
         width=width,
@@ -263,7 +268,7 @@ def _check(source: "Source", strict: bool) -> None:
         found = listed - missing
         way = f", or take the {found:,} that do with --skip-missing" if found else ""
         raise SourceError(f"{fact}: more than half, most likely they are not all unpacked; complete the folder{way}")
-    warn(fact)
+    logger.warning(fact)
 
 
 def _summary(source: "Source") -> str:
@@ -293,8 +298,8 @@ def _report_failures(failures: list[tuple[str, str]], output: Path) -> None:
         return
     for reason, count in Counter(reason for _, reason in failures).most_common(5):
         first = next(path for path, why in failures if why == reason)
-        warn(f"{plural(count, 'picture')} skipped: {reason} (as {first})")
-    note(f"{plural(len(failures), 'skipped picture')}, listed by: clipcap-inspect {output}")
+        logger.warning(f"{plural(count, 'picture')} skipped: {reason} (as {first})")
+    logger.info(f"{plural(len(failures), 'skipped picture')}, listed by: clipcap-inspect {output}")
 
 
 def _report_finished(output: Path, strict: bool) -> None:
@@ -307,7 +312,7 @@ def _report_finished(output: Path, strict: bool) -> None:
         fact = f"{output} is finished, but without {path}: {reason}"
         raise SourceError(f"{fact} (--strict allows none); mend the picture and give --overwrite")
     without = f", without {plural(len(failed), 'picture')} that could not be read" if failed else ""
-    note(f"{output} is finished already and of this recipe{without}; nothing to do (--overwrite makes it again)")
+    logger.info(f"{output} is finished already and of this recipe{without}; nothing to do (--overwrite makes it again)")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 Knows the source, the encoder and the cache only through their small faces, and nothing of command lines.
 """
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import ShardEntry, describe_shard, read_fingerprint, write_index
 from clipcap.data.cache.shard import ShardTables, open_hdf5, read_summary, write_shard
-from clipcap.data.command.progress import Progress, note, warn
+from clipcap.data.command.progress import Progress
 from clipcap.data.errors import CacheError, ImageError, SourceError
 from clipcap.data.pretrained.tokenizer import encode_captions
 from clipcap.data.records import SPLITS, Record, Source, storable
@@ -24,6 +25,8 @@ from clipcap.precompute.output import Output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 NOT_FINITE = "its embedding is not finite in float16"
 
@@ -99,7 +102,9 @@ def encode_source(
     todo = [number for number in range(len(plan)) if number not in entries]
     done = sum(len(plan[number]) for number in entries)
     if done:
-        note(f"going on: {len(entries):,} of {len(plan):,} shards are there ({done:,} of {failures.total:,} pictures)")
+        logger.info(
+            f"going on: {len(entries):,} of {len(plan):,} shards are there ({done:,} of {failures.total:,} pictures)"
+        )
 
     batches = {number: _batches(plan[number], fingerprint.batch_size) for number in todo}
     paths = [source.root / record.path for record in source.records]
@@ -197,7 +202,7 @@ def _encode_in_memory(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
         if len(pixels) == 1:
             raise
     half = len(pixels) // 2
-    warn(
+    logger.warning(
         f"a batch of {len(pixels)} pictures does not fit into memory; going on with {half} (--batch-size says how many)"
     )
     return torch.cat([_encode_in_memory(encoder, pixels[:half]), _encode_in_memory(encoder, pixels[half:])])
@@ -219,15 +224,15 @@ def _finished(
             right = file.attrs["shard"] == number
         _, failed = read_summary(path)
     except CacheError as error:
-        warn(f"{path.name} is made again: {error}")
+        logger.warning(f"{path.name} is made again: {error}")
         return None
     if not right or entry.images + len(failed) != records or fingerprint.differences(recipe):
-        warn(f"{path.name} is made again: it is not shard {number} of this run")
+        logger.warning(f"{path.name} is made again: it is not shard {number} of this run")
         return None
     for picture, reason in failed:
         if reason.startswith(NOT_FINITE) or not _readable(root / picture):
             continue
-        note(f"{path.name} is made again: {picture} can be read now")
+        logger.info(f"{path.name} is made again: {picture} can be read now")
         return None
     for picture, reason in failed:
         failures.add(picture, reason)

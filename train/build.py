@@ -1,5 +1,6 @@
 """From settings and a cache to a trainer: the language model, the mapper that fits it, the captions in its tokens."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from clipcap.data.cache.index import Cache
-from clipcap.data.command.progress import note, plural, warn
+from clipcap.data.command.progress import plural
 from clipcap.data.errors import CacheError, UsageError
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.pretrained.weights import weights_sha256
@@ -26,6 +27,8 @@ from clipcap.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_trainer(
@@ -85,7 +88,7 @@ def prepare_trainer(
     training, validation = _splits(corpora, cache, longest)
     if settings.subset < 1:
         training = training.subset(settings.subset, settings.seed)
-        note(f"--subset {settings.subset}: {plural(training.images, 'picture')} are trained on")
+        logger.info(f"--subset {settings.subset}: {plural(training.images, 'picture')} are trained on")
     return Trainer(
         model=model,
         tokenizer=tokenizer,
@@ -163,9 +166,9 @@ def _splits(corpora: dict[str, Corpus], cache: Cache, longest: int) -> tuple[Cor
     cut = sum(corpus.cut for corpus in corpora.values())
     if cut:
         captions = sum(len(corpus) for corpus in corpora.values())
-        warn(f"{cut:,} of {plural(captions, 'caption')} cut to {plural(longest, 'token')}")
+        logger.warning(f"{cut:,} of {plural(captions, 'caption')} cut to {plural(longest, 'token')}")
     if "val" not in corpora:
-        warn(f"{cache.path} has no validation split; the newest checkpoint is taken for the best")
+        logger.warning(f"{cache.path} has no validation split; the newest checkpoint is taken for the best")
     return corpora["train"], corpora.get("val")
 
 
@@ -180,5 +183,5 @@ def _choose_tokenizer(cache: Cache, lm: str) -> "tuple[PreTrainedTokenizerBase, 
             "the right one into either folder"
         )
     if not same:
-        note(f"{lm} has another tokenizer than the cache: its captions are tokenised again")
+        logger.info(f"{lm} has another tokenizer than the cache: its captions are tokenised again")
     return tokenizer, same

@@ -1,5 +1,6 @@
 """`clipcap-train CACHE`: the command line of stage 2."""
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipcap.data.command.app import Debug, Version, new_app, run_command
+from clipcap.data.command.messages import log_to_file
 from clipcap.data.command.options import Config, Preset, given, on_command_line
-from clipcap.data.command.progress import log_notes_to, note, plural, silence
+from clipcap.data.command.progress import plural
 from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.bundled import lasting_name
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from clipcap.data.cache.index import Cache
     from clipcap.train.loop import Trainer
+
+logger = logging.getLogger(__name__)
 
 app = new_app()
 
@@ -131,7 +135,7 @@ def train(
 
     world, where = join_world(choose_device(device))
     if not world.first:
-        silence()
+        logging.getLogger("clipcap").setLevel(logging.ERROR)
     stored = folder.stored() if resume else None
     if stored is not None:  # a run goes on as it was started; what was not given again is as it was
         settings, stored_contents = stored
@@ -159,13 +163,15 @@ def train(
         raise UsageError(f"--log-to {log_to} is not known; use {', '.join(TRACKERS)}")
 
     beginning = settings.init or settings.lm
-    note(f"{cache}: {plural(opened.images, 'picture')}, {plural(opened.captions, 'caption')}; loading {beginning}")
+    logger.info(
+        f"{cache}: {plural(opened.images, 'picture')}, {plural(opened.captions, 'caption')}; loading {beginning}"
+    )
     trainer = prepare_trainer(settings, opened, folder, where, world)
     world.wait()  # nobody writes before all have looked
     if world.first:
         if stored is None or not folder.go_on():
             folder.start(settings, contents)
-        log_notes_to(folder.log_file)
+        context.with_resource(log_to_file(folder.log_file))
         trainer.tracker = open_tracker(log_to, output, vars(settings))
     world.wait()
     going_on = stored is not None and folder.last.exists()
@@ -173,18 +179,18 @@ def train(
         trainer.resume()
         if trainer.finished:
             world.leave()
-            note(f"{output} is finished already: {plural(trainer.position.epoch, 'epoch')}; nothing to do")
+            logger.info(f"{output} is finished already: {plural(trainer.position.epoch, 'epoch')}; nothing to do")
             if world.first:
                 print(folder.best)
             return
-        note(f"going on after step {trainer.position.step:,} of {trainer.total_steps:,}")
+        logger.info(f"going on after step {trainer.position.step:,} of {trainer.total_steps:,}")
     elif resume:
-        note(f"{output} holds no checkpoint yet; starting from the beginning")
+        logger.info(f"{output} holds no checkpoint yet; starting from the beginning")
     _plan(trainer, where)
     finished = trainer.run()
     world.leave()
     if not finished:
-        note(f"saved to {folder.last}; go on with: clipcap-train {cache} -o {output} --resume")
+        logger.info(f"saved to {folder.last}; go on with: clipcap-train {cache} -o {output} --resume")
         raise KeyboardInterrupt
     if world.first:
         print(folder.best)
@@ -197,7 +203,7 @@ def _plan(trainer: "Trainer", device: "torch.device") -> None:
     settings = trainer.settings
     together = f", in {trainer.world.size} processes" if trainer.world.size > 1 else ""
     val = plural(len(trainer.val), "caption") if trainer.val is not None else "none"
-    note(
+    logger.info(
         f"training {describe_trainable(trainer.model)}; on {plural(len(trainer.train), 'caption')} of "
         f"{plural(trainer.train.images, 'picture')} (validation: {val}); {settings.epochs} x "
         f"{plural(trainer.steps_per_epoch, 'step')} of {settings.batch_size}, warm-up {trainer.warmup_steps}, "
@@ -222,7 +228,9 @@ def _does_not_fit(cache: "Cache", device: "torch.device") -> bool:
     size, free = 2 * cache.images * math.prod(cache.embedding_shape), free_bytes(device)
     if size <= CACHE_PART * free:
         return False
-    note(f"{cache.path} holds {size / 1e9:.1f} GB of embeddings, and {free / 1e9:.1f} GB are free: they are streamed")
+    logger.info(
+        f"{cache.path} holds {size / 1e9:.1f} GB of embeddings, and {free / 1e9:.1f} GB are free: they are streamed"
+    )
     return True
 
 

@@ -3,6 +3,7 @@
 Knows nothing of command lines and of how a cache is read.
 """
 
+import logging
 import math
 import time
 from collections import deque
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipcap.data.command.progress import Progress, note, plural, warn
+from clipcap.data.command.progress import Progress, plural
 from clipcap.data.errors import CheckpointError, ClipCapError
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.corpus.embeddings import StreamedEmbeddings
@@ -31,6 +32,8 @@ from clipcap.train.validate import Validation, validate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 STOP_EVERY = 10  # steps between two questions to other processes on GPUs whether they were stopped
@@ -224,11 +227,11 @@ class Trainer:
         if result is not None:
             self._log({"step": position.step, "epoch": epoch, "val_loss": result.loss, **_rest(asdict(result))})
             gap = "unknown (one picture)" if result.image_gap is None else f"{result.image_gap:+.4f}"
-            note(f"epoch {epoch}: validation loss {result.loss:.4f}, image gap {gap}")
+            logger.info(f"epoch {epoch}: validation loss {result.loss:.4f}, image gap {gap}")
             for path, caption, _ in result.samples:
-                note(f"  {path}: {caption}")
+                logger.info(f"  {path}: {caption}")
             if epoch == self.settings.epochs and result.image_gap is not None and result.image_gap < SMALL_GAP:
-                warn(
+                logger.warning(
                     f"the image gap is {gap}: the model hardly looks at the pictures; train longer, or see that "
                     "captions and pictures belong together"
                 )
@@ -243,7 +246,7 @@ class Trainer:
         if self.world.first:
             self.folder.draw_curves()
         if self.finished and epoch < self.settings.epochs:
-            note(
+            logger.info(
                 f"the validation loss was lowest {plural(position.stale, 'epoch')} ago: the run ends here (--patience)"
             )
 
@@ -285,7 +288,7 @@ class Trainer:
 
     def _request_stop(self) -> None:
         if not self._stop:  # torchrun sends SIGTERM behind a Ctrl-C
-            note("stopping after this step, and saving; Ctrl-C again stops at once")
+            logger.info("stopping after this step, and saving; Ctrl-C again stops at once")
         self._stop = True
 
 

@@ -1,6 +1,7 @@
 """`clipcap-demo [DIR]`: all three stages on drawn scenes, with the small models inside the package, offline."""
 
 import json
+import logging
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from typing import Annotated
 import typer
 
 from clipcap.data.command.app import Debug, Version, new_app, run_command
-from clipcap.data.command.progress import Progress, duration, note
+from clipcap.data.command.progress import Progress, duration
+
+logger = logging.getLogger(__name__)
 
 app = new_app()
 
@@ -76,14 +79,16 @@ def demo(
     save_sheet(shown, folder / "captions.png")
     show(shown)
     print_table(trials)
-    note(f"{folder / 'captions.png'} shows {len(shown)} of them; {duration(time.monotonic() - begin)} after drawing")
+    logger.info(
+        f"{folder / 'captions.png'} shows {len(shown)} of them; {duration(time.monotonic() - begin)} after drawing"
+    )
     print(f"demo: {trials[0].percent_right:.1f}% of {len(truth)} held-out scenes right")
 
 
 def _run(command: str, *arguments: object) -> None:
     """Show a command and run it, as a process of its own; where it fails it has said why, and we end as it did."""
     words = [str(argument) for argument in arguments]
-    note(f"\n$ {shlex.join([command, *words])}", style="bold cyan")
+    logger.info(f"\n$ {shlex.join([command, *words])}", style="bold cyan")
     process = subprocess.Popen([sys.executable, "-m", _MODULES[command], *words])
     try:
         status = process.wait()

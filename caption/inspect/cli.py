@@ -1,6 +1,7 @@
 """`clipcap-inspect CACHE|CHECKPOINT`: what a file or folder of ours is, and whether it is whole."""
 
 import json
+import logging
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +11,10 @@ import typer
 
 from clipcap.data.cache.atomic import set_aside
 from clipcap.data.command.app import Debug, Version, new_app, run_command
-from clipcap.data.command.progress import Progress, note, plural
+from clipcap.data.command.progress import Progress, plural
 from clipcap.data.errors import CheckpointError, UsageError
+
+logger = logging.getLogger(__name__)
 
 app = new_app()
 FAILURES_SHOWN = 20
@@ -78,7 +81,7 @@ def describe_cache(path: Path, verify: bool) -> dict[str, Any]:
         with Progress("verifying", "shards", len(cache.shards)) as progress:
             for _ in cache.verify():
                 progress.advance()
-        note(f"{plural(len(cache.shards), 'shard')} verified: every sum is right")
+        logger.info(f"{plural(len(cache.shards), 'shard')} verified: every sum is right")
     splits: Counter[str] = Counter()
     failures: list[dict[str, str]] = []
     for entry in cache.shards:
@@ -114,7 +117,7 @@ def describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:
             raise CheckpointError(f"{folder / part} is missing; copy the whole folder that clipcap-train wrote")
     if verify:
         load_checkpoint(folder)
-        note("the model was loaded: its weights are all there")
+        logger.info("the model was loaded: its weights are all there")
     return {"kind": "checkpoint, format 1", "folder": str(folder), "verified": verify, **asdict(config)}
 
 

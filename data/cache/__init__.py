@@ -1,1 +1,1 @@
-"""The cache format: its index and shards, what made them, and writing them whole or not at all. FORMAT.md specifies it."""
+"""The cache format: its index and shards, what made them, and how files are written whole. FORMAT.md specifies it."""

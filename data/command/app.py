@@ -8,14 +8,17 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from functools import partial
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from clipcap.data.command.messages import show_messages
 from clipcap.data.errors import ClipCapError, one_line
 
 
@@ -60,13 +63,16 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
     quiet_libraries(debug)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    command: Any = typer.main.get_command(app)
+    rename = partial(with_option_names, parameters=command.params)
     try:
-        status = typer.main.get_command(app).main(arguments, prog_name=name, standalone_mode=False)
+        with show_messages(rename):
+            status = command.main(arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         if status == 130:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
     except ClipCapError as error:
-        status = _report(name, one_line(error), 2, debug)
+        status = _report(name, rename(one_line(error)), 2, debug)
     except KeyboardInterrupt:
         status = _report(name, "interrupted", 130, debug)
     except (BrokenPipeError, SystemExit) as error:
@@ -85,6 +91,25 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
             fact = f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)"
             status = _report(name, fact, 1, debug)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def with_option_names(text: str, parameters: Sequence[Any]) -> str:
+    """A message of the library as the command line shows it: parameters in backticks become options.
+
+    Args:
+        text: such as "`batch_size` must be at least 1, not 0".
+        parameters: of the click command.
+
+    Returns:
+        Such as "--batch-size must be at least 1, not 0". What is no parameter of the command stays as it is.
+    """
+    shown = {
+        str(parameter.name): max(parameter.opts, key=len)
+        if parameter.opts[0].startswith("-")
+        else parameter.metavar or str(parameter.name).upper()
+        for parameter in parameters
+    }
+    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda found: shown.get(found[1], found[0]), text)
 
 
 def one_line_of_usage(error: Exception) -> str:

@@ -1,60 +1,16 @@
 """What long work shows on stderr: a bar in a terminal, a plain line every few seconds in a pipe."""
 
+import logging
 import sys
 import time
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from clipcap.data.command.messages import console, messages_are_shown
+
+logger = logging.getLogger(__name__)
 
 LINE_EVERY = 10.0  # seconds between two lines in a pipe
-
-
-@cache
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-_log_file: Path | None = None
-
-
-def log_notes_to(path: Path | None) -> None:
-    """From here on, write what is noted to a file too, a line with its time each; None to stop."""
-    global _log_file  # noqa: PLW0603 (there is one stderr, and one log of it)
-    _log_file = path
-
-
-_silent = False
-
-
-def silence() -> None:
-    """From here on, say nothing: another process speaks for this one."""
-    global _silent  # noqa: PLW0603
-    _silent = True
-
-
-def note(text: str, style: str = "") -> None:
-    """Say something to the person, on stderr, above a running bar; never on stdout."""
-    if _silent:
-        return
-    if _log_file is not None:
-        with suppress(OSError), _log_file.open("a", encoding="utf-8") as file:  # a full disk is said by what matters
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-    if sys.stderr.isatty():
-        _console().print(text, markup=False, style=style)
-    else:
-        print(text, file=sys.stderr, flush=True)
-
-
-def warn(text: str) -> None:
-    """Say what went wrong and was survived."""
-    note(f"warning: {text}", style="yellow")
 
 
 def plural(count: int, noun: str) -> str:
@@ -89,7 +45,7 @@ class Progress:
         self.skipped = 0
         self.remark = ""
         self._start = self._last_line = time.monotonic()
-        self._drawn = bar and sys.stderr.isatty() and not _silent
+        self._drawn = bar and sys.stderr.isatty() and messages_are_shown() and logger.isEnabledFor(logging.INFO)
         self._bar: Any = None
         self._task: Any = None
 
@@ -101,7 +57,7 @@ class Progress:
 
             self._bar = Bar(
                 TextColumn(self.what), BarColumn(), TextColumn("{task.description}", markup=False),
-                console=_console(), transient=True,
+                console=console(), transient=True,
             )  # fmt: skip
             self._task = self._bar.add_task(self.text(), total=self.total, completed=self.done)
             self._bar.start()
@@ -122,7 +78,7 @@ class Progress:
             self._bar.update(self._task, completed=self.done, description=self.text())
         elif not sys.stderr.isatty() and time.monotonic() - self._last_line >= LINE_EVERY:
             self._last_line = time.monotonic()
-            note(f"{self.what} {self.text()}")
+            logger.info(f"{self.what} {self.text()}")
 
     def text(self) -> str:
         """The state on one line: `512/118,287 pictures, 230.1/s, 8m 32s left, 3 skipped`."""

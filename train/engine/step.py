@@ -3,6 +3,7 @@
 A GPU is given its next step while it computes this one: what a step found is read when it is there.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -11,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from clipcap.data.command.progress import note
 from clipcap.data.errors import ClipCapError
 from clipcap.data.pretrained.device import autocast
 from clipcap.train.corpus.captions import Corpus
@@ -20,6 +20,8 @@ from clipcap.train.engine.memory import parts_that_fit
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.packed.loss import PackedLoss, products_dtype
 from clipcap.train.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
 
 CLIP_NORM = 1.0
 # Of gradients in fp16, as torch.amp.GradScaler: doubled after so many good steps, halved after a bad one.
@@ -160,7 +162,7 @@ class Engine:
             parts = each
         parts = self.world.most(parts, self.device)  # all the same, as a run that goes on has them
         if parts > 1:
-            note(f"memory is short: the {each:,} captions of a step go {math.ceil(each / parts):,} at a time")
+            logger.info(f"memory is short: the {each:,} captions of a step go {math.ceil(each / parts):,} at a time")
         return parts
 
     def _accumulate(self, corpus: Corpus, captions: Numbers, tokens: int) -> torch.Tensor:
@@ -219,7 +221,7 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         self.parts *= 2
-        note(f"out of memory with {each:,} captions at a time; trying {math.ceil(each / 2):,}")
+        logger.info(f"out of memory with {each:,} captions at a time; trying {math.ceil(each / 2):,}")
 
 
 def _narrow(blocks: nn.Module, device: torch.device, precision: str) -> None:

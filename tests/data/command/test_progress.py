@@ -1,5 +1,6 @@
 """What long work says: in a pipe, plain lines."""
 
+import logging
 import time
 
 import pytest
@@ -16,11 +17,12 @@ def test_the_words() -> None:
     assert [duration(8.4), duration(200), duration(25_500)] == ["8s", "3m 20s", "7h 05m"]
 
 
-def test_rate_time_left_and_skipped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rate_time_left_and_skipped(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "clipcap")
     clock = iter([0.0, 0.0, 20.0, 20.0, 20.0, 25.0, 25.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with Progress("encoding", "pictures", 1000, done=200) as bar:
         bar.advance(400, skipped=3)  # after 20 seconds: a line
         bar.advance(100)  # 5 seconds later: none yet
         assert bar.done == 700
-    assert capsys.readouterr().err == "encoding 600/1,000 pictures, 20.0/s, 20s left, 3 skipped\n"
+    assert caplog.messages == ["encoding 600/1,000 pictures, 20.0/s, 20s left, 3 skipped"]
