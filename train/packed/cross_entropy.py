@@ -90,7 +90,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden) if needs_hidden else None
         weight_gradient = torch.empty_like(weight) if needs_weight else None
         # Rows that begin at multiples of 64 numbers are written a third faster than at those of 50,257.
-        logits_memory = hidden.new_empty(chunk, -(-len(weight) // 64) * 64)[:, : len(weight)]
+        padded_memory = hidden.new_empty(chunk, -(-len(weight) // 64) * 64)
+        # oneDNN's products in bf16 read the columns behind a row too: a NaN that memory held there would come out.
+        padded_memory[:, len(weight) :] = 0
+        logits_memory = padded_memory[:, : len(weight)]
         scores_memory = torch.empty(step, len(weight), device=hidden.device, dtype=wide)
         for begin in range(0, len(hidden), chunk):
             part = hidden[begin : begin + chunk]

@@ -229,6 +229,22 @@ def test_cross_entropy_is_torchs() -> None:
         torch.testing.assert_close(far, F.cross_entropy(1000 * hidden[row] @ weight.T, target, reduction="sum"))
 
 
+def test_cross_entropy_in_bf16_reads_no_uninitialised_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(20, 32, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(400, 32, requires_grad=True)
+    row, target = torch.arange(20), torch.randint(400, (20,))
+    expected = torch.autograd.grad(linear_cross_entropy(hidden, weight, row, target), [hidden, weight])
+    monkeypatch.setattr(
+        torch.Tensor,
+        "new_empty",
+        lambda x, *shape: torch.full(shape, torch.nan, dtype=x.dtype),  # what memory may hold
+    )
+    found = torch.autograd.grad(linear_cross_entropy(hidden, weight, row, target), [hidden, weight])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_dropout_drops_its_part_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     x = torch.ones(1001, 999)
