@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.train.corpus.captions import Corpus
-from clipcap.train.mappers import MapperConfig, build_mapper
+from clipcap.train.mappers import mapper_config
+from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.packed.layout import PACK_CAPTIONS, Packing
 from clipcap.train.packed.loss import PackedBatch
@@ -62,7 +63,7 @@ def make_corpus(dtype: torch.dtype, shape: tuple[int, ...] = (24,)) -> Corpus:
 
 def make_model(kind: str, dtype: torch.dtype, patches: int = 0, **options: Any) -> ClipCapModel:
     torch.manual_seed(0)
-    mapper = MapperConfig(
+    mapper = mapper_config(
         kind=kind, embedding_width=24, lm_width=WIDTH, prefix_length=PREFIX, clip_length=3, layers=2, heads=4,
         patches=patches,
     )  # fmt: skip
@@ -70,7 +71,7 @@ def make_model(kind: str, dtype: torch.dtype, patches: int = 0, **options: Any) 
         n_embd=WIDTH, n_layer=3, n_head=4, n_positions=POSITIONS, vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=1,
         **{"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **options},
     )  # fmt: skip
-    model = ClipCapModel(build_mapper(mapper), GPT2LMHeadModel(config)).to(dtype)
+    model = ClipCapModel(Mapper(mapper), GPT2LMHeadModel(config)).to(dtype)
     with torch.no_grad():  # biases and norms begin as zeros and ones, behind which a mistake could hide
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

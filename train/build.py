@@ -17,7 +17,8 @@ from clipcap.train.corpus.captions import Corpus, load_corpora
 from clipcap.train.engine.distributed import World
 from clipcap.train.foreign import load_foreign, open_foreign
 from clipcap.train.loop import Trainer
-from clipcap.train.mappers import MapperConfig, build_mapper
+from clipcap.train.mappers import mapper_config
+from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.checkpoint import CheckpointConfig, LanguageModelConfig, load_checkpoint
 from clipcap.train.model.language_model import load_language_model, load_own_tokenizer
@@ -115,7 +116,7 @@ def _begin_afresh(settings: TrainSettings, cache: Cache) -> _Beginning:
     """A mapper with fresh weights before the language model."""
     lm = load_language_model(settings.lm)
     tokenizer, cached_tokens = _choose_tokenizer(cache, settings.lm)
-    mapper = MapperConfig(
+    mapper = mapper_config(
         kind=settings.mapper,
         embedding_width=cache.fingerprint.width,
         lm_width=lm.config.n_embd,
@@ -128,7 +129,7 @@ def _begin_afresh(settings: TrainSettings, cache: Cache) -> _Beginning:
         patches=cache.patches,
     )
     torch.manual_seed(settings.seed)
-    return _Beginning(ClipCapModel(build_mapper(mapper), lm), tokenizer, cached_tokens)
+    return _Beginning(ClipCapModel(Mapper(mapper), lm), tokenizer, cached_tokens)
 
 
 def _begin_with(settings: TrainSettings, cache: Cache) -> _Beginning:

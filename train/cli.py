@@ -242,6 +242,7 @@ def _take_mapper(context: typer.Context, options: dict[str, Any]) -> None:
         CheckpointError: there is no such checkpoint.
     """
     from clipcap.train.foreign import open_foreign
+    from clipcap.train.mappers import knobs
     from clipcap.train.model.checkpoint import read_config
     from clipcap.train.run.folder import find_checkpoint
 
@@ -249,10 +250,8 @@ def _take_mapper(context: typer.Context, options: dict[str, Any]) -> None:
     mapper = open_foreign(path).mapper if path.is_file() else read_config(path).mapper
     if on_command_line(context, "lm"):
         raise UsageError(f"--init {path} brings its own language model; leave --lm out")
-    sizes = {
-        "mapper": mapper.kind, "prefix_length": mapper.prefix_length, "clip_length": mapper.clip_length,
-        "layers": mapper.layers, "heads": mapper.heads, "tanh": mapper.tanh,
-    }  # fmt: skip
+    own = {("mapper_dropout" if p.name == "dropout" else p.name): getattr(mapper, p.name) for p in knobs(mapper.kind)}
+    sizes = {"mapper": mapper.kind, "prefix_length": mapper.prefix_length, **own}
     for name, size in sizes.items():
         if on_command_line(context, name) and options[name] != size:
             option = f"--{name.replace('_', '-')}"

@@ -88,7 +88,7 @@ def demo(
 def _run(command: str, *arguments: object) -> None:
     """Show a command and run it, as a process of its own; where it fails it has said why, and we end as it did."""
     words = [str(argument) for argument in arguments]
-    logger.info(f"\n$ {shlex.join([command, *words])}", style="bold cyan")
+    logger.info(f"\n$ {shlex.join([command, *words])}")
     process = subprocess.Popen([sys.executable, "-m", _MODULES[command], *words])
     try:
         status = process.wait()

@@ -79,14 +79,15 @@ def run(arm: str, seed: int, train: Any, val: Any, options: argparse.Namespace, 
 
     from arms import ours, plain
     from clipcap.data.pretrained.device import has_bf16
-    from clipcap.train.mappers import MapperConfig, build_mapper
+    from clipcap.train.mappers import mapper_config
+    from clipcap.train.mappers.module import Mapper
     from clipcap.train.model.captioning import ClipCapModel, train_mode
     from clipcap.train.packed.loss import PackedLoss
     from clipcap.train.settings import TrainSettings, lr_factor
 
     torch.manual_seed(seed)
     config = GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=128)
-    mapper = build_mapper(MapperConfig(kind="mlp", embedding_width=1280, lm_width=WIDTH, prefix_length=PREFIX))
+    mapper = Mapper(mapper_config(kind="mlp", embedding_width=1280, lm_width=WIDTH, prefix_length=PREFIX))
     model = ClipCapModel(mapper, GPT2LMHeadModel(config)).to(device)
     precision = "bf16" if arm != "published" and has_bf16(device) else "fp32"
     sampling = "caption" if arm.endswith("caption") else "image"

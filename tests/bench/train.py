@@ -49,16 +49,17 @@ def make_model(options: argparse.Namespace, device: Any) -> Any:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from clipcap.train.mappers import MapperConfig, build_mapper
+    from clipcap.train.mappers import mapper_config
+    from clipcap.train.mappers.module import Mapper
     from clipcap.train.model.captioning import ClipCapModel, train_mode
     from clipcap.train.model.tuning import tune
 
     torch.manual_seed(0)
     prefix = 10 if options.mapper == "mlp" else 40
-    config = MapperConfig(
+    config = mapper_config(
         kind=options.mapper, embedding_width=EMBEDDING, lm_width=WIDTH, prefix_length=prefix, clip_length=prefix
     )
-    model = ClipCapModel(build_mapper(config), GPT2LMHeadModel(GPT2Config())).to(device)
+    model = ClipCapModel(Mapper(config), GPT2LMHeadModel(GPT2Config())).to(device)
     tune(model, options.tune)
     train_mode(model)
     return model

@@ -11,7 +11,8 @@ from transformers import GPT2LMHeadModel
 
 from clipcap.caption import Captioner
 from clipcap.data.pretrained.tokenizer import load_tokenizer
-from clipcap.train.mappers import MapperConfig, build_mapper
+from clipcap.train.mappers import mapper_config
+from clipcap.train.mappers.module import Mapper
 from small_world import make_lm
 
 Options = list[Any]
@@ -21,7 +22,7 @@ def save_rmokady(file: Path, lm_folder: Path, kind: str, **sizes: Any) -> dict[s
     """A checkpoint as ClipCap's own training writes one."""
     torch.manual_seed(3)
     config = {"embedding_width": 16, "lm_width": 32, "prefix_length": 4, "clip_length": 3, "layers": 2, **sizes}
-    mapper = build_mapper(MapperConfig(kind=kind, **config))
+    mapper = Mapper(mapper_config(kind=kind, **config))
     lm = GPT2LMHeadModel.from_pretrained(str(lm_folder))
     state = {f"gpt.{name}": tensor for name, tensor in lm.state_dict().items()}
     state |= {f"clip_project.{name}": tensor for name, tensor in mapper.state_dict().items()}

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from clipcap.data.errors import CheckpointError
-from clipcap.train.mappers import MapperConfig, build_mapper
+from clipcap.train.mappers import MapperConfig
+from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
 
 State = Mapping[str, torch.Tensor]
@@ -71,7 +72,7 @@ class ForeignCheckpoint:
         from transformers import GPT2Config, GPT2LMHeadModel
 
         config = GPT2Config(**self.lm_config, bos_token_id=end, eos_token_id=end)
-        model = self.model_class(build_mapper(self.mapper), GPT2LMHeadModel(config))
+        model = self.model_class(Mapper(self.mapper), GPT2LMHeadModel(config))
         head = self.tensors.get("gpt.lm_head.weight")
         if head is not None and not torch.equal(head, self.tensors["gpt.transformer.wte.weight"]):
             raise CheckpointError(f"this {self.system} checkpoint has an output layer that is not its input embedding")

@@ -16,7 +16,7 @@ from clipcap.train.foreign.base import (
     quotient,
     sizes,
 )
-from clipcap.train.mappers import MapperConfig
+from clipcap.train.mappers import mapper_config
 
 HEADS = 16
 _ENCODERS = {1024: ("ViT-L-14", "openai"), 1408: ("ViT-g-14", "laion2b_s12b_b42k")}
@@ -76,7 +76,7 @@ class Jmisilo(System):
         width = config["n_embd"]
         embedding_width = sizes(mapper, "linear.weight")[1] if "clip_project.linear.weight" in mapper else width
         layers = {name.split(".")[3] for name in mapper if name.startswith("clip_project.transformer_encoder.layers.")}
-        described = MapperConfig(
+        described = mapper_config(
             kind="encoder",
             embedding_width=embedding_width,
             lm_width=width,

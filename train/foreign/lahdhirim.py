@@ -12,7 +12,7 @@ from clipcap.train.foreign.base import (
     quotient,
     sizes,
 )
-from clipcap.train.mappers import MapperConfig
+from clipcap.train.mappers import mapper_config
 
 # Objects in the pickle that are passed over.
 STUBS = [("src.config_loader.config_loader", name) for name in ("ClipConfig", "GPT2Config", "TrainingConfig")]
@@ -31,7 +31,7 @@ class Lahdhirim(System):
         renamed = {"0.weight": "linear.weight", "0.bias": "linear.bias"}
         mapper = mapper_tensors(state, "projector.", renamed)
         outputs, embedding_width = sizes(mapper, "linear.weight")
-        described = MapperConfig(
+        described = mapper_config(
             kind="linear",
             embedding_width=embedding_width,
             lm_width=config["n_embd"],

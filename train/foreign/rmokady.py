@@ -18,7 +18,8 @@ from clipcap.train.foreign.base import (
     quotient,
     sizes,
 )
-from clipcap.train.mappers import MapperConfig
+from clipcap.train.mappers import MapperConfig, mapper_config
+from clipcap.train.mappers.linear import LinearMapper
 
 _ENCODERS = {640: "RN50x4", 1024: "RN50"}
 
@@ -59,7 +60,7 @@ def export(model_state: Mapping[str, torch.Tensor], mapper: MapperConfig) -> dic
     Raises:
         CheckpointError: they have no such mapper.
     """
-    single = mapper.kind == "linear" and not mapper.tanh
+    single = isinstance(mapper, LinearMapper) and not mapper.tanh
     if mapper.patches or not (mapper.kind in ("mlp", "transformer") or single):
         raise CheckpointError(f"rmokady's code has no mapper like this one ({mapper.kind}); only mlp and transformer")
     renamed = {"clip_project.linear.weight": "clip_project.weight", "clip_project.linear.bias": "clip_project.bias"}
@@ -76,7 +77,7 @@ def export(model_state: Mapping[str, torch.Tensor], mapper: MapperConfig) -> dic
 def _mapper_config(mapper: Mapping[str, torch.Tensor], width: int) -> MapperConfig:
     if "clip_project.prefix_const" in mapper:
         outputs, embedding_width = sizes(mapper, "linear.weight")
-        return MapperConfig(
+        return mapper_config(
             kind="transformer",
             embedding_width=embedding_width,
             lm_width=width,
@@ -92,7 +93,7 @@ def _mapper_config(mapper: Mapping[str, torch.Tensor], width: int) -> MapperConf
         prefix_length = quotient(sizes(mapper, first)[0], width, "linear")
     else:
         raise CheckpointError(f"its mapper is none of ClipCap's (it has {next(iter(mapper))})")
-    return MapperConfig(
+    return mapper_config(
         kind=kind,
         embedding_width=sizes(mapper, first)[1],
         lm_width=width,

@@ -1,80 +1,90 @@
-"""What every mapper has: a configuration that rebuilds it, and one forward.
+"""What every mapper has: a frozen configuration that states its knobs, makes its layers and computes the prefix.
 
-B pictures, d numbers in an embedding, t patches, K positions of the prefix, D width of the language model.
+A mapper is one file with one class, and one line in `MAPPERS`. Its knobs become options of `clipcap-train` by
+themselves. Nothing here imports torch, so that the command can list them quickly.
+
+Letters for shapes: B images, d numbers in an embedding, t patches, K positions of the prefix, D width of the language
+model.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import nn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from clipcap.data.errors import UsageError
+from clipcap.data.settings import Settings, setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+GROUP = "Mapper"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapperConfig:
-    """Stored in the checkpoint; a mapper rebuilds from it alone.
+class MapperConfig(Settings):
+    """Base of the mappers. A mapper is rebuilt from its configuration, which is stored in the checkpoint.
+
+    A subclass adds its own knobs as fields declared with `setting`.
 
     Attributes:
-        kind: the mapper's name in `MAPPERS`.
+        kind: the mapper's name, fixed by the subclass.
         embedding_width: d.
         lm_width: D.
         prefix_length: K.
-        clip_length: positions that the embedding becomes inside the `transformer` mapper.
-        layers: of the `transformer` and `encoder` mappers.
-        heads: of the `encoder` mapper.
-        dropout: in the `encoder` mapper.
-        tanh: whether the `linear` mapper ends in one.
-        patches: t, where a picture has an embedding for each of its patches; 0 where it has one.
+        patches: t, where an image has an embedding for each of its patches; 0 where it has one embedding.
+
+    Raises:
+        UsageError: a size is below 1, or there are patches and the mapper does not take them.
     """
 
-    kind: str
+    kind: str = field(init=False, default="")
     embedding_width: int
     lm_width: int
     prefix_length: int
-    clip_length: int = 10
-    layers: int = 8
-    heads: int = 16
-    dropout: float = 0.0
-    tanh: bool = True
     patches: int = 0
 
+    takes_patches: ClassVar[bool] = False
+    """Whether the mapper can take an embedding for each patch."""
+    one_row: ClassVar[bool] = True
+    """Whether an image is one row in the mapper's layers, rather than several positions."""
+
     def __post_init__(self) -> None:
-        for name in ("embedding_width", "lm_width", "prefix_length", "clip_length", "layers", "heads"):
+        super().__post_init__()
+        for name in ("embedding_width", "lm_width", "prefix_length"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} of a mapper must be at least 1, not {getattr(self, name)}")
+                raise UsageError(f"`{name}` of a mapper must be at least 1, not {getattr(self, name)}")
+        if self.patches and not self.takes_patches:
+            fact = f"`mapper` {self.kind} takes one embedding of an image, not {self.patches} patches"
+            raise UsageError(f"{fact}; use `mapper` transformer, or a cache of other `features`")
 
     @property
     def embedding_shape(self) -> tuple[int, ...]:
-        """Of one picture's embedding: (d,), or (t, d)."""
+        """Shape of one image's embedding: (d,), or (t, d)."""
         return (self.patches, self.embedding_width) if self.patches else (self.embedding_width,)
 
-
-class Mapper(nn.Module):
-    """Base of the mappers.
-
-    Args:
-        config: sizes.
-
-    Attributes:
-        takes_patches: whether it can do with an embedding for each patch.
-        one_row: whether a picture is one row in its layers, rather than several positions.
-
-    Raises:
-        UsageError: there are patches, and it cannot.
-    """
-
-    takes_patches: ClassVar[bool] = False
-    one_row: ClassVar[bool] = True
-
-    def __init__(self, config: MapperConfig) -> None:
-        super().__init__()
-        self.config = config
-        if config.patches and not self.takes_patches:
-            fact = f"--mapper {config.kind} takes one embedding of a picture, not {config.patches} patches"
-            raise UsageError(f"{fact}; use --mapper transformer, or a cache of other --features")
-
-    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Embedding, float (B, d) or (B, t, d), to prefix, float (B, K, D)."""
+    def layers_by_name(self) -> "dict[str, nn.Module | nn.Parameter]":
+        """Make the mapper's layers with fresh weights, by the names that they have in a checkpoint."""
         raise NotImplementedError
+
+    def prefix(self, layers: Any, embedding: "torch.Tensor") -> "torch.Tensor":
+        """Compute the prefix.
+
+        Args:
+            layers: an object with the layers as attributes.
+            embedding: float (B, d) or (B, t, d).
+
+        Returns:
+            float (B, K, D).
+        """
+        raise NotImplementedError
+
+
+def check_heads(kind: str, width: int, heads: int) -> None:
+    """Raise UsageError where the language model's width cannot be divided among attention heads."""
+    if width % heads:
+        raise UsageError(f"`mapper` {kind} has {heads} heads, which do not divide the width {width}")
+
+
+def layers_setting() -> Any:
+    """The knob `layers`, which several mappers have."""
+    return setting(8, "Layers of the mapper (transformer, encoder).", group=GROUP, minimum=1)

@@ -1,45 +1,60 @@
 """CLIPxGPT's mapper: transformer layers over the embedding as a sequence of one, then one linear to the whole prefix.
 
-Layers and names as in jmisilo/clip-gpt-captioning src/model/model.py (`Mapping`), whose released weights are ours so:
-44.89M parameters at d = D = 768 with 6 layers, 67.18M at 1024 with 5. Two things differ. Their training fed the batch
-as one sequence, in which pictures attended to each other; here each is a sequence of its own, as in their prediction.
-And where d is not D there is a linear before the layers, which their fork for ViT-g-14 and GPT-2 XL had and never
-published.
+Layers and names are those of jmisilo/clip-gpt-captioning src/model/model.py (`Mapping`), so that its released weights
+load: 44.89M parameters at d = D = 768 with 6 layers, 67.18M at 1024 with 5. Two things differ. Its training fed the
+batch as one sequence, in which images attended to each other; here each image is a sequence of its own, as in its
+prediction. And where d is not D, a linear comes before the layers, as in the fork for ViT-g-14 and GPT-2 XL, which did
+not publish it.
 """
 
-import torch
-from torch import nn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from clipcap.data.errors import UsageError
-from clipcap.train.mappers.base import Mapper, MapperConfig
+from clipcap.data.settings import setting
+from clipcap.train.mappers.base import GROUP, MapperConfig, check_heads, layers_setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 EXPANSION = 4
 
 
-class EncoderMapper(Mapper):
+@dataclass(frozen=True, kw_only=True)
+class EncoderMapper(MapperConfig):
     """(Linear d -> D,) post-norm transformer layers, linear D -> K*D."""
 
-    def __init__(self, config: MapperConfig) -> None:
-        super().__init__(config)
-        width = config.lm_width
-        if width % config.heads:
-            raise UsageError(f"--mapper encoder has {config.heads} heads, into which the width {width} does not divide")
-        if config.embedding_width != width:
-            self.linear = nn.Linear(config.embedding_width, width)
+    kind: str = field(init=False, default="encoder")
+    layers: int = layers_setting()
+    heads: int = setting(16, "Attention heads of the mapper (encoder).", group=GROUP, minimum=1)
+    dropout: float = setting(0.0, "Dropout in the mapper (encoder).", group=GROUP, minimum=0, below=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads(self.kind, self.lm_width, self.heads)
+
+    def layers_by_name(self) -> "dict[str, nn.Module | nn.Parameter]":
+        from torch import nn
+
+        width = self.lm_width
+        made: dict[str, nn.Module | nn.Parameter] = {}
+        if self.embedding_width != width:
+            made["linear"] = nn.Linear(self.embedding_width, width)
         layer = nn.TransformerEncoderLayer(
-            width, config.heads, dim_feedforward=EXPANSION * width, dropout=config.dropout, batch_first=True
+            width, self.heads, dim_feedforward=EXPANSION * width, dropout=self.dropout, batch_first=True
         )
-        self.transformer_encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
-        self.mapper = nn.Linear(width, config.prefix_length * width)
-        for module in self.modules():  # as theirs; attention's own matrices stay as torch makes them
+        made["transformer_encoder"] = nn.TransformerEncoder(layer, self.layers, enable_nested_tensor=False)
+        made["mapper"] = nn.Linear(width, self.prefix_length * width)
+        # As in the original; attention's own matrices stay as torch makes them.
+        for module in nn.ModuleDict(made).modules():  # type: ignore[arg-type]
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+        return made
 
-    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Embedding, float (B, d), to prefix, float (B, K, D)."""
-        if hasattr(self, "linear"):
-            embedding = self.linear(embedding)
-        hidden = self.transformer_encoder(embedding[:, None])[:, 0]  # (B, D)
-        prefix: torch.Tensor = self.mapper(hidden)
-        return prefix.view(len(embedding), self.config.prefix_length, self.config.lm_width)
+    def prefix(self, layers: Any, embedding: "torch.Tensor") -> "torch.Tensor":
+        if self.embedding_width != self.lm_width:
+            embedding = layers.linear(embedding)
+        hidden = layers.transformer_encoder(embedding[:, None])[:, 0]  # (B, D)
+        prefix: torch.Tensor = layers.mapper(hidden)  # (B, K*D)
+        return prefix.view(len(embedding), self.prefix_length, self.lm_width)

@@ -1,25 +1,34 @@
-"""One linear layer from the embedding to the whole prefix, with a tanh behind it or without.
+"""One linear layer from the embedding to the whole prefix, with or without a tanh after it.
 
-With it, as in Lahdhirim/CV-image-captioning-clip-gpt2 (`projector`: 5 visual tokens from 512 numbers); without it, as
-rmokady/CLIP_prefix_caption predict.py makes its mapper of a prefix longer than 10.
+With tanh it is the projector of Lahdhirim/CV-image-captioning-clip-gpt2 (5 visual tokens from 512 numbers); without, it
+is what rmokady/CLIP_prefix_caption predict.py builds for a prefix longer than 10.
 """
 
-import torch
-from torch import nn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from clipcap.train.mappers.base import Mapper, MapperConfig
+from clipcap.data.settings import setting
+from clipcap.train.mappers.base import GROUP, MapperConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
-class LinearMapper(Mapper):
-    """Linear d -> K*D, and tanh where the configuration says so."""
+@dataclass(frozen=True, kw_only=True)
+class LinearMapper(MapperConfig):
+    """Linear d -> K*D, then tanh if `tanh`."""
 
-    def __init__(self, config: MapperConfig) -> None:
-        super().__init__(config)
-        self.linear = nn.Linear(config.embedding_width, config.prefix_length * config.lm_width)
+    kind: str = field(init=False, default="linear")
+    tanh: bool = setting(True, "Whether the mapper ends with a tanh (linear).", group=GROUP)
 
-    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Embedding, float (B, d), to prefix, float (B, K, D)."""
-        prefix: torch.Tensor = self.linear(embedding)
-        if self.config.tanh:
+    def layers_by_name(self) -> "dict[str, nn.Module | nn.Parameter]":
+        from torch import nn
+
+        return {"linear": nn.Linear(self.embedding_width, self.prefix_length * self.lm_width)}
+
+    def prefix(self, layers: Any, embedding: "torch.Tensor") -> "torch.Tensor":
+        prefix: torch.Tensor = layers.linear(embedding)  # (B, K*D)
+        if self.tanh:
             prefix = prefix.tanh()
-        return prefix.view(len(embedding), self.config.prefix_length, self.config.lm_width)
+        return prefix.view(len(embedding), self.prefix_length, self.lm_width)

@@ -1,95 +1,65 @@
-"""ClipCap's transformer mapper: the embedding as several positions, beside learned ones that become the prefix.
+"""ClipCap's transformer mapper: the embedding as C positions, beside K learned ones that become the prefix.
 
-Layers, names, initialisation and counts as in rmokady/CLIP_prefix_caption train.py (`TransformerMapper`), so that
-their checkpoints are ours. The paper's size, 10 + 10 positions and 8 layers at d = 512 and D = 768, has 41.75M
-parameters; the released weights', 40 + 40 at d = 640, has 57.52M.
+      embedding (d) -> linear -> C positions \
+                                              layers -> the last K positions: the prefix
+                       K learned positions   /
+
+Layers, names, initialisation and counts are those of rmokady/CLIP_prefix_caption train.py (`TransformerMapper`), so
+that its checkpoints load. The paper's size, 10 + 10 positions and 8 layers at d = 512 and D = 768, has 41.75M
+parameters; the released weights, 40 + 40 positions at d = 640, have 57.52M.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from clipcap.data.errors import UsageError
-from clipcap.train.mappers.base import Mapper, MapperConfig
+from clipcap.data.settings import setting
+from clipcap.train.mappers.base import GROUP, MapperConfig, check_heads, layers_setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 HEADS = 8
-MLP_RATIO = 2
 
 
-class TransformerMapper(Mapper):
-    """Linear d -> C*D, C + K positions through pre-norm layers, the last K of them out. No final norm.
+@dataclass(frozen=True, kw_only=True)
+class TransformerMapper(MapperConfig):
+    """Linear d -> C*D, C + K positions through pre-norm layers, the last K of them out. There is no final norm.
 
-    Patches are such positions already: each goes through one linear d -> D, and C is their number.
+    Patches are positions already: each goes through one linear d -> D, and C is their number.
     """
 
-    takes_patches = True
-    one_row = False
+    kind: str = field(init=False, default="transformer")
+    clip_length: int = setting(
+        10, "Positions that the mapper makes of an embedding (transformer).", group=GROUP, minimum=1
+    )
+    layers: int = layers_setting()
 
-    def __init__(self, config: MapperConfig) -> None:
-        super().__init__(config)
-        width = config.lm_width
-        if width % HEADS:
-            raise UsageError(f"--mapper transformer has {HEADS} heads, into which the width {width} cannot be divided")
-        self.transformer = _Transformer(width, config.layers)
-        self.linear = nn.Linear(config.embedding_width, (1 if config.patches else config.clip_length) * width)
-        self.prefix_const = nn.Parameter(torch.randn(config.prefix_length, width))
+    takes_patches: ClassVar[bool] = True
+    one_row: ClassVar[bool] = False
 
-    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Embedding, float (B, d) or (B, t, d), to prefix, float (B, K, D)."""
-        picture = self.linear(embedding).reshape(len(embedding), -1, self.config.lm_width)  # (B, C, D)
-        learned = self.prefix_const.to(picture.dtype).expand(len(picture), -1, -1)  # (B, K, D)
-        positions: torch.Tensor = self.transformer(torch.cat([picture, learned], dim=1))
-        return positions[:, -self.config.prefix_length :]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads(self.kind, self.lm_width, HEADS)
 
+    def layers_by_name(self) -> "dict[str, nn.Module | nn.Parameter]":
+        import torch
+        from torch import nn
 
-class _Transformer(nn.Module):
-    def __init__(self, width: int, layers: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([_Layer(width) for _ in range(layers)])
+        from clipcap.train.mappers.transformer_layers import Transformer
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        transformer = Transformer(self.lm_width, self.layers, HEADS)
+        positions = 1 if self.patches else self.clip_length
+        return {
+            "transformer": transformer,
+            "linear": nn.Linear(self.embedding_width, positions * self.lm_width),
+            "prefix_const": nn.Parameter(torch.randn(self.prefix_length, self.lm_width)),
+        }
 
+    def prefix(self, layers: Any, embedding: "torch.Tensor") -> "torch.Tensor":
+        import torch
 
-class _Layer(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attn = _Attention(width)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = _MLP(width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attn(self.norm1(x))
-        mixed: torch.Tensor = x + self.mlp(self.norm2(x))
-        return mixed
-
-
-class _Attention(nn.Module):
-    """Every position sees every other; queries, keys and values have no bias, the projection has one."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.to_queries = nn.Linear(width, width, bias=False)
-        self.to_keys_values = nn.Linear(width, 2 * width, bias=False)
-        self.project = nn.Linear(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        queries = self.to_queries(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)  # (B, heads, positions, width / heads)
-        keys, values = self.to_keys_values(x).unflatten(-1, (2, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(queries, keys, values)
-        projected: torch.Tensor = self.project(mixed.transpose(1, 2).flatten(2))
-        return projected
-
-
-class _MLP(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, MLP_RATIO * width)
-        self.fc2 = nn.Linear(MLP_RATIO * width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = self.fc2(F.relu(self.fc1(x)))
-        return hidden
+        image = layers.linear(embedding).reshape(len(embedding), -1, self.lm_width)  # (B, C, D)
+        learned = layers.prefix_const.to(image.dtype).expand(len(image), -1, -1)  # (B, K, D)
+        positions: torch.Tensor = layers.transformer(torch.cat([image, learned], dim=1))  # (B, C + K, D)
+        return positions[:, -self.prefix_length :]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GenerationConfig, GPT2LMHeadModel
 
-from clipcap.train.mappers import Mapper
+from clipcap.train.mappers.module import Mapper
 
 
 class ClipCapModel(nn.Module):

@@ -23,7 +23,8 @@ from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import CheckpointError, ClipCapError, one_line
 from clipcap.data.pretrained.tokenizer import load_tokenizer, save_tokenizer
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.train.mappers import MapperConfig, build_mapper
+from clipcap.train.mappers import MapperConfig, mapper_config
+from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.language_model import load_language_model
 
@@ -129,7 +130,7 @@ def read_config(folder: Path) -> CheckpointConfig:
                 f"{FORMAT_VERSION}; install a newer one: pip install --upgrade clipcap-cache"
             )
         config = CheckpointConfig(
-            mapper=MapperConfig(**content["mapper"]),
+            mapper=mapper_config(**content["mapper"]),
             language_model=LanguageModelConfig(**content["language_model"]),
             encoder=Fingerprint.from_json(json.dumps(content["encoder"])),
             training=content["training"],
@@ -182,9 +183,9 @@ def _empty_model(config: CheckpointConfig) -> ClipCapModel:
                 f"this checkpoint was trained with another {described.name} than the one that is there now; put the "
                 "right one back"
             )
-        return ClipCapModel(build_mapper(config.mapper), lm)
+        return ClipCapModel(Mapper(config.mapper), lm)
     with torch.device("meta"):  # no time for random weights that the file replaces
-        model = ClipCapModel(build_mapper(config.mapper), GPT2LMHeadModel(GPT2Config(**described.config)))
+        model = ClipCapModel(Mapper(config.mapper), GPT2LMHeadModel(GPT2Config(**described.config)))
     model.to_empty(device="cpu")
     model.gpt.tie_weights()
     if model.gpt.lm_head.weight is not model.gpt.transformer.wte.weight:

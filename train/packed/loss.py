@@ -81,7 +81,7 @@ def hidden_states(model: ClipCapModel, batch: PackedBatch, shared: SharedGradien
     """
     lm: Any = model.gpt.transformer
     # A CPU reads the weights of a mapper that has one row a picture faster than it converts them to bf16.
-    wide = model.clip_project.one_row and batch.embedding.device.type == "cpu"
+    wide = model.clip_project.config.one_row and batch.embedding.device.type == "cpu"
     with torch.autocast(batch.embedding.device.type, enabled=False) if wide else nullcontext():
         prefix = model.clip_project(batch.embedding).flatten(0, 1)  # (P * K, D)
     words = embed(lm.wte.weight, batch.word, shared)

@@ -14,7 +14,8 @@ from transformers import GPT2LMHeadModel
 from clipcap.caption import Captioner
 from clipcap.caption.decoding.strategies import DecodeOptions
 from clipcap.data.errors import CheckpointError, UsageError
-from clipcap.train.mappers import Mapper, MapperConfig, build_mapper
+from clipcap.train.mappers import mapper_config
+from clipcap.train.mappers.module import Mapper
 
 FILES = {
     "rmokady-mlp": "rmokady-mlp.pt",
@@ -82,7 +83,7 @@ def state(lm_folder: Path, prefix: str, mapper: Mapper, mapper_prefix: str) -> "
 def small_mapper(kind: str, embedding_width: int = 16, **more: Any) -> Mapper:
     torch.manual_seed(0)
     sizes = {"embedding_width": embedding_width, "lm_width": 32, "prefix_length": 3, **more}
-    return build_mapper(MapperConfig(kind=kind, **sizes)).eval()
+    return Mapper(mapper_config(kind=kind, **sizes)).eval()
 
 
 def prefix(captioner: Captioner, rows: Any) -> torch.Tensor:

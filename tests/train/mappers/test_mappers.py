@@ -1,18 +1,20 @@
-"""Mappers: shapes, published parameter counts, what sees what, and names that ClipCap's checkpoints have."""
+"""Mappers: their shapes, published parameter counts, and the names of their weights in ClipCap's checkpoints."""
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 
 from clipcap.data.errors import UsageError
-from clipcap.train.mappers import MAPPERS, Mapper, MapperConfig, build_mapper
+from clipcap.train.mappers import MAPPERS, mapper_config
+from clipcap.train.mappers.module import Mapper
 
 
 def build(kind: str, embedding: int = 16, lm: int = 32, prefix: int = 5, **sizes: Any) -> Mapper:
     torch.manual_seed(0)
-    config = MapperConfig(kind=kind, embedding_width=embedding, lm_width=lm, prefix_length=prefix, **sizes)
-    return build_mapper(config).eval()
+    config = mapper_config(kind=kind, embedding_width=embedding, lm_width=lm, prefix_length=prefix, **sizes)
+    return Mapper(config).eval()
 
 
 def count(mapper: Mapper) -> str:
@@ -35,7 +37,7 @@ def test_published_parameter_counts(kind: str, embedding: int, prefix: int, clip
 
 
 @pytest.mark.parametrize("kind", MAPPERS)
-def test_a_prefix_for_each_picture_that_no_other_changes(kind: str) -> None:
+def test_the_prefix_of_an_image_does_not_depend_on_other_images(kind: str) -> None:
     mapper = build(kind, clip_length=3, layers=2).double()
     embedding = torch.randn(4, 16, dtype=torch.double)
     prefix = mapper(embedding)
@@ -46,8 +48,8 @@ def test_a_prefix_for_each_picture_that_no_other_changes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", MAPPERS)
-@pytest.mark.parametrize("embedding", [1280, 1024, 1408])  # ViT-bigG-14, ViT-g-14, and it before its projection
-def test_the_largest_encoders_before_the_largest_gpt2(kind: str, embedding: int) -> None:
+@pytest.mark.parametrize("embedding", [1280, 1024, 1408])  # ViT-bigG-14, ViT-g-14, and ViT-g-14 before its projection
+def test_the_widest_encoders_fit_the_widest_gpt2(kind: str, embedding: int) -> None:
     with torch.device("meta"):
         prefix = build(kind, embedding, 1600, 4)(torch.empty(2, embedding))
     assert prefix.shape == (2, 4, 1600)
@@ -73,10 +75,26 @@ def test_every_weight_of_a_transformer_learns() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_sizes_that_cannot_be() -> None:
-    with pytest.raises(UsageError, match="has 8 heads, into which the width 30 cannot be divided"):
-        build("transformer", lm=30)
-    with pytest.raises(UsageError, match="layers of a mapper must be at least 1, not 0"):
-        build("transformer", layers=0)
-    with pytest.raises(UsageError, match="--mapper perceiver is not known; use mlp, transformer"):
-        build("perceiver")
+@pytest.mark.parametrize(
+    ("kind", "sizes", "parameter"),
+    [
+        ("transformer", {"lm": 30}, "30"),
+        ("encoder", {"lm": 30}, "30"),
+        ("transformer", {"layers": 0}, "`layers`"),
+        ("encoder", {"dropout": 1.0}, "`dropout`"),
+        ("mlp", {"prefix": 0}, "`prefix_length`"),
+        ("mlp", {"patches": 4}, "4 patches"),
+        ("perceiver", {}, "mlp, transformer, encoder, linear"),
+    ],
+)
+def test_a_size_that_is_not_allowed_is_an_error(kind: str, sizes: dict[str, Any], parameter: str) -> None:
+    with pytest.raises(UsageError, match=parameter):
+        build(kind, **sizes)
+
+
+def test_knobs_of_other_mappers_are_ignored_and_unknown_ones_are_not() -> None:
+    sizes = {"embedding_width": 16, "lm_width": 32, "prefix_length": 5}
+    early = {"clip_length": 10, "layers": 8, "heads": 16, "dropout": 0.0, "tanh": True, "patches": 0}
+    assert asdict(mapper_config("mlp", **sizes, **early)) == {"kind": "mlp", **sizes, "patches": 0}
+    with pytest.raises(TypeError):
+        mapper_config("mlp", **sizes, colour="red")

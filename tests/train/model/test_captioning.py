@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.data.pretrained.tokenizer import load_tokenizer
-from clipcap.train.mappers import MapperConfig, build_mapper
+from clipcap.train.mappers import mapper_config
+from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel, train_mode
 from clipcap.train.model.tuning import tune
 
@@ -22,7 +23,7 @@ def small_model(dropout: float = 0.0) -> ClipCapModel:
         n_embd=WIDTH, n_layer=2, n_head=2, n_positions=32, vocab_size=VOCABULARY, bos_token_id=END, eos_token_id=END,
         resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
     )  # fmt: skip
-    mapper = build_mapper(MapperConfig(kind="mlp", embedding_width=8, lm_width=WIDTH, prefix_length=PREFIX))
+    mapper = Mapper(mapper_config(kind="mlp", embedding_width=8, lm_width=WIDTH, prefix_length=PREFIX))
     return ClipCapModel(mapper, GPT2LMHeadModel(config)).double()
 
 
@@ -105,11 +106,11 @@ def test_clipcaps_own_weights_give_clipcaps_own_losses_and_captions(shared: Path
     state = torch.load(shared / f"golden/rmokady-{kind}.pt", weights_only=True)
     buffers = {name for name in state if name.endswith(".attn.masked_bias")}
     buffers |= {name.removesuffix("masked_bias") + "bias" for name in buffers}
-    mapper = MapperConfig(
+    mapper = mapper_config(
         kind=kind, embedding_width=answers["prefix_dim"], lm_width=32, prefix_length=answers["prefix_length"],
         clip_length=answers["prefix_length_clip"], layers=answers["num_layers"],
     )  # fmt: skip
-    model = ClipCapModel(build_mapper(mapper), GPT2LMHeadModel(GPT2Config(**answers["gpt2"]))).eval()
+    model = ClipCapModel(Mapper(mapper), GPT2LMHeadModel(GPT2Config(**answers["gpt2"]))).eval()
     model.load_state_dict({name: tensor for name, tensor in state.items() if name not in buffers})
     tokenizer = load_tokenizer(str(shared / "data/gpt2"))
     captions = [tokenizer.encode(caption) for caption in answers["captions"]]

@@ -6,7 +6,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.data.command.presets import PRESETS
 from clipcap.data.errors import UsageError
-from clipcap.train.mappers import MapperConfig, build_mapper
+from clipcap.train.mappers import mapper_config
+from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.tuning import describe_trainable, tune
 from clipcap.train.settings import TrainSettings
@@ -14,7 +15,7 @@ from clipcap.train.settings import TrainSettings
 
 def small_model(layers: int = 4) -> ClipCapModel:
     torch.manual_seed(0)
-    mapper = build_mapper(MapperConfig(kind="linear", embedding_width=8, lm_width=16, prefix_length=2))
+    mapper = Mapper(mapper_config(kind="linear", embedding_width=8, lm_width=16, prefix_length=2))
     sizes = {"n_embd": 16, "n_head": 2, "n_positions": 16, "vocab_size": 40, "bos_token_id": 39, "eos_token_id": 39}
     return ClipCapModel(mapper, GPT2LMHeadModel(GPT2Config(n_layer=layers, **sizes)))  # type: ignore[arg-type]
 
@@ -90,8 +91,8 @@ def test_presets_have_the_published_numbers_of_parameters(preset: str, mapper: f
     width, layers = SIZES[settings.lm]
     with torch.device("meta"):
         model = ClipCapModel(
-            build_mapper(
-                MapperConfig(
+            Mapper(
+                mapper_config(
                     kind=settings.mapper,
                     embedding_width=WIDTHS[first["encoder"], first["features"]],
                     lm_width=width,
