@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from clipcap.data.errors import SourceError, UsageError
-from clipcap.data.readers.pictures import SUFFIXES, walk_pictures
+from clipcap.data.readers.images import SUFFIXES, walk_images
 from clipcap.data.records import SPLITS, storable
 from clipcap.precompute.images import choose_workers, decode_pictures
 
@@ -63,7 +63,7 @@ class Inputs:
         for path in self.paths:
             if split is not None and path.suffix.lower() not in CACHES:
                 raise UsageError(f"--split {split} is for caches; {path} is none")
-            if path.is_dir() and next(walk_pictures(path), None) is None:
+            if path.is_dir() and next(walk_images(path), None) is None:
                 raise SourceError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
 
     def groups(self, captioner: "Captioner") -> Iterator[Group]:
@@ -80,7 +80,7 @@ class Inputs:
                 rows = _rows(path, captioner) if path.suffix.lower() == ".npy" else self._cached(path, captioner)
                 yield from rows
             else:
-                pictures.extend(walk_pictures(path) if path.is_dir() else [path])
+                pictures.extend(walk_images(path) if path.is_dir() else [path])
         yield from _picture_groups(pictures, captioner)
 
     def _cached(self, path: Path, captioner: "Captioner") -> Iterator[Group]:

@@ -102,7 +102,7 @@ def precompute(
         and given(context, "pretrained")
     ):
         pretrained = None  # a preset's weights are for the preset's encoder
-    columns = Columns(picture=picture_column, caption=caption_column)
+    columns = Columns(image=picture_column, caption=caption_column)
     found = read_source(source, format_name, columns if captions is None else None)
     if captions is not None:
         found = _with_captions(found, captions, columns)

@@ -49,7 +49,7 @@ def read_source(path: Path, format_name: str | None = None, columns: Columns | N
             if columns != Columns() and not reader.has_columns:
                 raise UsageError(f"{path} is of the format {name}, which has no columns to name; leave them out")
             return reader.read(path, columns)
-    looked_for = "; ".join(f"{name}: {reader.wants}" for name, reader in READERS.items())
+    looked_for = "; ".join(f"{name}: {reader.expected_layout}" for name, reader in READERS.items())
     raise SourceError(f"{path} is not a dataset that is known here; looked for {looked_for}; found {_contents(path)}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.rows import as_rows, fold
+from clipcap.data.readers.rows import as_rows, group_rows
 from clipcap.data.records import Source
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _NAMES = ("image", "images", "path", "paths", "name", "names", "file_name", "fil
 class ClipRetrievalReader(Reader):
     """A folder that clip-retrieval wrote: `img_emb/img_emb_0.npy`, and `metadata/metadata_0.parquet` beside it."""
 
-    wants = "img_emb/img_emb_0.npy, with metadata/metadata_0.parquet"
+    expected_layout = "img_emb/img_emb_0.npy, with metadata/metadata_0.parquet"
 
     def matches(self, path: Path) -> bool:
         return path.is_dir() and bool(_numbered(path / "img_emb", "img_emb_*.npy"))
@@ -31,7 +31,7 @@ class ClipRetrievalReader(Reader):
 
         files = _numbered(path / "img_emb", "img_emb_*.npy")
         if not files:
-            raise SourceError(f"{path} has no {self.wants}")
+            raise SourceError(f"{path} has no {self.expected_layout}")
         parts: list[NDArray[Any]] = []
         entries: list[tuple[str, str, int]] = []
         for file in files:
@@ -48,13 +48,13 @@ class ClipRetrievalReader(Reader):
         for name, caption, row in entries:
             count = seen[name] = seen.get(name, 0) + 1
             unique.append((name if count == 1 else f"{name}#{count}", caption, row))
-        return fold(path, "clip-retrieval", np.concatenate(parts), unique, [None] * len(unique), [])
+        return group_rows(path, "clip-retrieval", np.concatenate(parts), unique, [None] * len(unique), [])
 
 
 class ArraysReader(Reader):
     """`.npz` with rows and names, or `.npy` with rows alone; captions come with `--captions`."""
 
-    wants = "a .npy of rows, or a .npz of rows and names"
+    expected_layout = "a .npy of rows, or a .npz of rows and names"
 
     def matches(self, path: Path) -> bool:
         return path.is_file() and path.suffix in (".npy", ".npz")
@@ -77,7 +77,7 @@ class ArraysReader(Reader):
         if len(set(names)) < len(names):
             raise SourceError(f"{path} names a picture twice (as {Counter(names).most_common(1)[0][0]}); mend it")
         entries = [(name, "", i) for i, name in enumerate(names)]
-        return fold(path, "arrays", rows, entries, [None] * len(entries), [])
+        return group_rows(path, "arrays", rows, entries, [None] * len(entries), [])
 
 
 def _load(path: Path) -> Any:

@@ -15,11 +15,11 @@ class Columns:
     """Names of columns that a person gave, where they are not to be guessed.
 
     Attributes:
-        picture: `--picture-column`.
+        image: `--picture-column`.
         caption: `--caption-column`.
     """
 
-    picture: str | None = None
+    image: str | None = None
     caption: str | None = None
 
 
@@ -27,11 +27,11 @@ class Reader(ABC):
     """A dataset format.
 
     Attributes:
-        wants: what a source of this format looks like, for the error when none fits.
+        expected_layout: what a source of this format looks like, for the error when none fits.
         has_columns: whether it makes use of `Columns`.
     """
 
-    wants: ClassVar[str]
+    expected_layout: ClassVar[str]
     has_columns: ClassVar[bool] = False
 
     @abstractmethod
@@ -69,7 +69,7 @@ class FileReader(Reader):
     def read(self, path: Path, columns: Columns) -> Source:
         file = self.find(path) or path
         if file.is_dir():
-            raise SourceError(f"{path} has no single file of this format; looked for {self.wants}")
+            raise SourceError(f"{path} has no single file of this format; looked for {self.expected_layout}")
         return self.read_file(file, path if path.is_dir() else file.parent, columns)
 
     @abstractmethod

@@ -13,7 +13,7 @@ from typing import Any
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.pictures import SUFFIXES, Pictures
+from clipcap.data.readers.images import SUFFIXES, ImageFinder
 from clipcap.data.records import Record, Source
 
 _NAME = re.compile(r"captions_(train|val)(2014|2017)\.json")
@@ -23,7 +23,7 @@ _ONE_FILE = re.compile(r"captions_(train|val|test).*\.json")
 class CocoReader(Reader):
     """Captions as COCO publishes them: one JSON a split, with `images` and `annotations`."""
 
-    wants = "annotations/captions_train2017.json or the like (val, 2014), beside train2017/ and val2017/"
+    expected_layout = "annotations/captions_train2017.json or the like (val, 2014), beside train2017/ and val2017/"
 
     def matches(self, path: Path) -> bool:
         try:
@@ -43,7 +43,7 @@ class CocoReader(Reader):
             return _read_one_file(path)
         files = _annotation_files(path)
         if not files:
-            raise SourceError(f"{path} has no COCO captions; looked for {self.wants}")
+            raise SourceError(f"{path} has no COCO captions; looked for {self.expected_layout}")
         notes: list[str] = []
         folders = {file: _picture_folder(path, *_split_and_year(file)) for file in files}
         for file in [file for file in files if folders[file] is None]:
@@ -96,7 +96,7 @@ class CocoReader(Reader):
 def _read_one_file(file: Path) -> Source:
     """A single annotation file: its pictures are looked for beside it, or beside its `annotations/`."""
     root = file.parent.parent if file.parent.name == "annotations" else file.parent
-    pictures = Pictures(root)
+    pictures = ImageFinder(root)
     named = _ONE_FILE.match(file.name)
     entries, strays = _entries(file)
     records = [

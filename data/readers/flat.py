@@ -11,7 +11,7 @@ from typing import Any
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
-from clipcap.data.readers.pictures import Pictures, group_captions, read_text
+from clipcap.data.readers.images import ImageFinder, group_captions, read_text
 from clipcap.data.records import Source
 
 _COCO_NAMES = ("COCO_train2014_{:012d}.jpg", "COCO_val2014_{:012d}.jpg", "{:012d}.jpg")
@@ -20,13 +20,13 @@ _COCO_NAMES = ("COCO_train2014_{:012d}.jpg", "COCO_val2014_{:012d}.jpg", "{:012d
 class FlatReader(FileReader):
     """The list's file, or a folder with a single such file, with the pictures below the folder."""
 
-    wants = "a .json with [{image_id or image, caption}, ...]"
+    expected_layout = "a .json with [{image_id or image, caption}, ...]"
 
     def recognises(self, file: Path) -> bool:
         return file.suffix == ".json" and _begins_as_list(file)
 
     def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
-        pictures = Pictures(root)
+        pictures = ImageFinder(root)
         rows: list[tuple[str, str | None, Iterable[str]]] = []
         try:
             for entry in json.loads(read_text(file)):
@@ -36,11 +36,13 @@ class FlatReader(FileReader):
                 rows.append((name, None, [entry["caption"]]))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             fact = f"{type(error).__name__}: {one_line(error)}"
-            raise SourceError(f"{file} is not {self.wants} ({fact}); mend it, or give another --format") from error
+            raise SourceError(
+                f"{file} is not {self.expected_layout} ({fact}); mend it, or give another --format"
+            ) from error
         return group_captions("flat", pictures, rows)
 
 
-def _coco_name(pictures: Pictures, number: int) -> str:
+def _coco_name(pictures: ImageFinder, number: int) -> str:
     names = [form.format(number) for form in _COCO_NAMES]
     return next((name for name in names if pictures.find(name) is not None), names[0])
 

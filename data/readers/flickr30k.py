@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, FileReader
-from clipcap.data.readers.pictures import Pictures, group_captions, read_text
+from clipcap.data.readers.images import ImageFinder, group_captions, read_text
 from clipcap.data.records import Source
 
 _HEADER = re.compile(r"image_name\s*\|\s*comment_number\s*\|\s*comment\s*")
@@ -21,7 +21,7 @@ _WITHOUT_BAR = re.compile(r"([^|]+)\|\s*(\d+)\s+(\S.*)")
 class Flickr30kReader(FileReader):
     """`results*.csv` with bars between its columns, beside its pictures or above them."""
 
-    wants = "results.csv with image_name| comment_number| comment"
+    expected_layout = "results.csv with image_name| comment_number| comment"
 
     def candidates(self, folder: Path) -> Iterable[Path]:
         return sorted(folder.glob("results*.csv"))
@@ -42,7 +42,7 @@ class Flickr30kReader(FileReader):
                 notes.append(f"{file.name} line {number} {what}: {line[:60]!r}")
             if row is not None:
                 rows.append((row[1].strip(), None, [row[3].strip()]))
-        return group_captions("flickr30k", Pictures(root), rows, notes)
+        return group_captions("flickr30k", ImageFinder(root), rows, notes)
 
 
 def _begins_with_header(file: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.pictures import Pictures, group_captions, read_text
+from clipcap.data.readers.images import ImageFinder, group_captions, read_text
 from clipcap.data.records import Source
 
 _TOKENS = "Flickr8k.token.txt"
@@ -17,14 +17,14 @@ _LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt"
 class Flickr8kReader(Reader):
     """The token file and the split lists in one folder, with the pictures in it or below it."""
 
-    wants = f"{_TOKENS}, with {_LISTS['train']} and the like"
+    expected_layout = f"{_TOKENS}, with {_LISTS['train']} and the like"
 
     def matches(self, path: Path) -> bool:
         return (path / _TOKENS).is_file()
 
     def read(self, path: Path, columns: Columns) -> Source:
         if not (path / _TOKENS).is_file():
-            raise SourceError(f"{path} has no {_TOKENS}; looked for {self.wants}")
+            raise SourceError(f"{path} has no {_TOKENS}; looked for {self.expected_layout}")
         splits: dict[str, str] = {}
         for split, file in _LISTS.items():
             if not (path / file).is_file():
@@ -47,4 +47,4 @@ class Flickr8kReader(Reader):
             notes.append(f"and {len(odd) - 5:,} more such lines")
         if unlisted:
             notes.append(f"{unlisted:,} captions left out: their pictures are in no split list")
-        return group_captions("flickr8k", Pictures(path), rows, notes)
+        return group_captions("flickr8k", ImageFinder(path), rows, notes)

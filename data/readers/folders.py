@@ -7,17 +7,17 @@ from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.pictures import Pictures, group_captions, known_split, read_text, walk_pictures
+from clipcap.data.readers.images import ImageFinder, group_captions, known_split, read_text, walk_images
 from clipcap.data.records import Source
 
 
 class SidecarReader(Reader):
     """Pictures with a text file of the same name beside them, as img2dataset leaves them too."""
 
-    wants = "pictures with a .txt of the same name beside each"
+    expected_layout = "pictures with a .txt of the same name beside each"
 
     def matches(self, path: Path) -> bool:
-        return path.is_dir() and any(picture.with_suffix(".txt").is_file() for picture in walk_pictures(path))
+        return path.is_dir() and any(picture.with_suffix(".txt").is_file() for picture in walk_images(path))
 
     def read(self, path: Path, columns: Columns) -> Source:
         pictures = _pictures(path)
@@ -35,10 +35,10 @@ class SidecarReader(Reader):
 class FolderReader(Reader):
     """Pictures without captions: they can be captioned, not trained on."""
 
-    wants = "a folder of pictures"
+    expected_layout = "a folder of pictures"
 
     def matches(self, path: Path) -> bool:
-        return path.is_dir() and any(True for _ in walk_pictures(path))
+        return path.is_dir() and any(True for _ in walk_images(path))
 
     def read(self, path: Path, columns: Columns) -> Source:
         pictures = _pictures(path)
@@ -46,10 +46,10 @@ class FolderReader(Reader):
         return group_captions("folder", pictures, rows, ["no captions: this cache can be captioned, not trained on"])
 
 
-def _pictures(path: Path) -> Pictures:
+def _pictures(path: Path) -> ImageFinder:
     if not path.is_dir():
         raise SourceError(f"{path} is a file; give a folder of pictures")
-    pictures = Pictures(path)
+    pictures = ImageFinder(path)
     if not pictures.paths:
         raise SourceError(f"{path} holds no pictures")
     return pictures

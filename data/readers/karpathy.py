@@ -11,7 +11,7 @@ from typing import Any
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
-from clipcap.data.readers.pictures import Pictures, group_captions, read_text
+from clipcap.data.readers.images import ImageFinder, group_captions, read_text
 from clipcap.data.records import Source
 
 _NAME = re.compile(r"dataset_(coco|flickr8k|flickr30k)\.json")
@@ -22,7 +22,7 @@ _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 class KarpathyReader(FileReader):
     """One JSON with all splits, in the folder that holds the pictures, or the JSON itself."""
 
-    wants = "dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json, above its pictures"
+    expected_layout = "dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json, above its pictures"
 
     def candidates(self, folder: Path) -> Iterable[Path]:
         folders = [place for place in (folder, folder / "annotations") if place.is_dir()]
@@ -44,4 +44,4 @@ class KarpathyReader(FileReader):
             raise SourceError(
                 f"{file} is not one of Karpathy's files ({fact}); it needs `images` with filename, split and sentences"
             ) from error
-        return group_captions("karpathy", Pictures(root), rows)
+        return group_captions("karpathy", ImageFinder(root), rows)

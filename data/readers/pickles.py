@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
-from clipcap.data.readers.rows import as_rows, fold
+from clipcap.data.readers.rows import as_rows, group_rows
 from clipcap.data.records import Source
 from clipcap.data.safe_pickle import read_pickle
 
@@ -18,7 +18,7 @@ class ClipCapPickleReader(FileReader):
     The `_tokens.pkl` that training leaves beside it is not looked at.
     """
 
-    wants = "a .pkl of rmokady's with clip_embedding and captions"
+    expected_layout = "a .pkl of rmokady's with clip_embedding and captions"
 
     def recognises(self, file: Path) -> bool:
         return _is_pickle(file) and b"clip_embedding" in _head(file)
@@ -32,7 +32,9 @@ class ClipCapPickleReader(FileReader):
             if not all(isinstance(caption, str) for _, caption, _ in entries):
                 raise TypeError("a caption that is no text")
         except (KeyError, TypeError, ValueError) as error:
-            raise SourceError(f"{path} is not {self.wants} ({type(error).__name__}: {one_line(error)})") from error
+            raise SourceError(
+                f"{path} is not {self.expected_layout} ({type(error).__name__}: {one_line(error)})"
+            ) from error
         notes: list[str] = []
         shift = _shift(path, [row for _, _, row in entries], len(rows))
         splits: list[str | None] = [None] * len(entries)
@@ -46,13 +48,13 @@ class ClipCapPickleReader(FileReader):
             notes.append(
                 f"from caption {shift:,} on the rows were numbered from 0 again: repaired; the {shift:,} before are val"
             )
-        return fold(path, "clipcap-pickle", rows, entries, splits, notes)
+        return group_rows(path, "clipcap-pickle", rows, entries, splits, notes)
 
 
 class ClipXGptPickleReader(FileReader):
     """What jmisilo's dataset_generation.py writes: a list of (picture, row, caption)."""
 
-    wants = "a .pkl of jmisilo's with (picture, row, caption)"
+    expected_layout = "a .pkl of jmisilo's with (picture, row, caption)"
 
     def recognises(self, file: Path) -> bool:
         return _is_pickle(file) and b"clip_embedding" not in _head(file) and not file.stem.endswith("_tokens")
@@ -69,7 +71,7 @@ class ClipXGptPickleReader(FileReader):
         except (KeyError, TypeError, ValueError) as error:
             fact = f"{type(error).__name__}: {one_line(error)[:100]}"
             raise SourceError(f"{path} is no pickle of embeddings that is known here ({fact}); see --help") from error
-        return fold(path, "clipxgpt-pickle", rows, entries, [None] * len(entries), [])
+        return group_rows(path, "clipxgpt-pickle", rows, entries, [None] * len(entries), [])
 
 
 def _shift(path: Path, rows: list[int], count: int) -> int:

@@ -35,7 +35,7 @@ def as_rows(path: Path, values: Any) -> "NDArray[Any]":
     return rows
 
 
-def fold(
+def group_rows(
     path: Path,
     format_name: str,
     rows: "NDArray[Any]",

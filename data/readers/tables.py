@@ -16,11 +16,11 @@ from urllib.parse import unquote, urlsplit
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
-from clipcap.data.readers.pictures import Pictures, group_captions, known_split, read_text
+from clipcap.data.readers.images import ImageFinder, group_captions, known_split, read_text
 from clipcap.data.records import SPLITS, Source
 
 _SUFFIXES = {".csv", ".tsv", ".jsonl", ".txt"}
-PICTURE_COLUMNS = (
+IMAGE_COLUMNS = (
     "file_name", "filename", "filepath", "file_path", "image_path", "image", "image_name", "img", "path", "file",
     "picture",
 )  # fmt: skip
@@ -33,19 +33,21 @@ Row = dict[str, Any]
 class TableReader(FileReader):
     """One table, or a folder with a single one, with the pictures below the folder."""
 
-    wants = "a .csv, .tsv or .jsonl with a column of pictures (file_name, image, filepath, ...) and one of captions"
+    expected_layout = (
+        "a .csv, .tsv or .jsonl with a column of pictures (file_name, image, filepath, ...) and one of captions"
+    )
     has_columns = True
 
     def recognises(self, file: Path) -> bool:
         return file.suffix in _SUFFIXES and file.is_file() and _looks_like_table(file)
 
     def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
-        pictures = Pictures(root)
+        pictures = ImageFinder(root)
         if _is_conceptual(file):
             rows: list[tuple[str, str | None, Iterable[str]]] = list(_conceptual_rows(file, pictures))
             return group_captions("table", pictures, rows, ["no header: read as caption, URL (Conceptual Captions)"])
         names, table = _read(file)
-        picture = _column(file, names, columns.picture, PICTURE_COLUMNS, "pictures", "--picture-column")
+        picture = _column(file, names, columns.image, IMAGE_COLUMNS, "pictures", "--picture-column")
         caption = _column(file, names, columns.caption, CAPTION_COLUMNS, "captions", "--caption-column")
         notes = [f"{file.name}: pictures from column {picture!r}, captions from column {caption!r}"]
         rows, without = [], 0
@@ -127,7 +129,7 @@ def _split(file: Path, value: Any) -> str | None:
     return split
 
 
-def _conceptual_rows(file: Path, pictures: Pictures) -> Iterator[tuple[str, str | None, list[str]]]:
+def _conceptual_rows(file: Path, pictures: ImageFinder) -> Iterator[tuple[str, str | None, list[str]]]:
     for number, line in enumerate(read_text(file).splitlines()):
         caption, _, url = line.partition("\t")
         if not url:

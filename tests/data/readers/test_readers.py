@@ -142,7 +142,7 @@ def test_every_reader_is_in_the_contract() -> None:
     pictures_and_captions = {"coco", "karpathy", "flickr8k", "flickr30k", "flat", "table", "sidecar", "folder"}
     embeddings = {"clipcap-pickle", "clipxgpt-pickle", "clip-retrieval", "arrays"}  # tests/precompute/test_imported.py
     assert set(READERS) == pictures_and_captions | embeddings
-    assert all(reader.wants for reader in READERS.values())
+    assert all(reader.expected_layout for reader in READERS.values())
 
 
 def read(folder: Path, name: str, text: str, **options: str) -> Source:
@@ -204,14 +204,14 @@ def test_columns_are_guessed_said_and_settable(tmp_path: Path) -> None:
         SourceError, match="no column that is known to hold pictures; name it with --picture-column; its"
     ):
         read(tmp_path, "t.csv", text)
-    source = read(tmp_path, "t.csv", text, picture="Photo")
+    source = read(tmp_path, "t.csv", text, image="Photo")
     assert source.records[0].captions == ("guessed",)
     assert source.notes == ["t.csv: pictures from column 'Photo', captions from column 'Caption'"]
-    assert read(tmp_path, "t.csv", text, picture="Photo", caption="Alt").records[0].captions == ("alternative",)
+    assert read(tmp_path, "t.csv", text, image="Photo", caption="Alt").records[0].captions == ("alternative",)
     with pytest.raises(SourceError, match="has no column 'alt'; its columns: Photo, Alt, Caption"):
-        read(tmp_path, "t.csv", text, picture="Photo", caption="alt")
+        read(tmp_path, "t.csv", text, image="Photo", caption="alt")
     with pytest.raises(UsageError, match="is of the format folder, which has no columns to name"):
-        read_source(tmp_path, "folder", Columns(picture="x"))
+        read_source(tmp_path, "folder", Columns(image="x"))
 
 
 def test_pictures_are_found_by_whole_path_then_by_its_end_then_by_name(tmp_path: Path) -> None:

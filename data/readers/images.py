@@ -12,7 +12,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 _OTHER_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
-class Pictures:
+class ImageFinder:
     """All pictures below a folder, found by the names that annotation files give them.
 
     Args:
@@ -26,7 +26,7 @@ class Pictures:
         self.root = root
         self.paths: list[str] = []
         self._by_name: dict[str, list[str]] = defaultdict(list)
-        for picture in walk_pictures(root):
+        for picture in walk_images(root):
             path = picture.relative_to(root).as_posix()
             self.paths.append(path)
             self._by_name[picture.name].append(path)
@@ -49,7 +49,7 @@ class Pictures:
         return found[0] if len(found) == 1 else None
 
 
-def walk_pictures(root: Path) -> Iterator[Path]:
+def walk_images(root: Path) -> Iterator[Path]:
     """Every picture below a folder; hidden files and folders are somebody's own business.
 
     Raises:
@@ -64,7 +64,7 @@ def walk_pictures(root: Path) -> Iterator[Path]:
 
 def group_captions(
     format_name: str,
-    pictures: Pictures,
+    pictures: ImageFinder,
     rows: Iterable[tuple[str, str | None, Iterable[str]]],
     notes: Iterable[str] = (),
 ) -> Source:
