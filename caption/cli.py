@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from clipcap.data.command.app import Debug, Version, new_app, run_command
-from clipcap.data.command.options import Config
+from clipcap.data.command.app import Debug, Version, command, new_app, run_command
+from clipcap.data.command.config import Config
 from clipcap.data.command.progress import Progress, plural
 from clipcap.data.errors import ClipCapError, SourceError, UsageError
 
@@ -23,7 +23,7 @@ app = new_app()
 _TEXTS = {".json", ".jsonl", ".csv", ".tsv", ".txt", ""}
 
 
-@app.command(epilog="Captions go to stdout, everything else to stderr.")
+@command(app, examples="clipcap-caption img.jpg")
 def caption(
     inputs: Annotated[
         list[Path],

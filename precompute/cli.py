@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipcap.data.cache.fingerprint import UNKNOWN
-from clipcap.data.command.app import Debug, Version, new_app, program_version, run_command
-from clipcap.data.command.options import Config, Preset, given, on_command_line
+from clipcap.data.command.app import Debug, Version, command, new_app, program_version, run_command
+from clipcap.data.command.config import Config, Preset
+from clipcap.data.command.options import on_command_line, was_given
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS
+from clipcap.precompute.presets import PRESETS
 
 if TYPE_CHECKING:
     from clipcap.data.cache.index import Cache
@@ -27,7 +29,7 @@ SHARD_SIZE = 4096
 SHARD_BYTES = 256 << 20  # of embeddings at most, unless asked for: a shard is made in memory
 
 
-@app.command(epilog="Run it again after a crash or Ctrl-C: it goes on with what is missing.")
+@command(app, examples="clipcap-precompute coco/", presets=lambda: PRESETS)
 def precompute(
     context: typer.Context,
     source: Annotated[
@@ -99,7 +101,7 @@ def precompute(
     if (
         on_command_line(context, "encoder")
         and not on_command_line(context, "pretrained")
-        and given(context, "pretrained")
+        and was_given(context, "pretrained")
     ):
         pretrained = None  # a preset's weights are for the preset's encoder
     columns = Columns(image=picture_column, caption=caption_column)
@@ -123,9 +125,9 @@ def precompute(
     place = Output(output)
     place.check_writable()
     if understood.embedding is not None:
-        if understood.format == "clipxgpt-pickle" and not given(context, "features"):
+        if understood.format == "clipxgpt-pickle" and not was_given(context, "features"):
             features = "pooled"  # as that system makes them
-        name, weights = _named(encoder, pretrained) if given(context, "encoder") else (UNKNOWN, UNKNOWN)
+        name, weights = _named(encoder, pretrained) if was_given(context, "encoder") else (UNKNOWN, UNKNOWN)
         _import(
             understood, place, tokenizer, overwrite, shard_size,
             encoder=name, pretrained=weights, features=features, split_seed=seed if drawn else None,

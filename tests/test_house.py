@@ -54,7 +54,7 @@ def test_every_package_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["precompute.cli", "train.cli", "caption.cli", "caption.inspect_cli", "caption", "data.readers"]
+    "module", ["precompute.cli", "train.cli", "caption.cli", "caption.inspect.cli", "caption", "data.readers"]
 )
 def test_importing_a_command_is_light(module: str) -> None:
     heavy = ("torch", "transformers", "open_clip", "h5py", "numpy", "PIL", "rich", "huggingface_hub")
@@ -65,7 +65,7 @@ def test_importing_a_command_is_light(module: str) -> None:
 
 @pytest.mark.parametrize("command", ["precompute", "train", "caption", "inspect"])
 def test_help_loads_nothing_heavy_and_says_what_it_does(command: str) -> None:
-    module = "caption.inspect_cli" if command == "inspect" else f"{command}.cli"
+    module = "caption.inspect.cli" if command == "inspect" else f"{command}.cli"
     code = (
         f"import sys, atexit; sys.argv = ['clipcap-{command}', '--help']\natexit.register(lambda: print('HEAVY', [m "
         f"for m in ('torch', 'h5py', 'numpy', 'PIL') if m in sys.modules]))\nfrom clipcap.{module} import main; "

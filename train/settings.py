@@ -1,118 +1,198 @@
-"""The settings of a run of stage 2, and how the learning rate moves through it."""
+"""The settings of a training run: everything that decides its weights, besides the cache; and its learning rate.
+
+The mapper's own knobs stand in its file (train/mappers/) and are given as `mapper_options`.
+"""
 
 import math
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from clipcap.data.errors import UsageError
+from clipcap.data.settings import Parameter, Settings, changed_values, device_setting, parameters_of, setting
+from clipcap.data.settings import stored_values as _stored_values
+from clipcap.train.mappers import MAPPERS, knobs
+from clipcap.train.mappers.base import GROUP as MAPPER
 
-SAMPLINGS = ("image", "caption")
-TUNING = re.compile(r"all|none|first\+last|(last|from):\d+")
-PRECISIONS = ("fp32", "bf16", "fp16")
-SCHEDULES = ("linear", "cosine", "constant")
+MODEL, TRAINING, MEMORY, OUTPUT = "Language model", "Training", "Memory and speed", "Output"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """Everything that decides the weights at the end, besides the cache. Stored in the run and in its checkpoints.
+class TrainSettings(Settings):
+    """Settings of a run. The help of each field describes it.
 
     Attributes:
-        mapper: name of the mapper.
-        prefix_length: positions of the prefix.
-        clip_length: positions of the embedding inside the `transformer` mapper.
-        layers: of the `transformer` and `encoder` mappers.
-        heads: of the `encoder` mapper.
-        mapper_dropout: in the `encoder` mapper.
-        tanh: whether the `linear` mapper ends in one.
-        lm: name or folder of the language model.
-        init: the checkpoint whose weights the run begins with, mapper and language model; empty to begin afresh.
-        tune: what of the language model trains; see train/model/tuning.py.
-        dropout: in the language model; None for its own.
-        subset: part of the training pictures that is trained on.
-        max_caption_tokens: longer captions are cut; 0 for as long as the language model takes.
-        epochs: passes over all captions.
-        batch_size: captions in a step.
-        sampling: `image` or `caption`; see train/corpus/sampler.py.
-        accumulate: parts that a step's captions are cut into, one after the other; 0 for as few as memory allows.
-        stream: whether embeddings are read from the cache in blocks as they are needed; None for where memory is short.
-        lr: learning rate at its highest.
-        warmup: below 1, the part of all steps in which it rises; from 1 on, the number of these steps.
-        schedule: how it falls after that: `linear` or `cosine` to 0, or `constant`.
-        weight_decay: of matrices, decoupled (AdamW, arXiv:1711.05101).
-        label_smoothing: the part of each target's probability that is spread over all tokens.
-        patience: epochs without a better validation loss after which the run ends; 0 for never.
-        precision: `fp32`, `bf16` or `fp16`.
-        seed: of the mapper's first weights, of the order of captions and of dropout.
+        mapper_options: the mapper's own knobs that differ from their defaults, by name.
+
+    Raises:
+        UsageError: a value is not allowed, or the mapper has no such knob.
     """
 
-    mapper: str = "mlp"
-    prefix_length: int = 10
-    clip_length: int = 10
-    layers: int = 8
-    heads: int = 16
-    mapper_dropout: float = 0.0
-    tanh: bool = True
-    lm: str = "gpt2"
-    init: str = ""
-    tune: str = "all"
-    dropout: float | None = None
-    subset: float = 1.0
-    max_caption_tokens: int = 0
-    epochs: int = 10
-    batch_size: int = 40
-    sampling: str = "image"
-    accumulate: int = 0
-    stream: bool | None = None
-    lr: float = 2e-5
-    warmup: float = 0.05
-    schedule: str = "linear"
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    patience: int = 0
-    precision: str = "fp32"
-    seed: int = 0
+    mapper: str = setting(
+        "mlp", "Mapper, which turns an embedding into a prefix.", group=MAPPER, choices=tuple(MAPPERS)
+    )
+    prefix_length: int = setting(10, "Positions of the prefix.", group=MAPPER, minimum=1)
+    mapper_options: Mapping[str, Any] = field(default_factory=dict)
+
+    lm: str = setting(
+        "gpt2", "GPT-2 of any size: its name, a folder that transformers saved, or demo.", group=MODEL, metavar="MODEL"
+    )
+    tune: str = setting(
+        "all",
+        "Which weights of GPT-2 train: all, none, first+last (first and last block, embeddings and final norm), last:N "
+        "(last N blocks and final norm) or from:N (all but the first N blocks).",
+        group=MODEL, pattern=r"all|none|first\+last|(last|from):\d+", metavar="WHICH",
+    )  # fmt: skip
+    dropout: float | None = setting(
+        None, "Dropout in GPT-2. Default: GPT-2's own, 0.1.", group=MODEL, minimum=0, below=1
+    )
+    init: str = setting(
+        "",
+        "Checkpoint to start from, mapper and GPT-2: one of clipcap-train, or a file of rmokady, jmisilo or Lahdhirim. "
+        "Default: a fresh mapper and the GPT-2 of `lm`.",
+        group=MODEL, metavar="CHECKPOINT",
+    )  # fmt: skip
+
+    epochs: int = setting(10, "Passes over all captions.", group=TRAINING, minimum=1)
+    batch_size: int = setting(40, "Captions in a step.", group=TRAINING, minimum=1)
+    sampling: str = setting(
+        "image",
+        "image shuffles images, and trains on all captions of an image behind one prefix. caption shuffles single "
+        "captions, which is slower and learns a little more from each.",
+        group=TRAINING, choices=("image", "caption"),
+    )  # fmt: skip
+    lr: float = setting(2e-5, "Highest learning rate.", group=TRAINING, above=0)
+    warmup: float = setting(
+        0.05,
+        "Fraction of all steps in which the learning rate rises; a value of 1 or more is a number of steps.",
+        group=TRAINING, minimum=0,
+    )  # fmt: skip
+    schedule: str = setting(
+        "linear",
+        "How the learning rate falls after warm-up: linear or cosine to zero, or constant.",
+        group=TRAINING, choices=("linear", "cosine", "constant"),
+    )  # fmt: skip
+    weight_decay: float = setting(
+        0.0, "Weight decay for matrices; biases and norms have none.", group=TRAINING, minimum=0
+    )
+    label_smoothing: float = setting(
+        0.0, "Share of each target's probability that is spread over all tokens.", group=TRAINING, minimum=0, below=1
+    )
+    subset: float = setting(
+        1.0, "Fraction of the training images to train on, drawn by `seed`.", group=TRAINING, above=0, maximum=1
+    )
+    max_caption_tokens: int = setting(
+        0, "Cut captions to this many tokens. 0 keeps as many as GPT-2 has positions for.", group=TRAINING, minimum=0
+    )
+    patience: int = setting(
+        0,
+        "End the run after this many epochs without a lower validation loss. 0 runs all epochs.",
+        group=TRAINING, minimum=0,
+    )  # fmt: skip
+    seed: int = setting(
+        0,
+        "Seed of the mapper's first weights, of the order of captions and of dropout.",
+        group=TRAINING, minimum=0, maximum=(1 << 32) - 1,
+    )  # fmt: skip
+
+    precision: str = setting(
+        "auto",
+        "Precision of the computation. auto takes bf16 where the device has it, fp16 on a GPU without it, else fp32.",
+        group=MEMORY, choices=("auto", "fp32", "bf16", "fp16"),
+    )  # fmt: skip
+    device: str = device_setting(MEMORY)
+    accumulate: int = setting(
+        0,
+        "Micro-batches that a step is cut into, one after the other. 0 takes as few as memory allows.",
+        group=MEMORY, minimum=0,
+    )  # fmt: skip
+    stream: bool | None = setting(
+        None,
+        "Read embeddings in blocks as they are needed, instead of all at the start. Default: only if they would take "
+        "more than half of the free memory.",
+        group=MEMORY,
+    )  # fmt: skip
+
+    log_to: str | None = setting(
+        None,
+        "Tracker that gets the metrics besides metrics.jsonl: tensorboard or wandb. Default: none.",
+        group=OUTPUT, metavar="TRACKER", stored=False,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        if not TUNING.fullmatch(self.tune):
-            raise UsageError(f"--tune {self.tune} is not known; use all, none, first+last, last:N or from:N")
-        if self.sampling not in SAMPLINGS:
-            raise UsageError(f"--sampling {self.sampling} is not known; use {', '.join(SAMPLINGS)}")
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"--precision {self.precision} is not known; use auto, {', '.join(PRECISIONS)}")
-        if self.schedule not in SCHEDULES:
-            raise UsageError(f"--schedule {self.schedule} is not known; use {', '.join(SCHEDULES)}")
-        for name in ("mapper_dropout", "dropout", "label_smoothing"):
-            part = getattr(self, name)
-            if part is not None and not 0 <= part < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be from 0 to below 1, not {part}")
-        if not 0 < self.subset <= 1:
-            raise UsageError(f"--subset must be above 0 and at most 1, not {self.subset}")
-        for name in ("weight_decay", "patience", "max_caption_tokens", "accumulate"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} must be a number of at least 0, not {getattr(self, name)}"
-                )
-        for name in ("prefix_length", "clip_length", "layers", "heads", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if not 0 < self.lr < math.inf:
-            raise UsageError(f"--lr must be a number above 0, not {self.lr}")
-        if not 0 <= self.warmup < math.inf:
-            raise UsageError(f"--warmup must be a number of at least 0, not {self.warmup}")
-        if not 0 <= self.seed < 1 << 32:
-            raise UsageError(f"--seed must be from 0 to {(1 << 32) - 1}, not {self.seed}")
+        super().__post_init__()
+        if math.isinf(self.lr) or math.isinf(self.warmup):
+            raise UsageError(f"`lr` and `warmup` must be finite, not {self.lr} and {self.warmup}")
+        own = {parameter.name: parameter.setting for parameter in knobs(self.mapper)}
+        for name, value in self.mapper_options.items():
+            if name not in own:
+                raise UsageError(f"`mapper` {self.mapper} has no `{name}`; it has {', '.join(own) or 'no knobs'}")
+            own[name].check(flat_name(name), value)
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Self:
+        """Build settings from values among which the mapper's knobs stand under their flat names.
+
+        Knobs that only other mappers have are ignored: runs of early versions stored all of them.
+
+        Raises:
+            UsageError: a value is not allowed.
+            TypeError: there is no such setting.
+        """
+        values = dict(values)
+        chosen = values.get("mapper", cls.mapper)
+        known = {flat_name(parameter.name) for kind in MAPPERS for parameter in knobs(kind)}
+        own = {flat_name(parameter.name): parameter.name for parameter in knobs(chosen)}
+        given = {name: values.pop(name) for name in known & set(values)}
+        options = {own[name]: value for name, value in given.items() if name in own}
+        return cls(**values, mapper_options=options)
+
+    def flat(self) -> dict[str, Any]:
+        """What is stored of the settings: one dict, with the mapper's knobs under their flat names."""
+        own = {
+            flat_name(parameter.name): self.mapper_options.get(parameter.name, parameter.default)
+            for parameter in knobs(self.mapper)
+        }
+        return {**_stored_values(self), **own}
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from their defaults, with the mapper's knobs under their flat names."""
+        return {**changed_values(self), **{flat_name(name): value for name, value in self.mapper_options.items()}}
 
     def warmup_steps(self, total: int) -> int:
-        """Steps of warm-up in a run of `total`: a part of it, since a small dataset never leaves a fixed number."""
+        """Warm-up steps of a run of `total` steps. A fraction scales with the data, where a fixed number would not."""
         steps = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
         return min(steps, total)
 
 
-def lr_factor(step: int, warmup: int, total: int, schedule: str = "linear") -> float:
-    """The part of the highest learning rate that step `step`, from 0, uses: a linear rise, then the schedule.
+def flat_name(knob: str) -> str:
+    """The name of a mapper's knob beside the other settings: its own, unless a setting has that name already."""
+    taken = TrainSettings.__dataclass_fields__
+    return f"mapper_{knob}" if knob in taken else knob
 
-    `linear` goes to 0 at `total`, as transformers' `get_linear_schedule_with_warmup`, which ClipCap trains with, but no
-    step has a rate of 0; `cosine` is half a wave (SGDR, arXiv:1608.03983).
+
+def option_parameters() -> list[Parameter]:
+    """The parameters of a run, as options of the command: those of `TrainSettings`, and the knobs of all mappers."""
+    own = {
+        flat_name(parameter.name): replace(parameter, name=flat_name(parameter.name))
+        for kind in MAPPERS
+        for parameter in knobs(kind)
+    }
+    settings = parameters_of(TrainSettings)
+    return [*settings[:2], *own.values(), *settings[2:]]
+
+
+def lr_factor(step: int, warmup: int, total: int, schedule: str = "linear") -> float:
+    """The fraction of the highest learning rate that a step uses: a linear rise, then the schedule.
+
+    `linear` falls to 0 at `total`, as transformers' `get_linear_schedule_with_warmup`, with which ClipCap trains, but
+    no step has a rate of 0; `cosine` is half a wave (SGDR, arXiv:1608.03983).
+
+    Args:
+        step: from 0.
+        warmup: steps of the rise.
+        total: steps of the run.
+        schedule: `linear`, `cosine` or `constant`.
     """
     if step < warmup:
         return (step + 1) / warmup

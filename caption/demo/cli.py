@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from clipcap.data.command.app import Debug, Version, new_app, run_command
+from clipcap.data.command.app import Debug, Version, command, new_app, run_command
 from clipcap.data.command.progress import Progress, duration
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _NEW_PAIRS = 500
 _SHOWN = 12
 
 
-@app.command(epilog="It needs no network and no GPU; two cores take a few minutes. Stopped, it goes on when run again.")
+@command(app, examples="clipcap-demo")
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where everything goes.")] = Path("demo"),
     only_dataset: Annotated[

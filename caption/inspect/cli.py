@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from clipcap.data.cache.atomic import set_aside
-from clipcap.data.command.app import Debug, Version, new_app, run_command
+from clipcap.data.command.app import Debug, Version, command, new_app, run_command
 from clipcap.data.command.progress import Progress, plural
 from clipcap.data.errors import CheckpointError, UsageError
 
@@ -20,7 +20,7 @@ app = new_app()
 FAILURES_SHOWN = 20
 
 
-@app.command()
+@command(app, examples="clipcap-inspect cache.h5")
 def inspect(
     path: Annotated[
         Path,

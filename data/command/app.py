@@ -1,7 +1,7 @@
-"""The frame around every command: one-line errors, exit statuses, Ctrl-C, and libraries kept quiet.
+"""The frame of every command: its help in groups, one-line errors, exit statuses, Ctrl-C, and libraries kept quiet.
 
-Results go to stdout, everything else to stderr. Exit status 0: done; 1: a fault of ours; 2: something the person can
-mend; 130: interrupted.
+Results go to stdout, everything else to stderr. Exit status 0: done; 1: a fault of ours; 2: something that the person
+can correct; 130: interrupted.
 """
 
 import errno
@@ -12,27 +12,17 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from clipcap.data.command.messages import show_messages
 from clipcap.data.errors import ClipCapError, one_line
 
-
-def print_version(wanted: bool) -> None:
-    """Print the installed version and stop, where `--version` was given."""
-    if wanted:
-        print(program_version())
-        raise typer.Exit
-
-
-Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the whole traceback.")]
-Version = Annotated[
-    bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
-]
+LAST_GROUP = "Other"
 
 
 def program_version() -> str:
@@ -45,38 +35,95 @@ def program_version() -> str:
         return "0+checkout"
 
 
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        print(f"{context.info_name} {program_version()}")
+        raise typer.Exit
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]
+
+
+class Command(TyperCommand):
+    """A command whose help lists the options in groups, and its examples as they stand.
+
+    Attributes:
+        presets: gives the values that each preset has for this command's options.
+    """
+
+    presets: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, group after group in the order of their first option."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                group = getattr(parameter, "rich_help_panel", None)
+                title = group or (LAST_GROUP if parameter.opts[0].startswith("-") else "Arguments")
+                groups.setdefault(title, []).append(record)
+        for title in [*(title for title in groups if title != LAST_GROUP), LAST_GROUP]:
+            with formatter.section(title):
+                formatter.write_dl(groups[title])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.strip().splitlines():
+                    formatter.write(f"{'':{formatter.current_indent}}{line.strip()}\n")
+
+
 def new_app() -> typer.Typer:
-    """A typer application as all our commands use it."""
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    """A typer application, as all our commands use it."""
+    return typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def command(
+    app: typer.Typer, *, examples: str, presets: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function the command of an application.
+
+    Args:
+        app: with no other command.
+        examples: command lines to show at the end of the help, one a line.
+        presets: gives the values that each preset has for this command's options.
+    """
+    kind = type("Command", (Command,), {"presets": staticmethod(presets)})
+    names = {"help_option_names": ["-h", "--help"]}
+    return app.command(cls=kind, epilog=examples, context_settings=names)
 
 
 def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a single-command app as the program `name`, and leave with its exit status.
+    """Run a single-command app as the program `name`, and exit with its status.
 
     Args:
         app: an app with one command.
-        name: the program's name, as errors begin with it.
-        arguments: what stands behind the name on the command line; by default that of this process.
+        name: the program's name, with which its errors begin.
+        arguments: of the command line, after the name; by default those of this process.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     quiet_libraries(debug)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
-    command: Any = typer.main.get_command(app)
-    rename = partial(with_option_names, parameters=command.params)
+    program: Any = typer.main.get_command(app)
+    rename = partial(with_option_names, parameters=program.params)
     try:
         with show_messages(rename):
-            status = command.main(arguments, prog_name=name, standalone_mode=False)
+            status = program.main(arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
-        if status == 130:  # what typer makes of Ctrl-C
+        if status == 130:  # typer's way to report Ctrl-C
             raise KeyboardInterrupt
     except ClipCapError as error:
         status = _report(name, rename(one_line(error)), 2, debug)
     except KeyboardInterrupt:
         status = _report(name, "interrupted", 130, debug)
     except (BrokenPipeError, SystemExit) as error:
-        # The reader of our output has gone (`| head`), of which typer makes an exit with 1: nothing is wrong.
+        # The reader of our output has gone (`| head`), which typer turns into an exit with 1: nothing is wrong.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it flushes stdout
@@ -84,11 +131,11 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" ({error.filename})" if error.filename else ""
-            status = _report(name, f"the disk is full{place}: make room, then run the same command again", 2, debug)
+            status = _report(name, f"the disk is full{place}: free some space, then run the same command", 2, debug)
         elif hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument, a bad value
-            status = _report(name, f"{one_line_of_usage(error)} See {name} --help.", 2, debug)
+            status = _report(name, f"{_usage_message(error)} See {name} --help.", 2, debug)
         else:
-            fact = f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)"
+            fact = f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows the traceback)"
             status = _report(name, fact, 1, debug)
     sys.exit(status if isinstance(status, int) else 0)
 
@@ -112,14 +159,14 @@ def with_option_names(text: str, parameters: Sequence[Any]) -> str:
     return re.sub(r"`([a-z][a-z0-9_]*)`", lambda found: shown.get(found[1], found[0]), text)
 
 
-def one_line_of_usage(error: Exception) -> str:
+def _usage_message(error: Exception) -> str:
     """What typer says of a wrong command line, as one sentence on one line."""
     message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
     return message if message.endswith(".") else message + "."
 
 
 def quiet_libraries(debug: bool) -> None:
-    """Keep the warnings and log lines of the libraries off the person's screen, unless they debug."""
+    """Keep warnings and log lines of the libraries off the person's screen, unless `debug`."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else every forked worker prints a warning
     if debug:
         return

@@ -1,116 +1,96 @@
-"""Where options come from besides the command line: `--config FILE` and, below it, `--preset NAME`.
+"""Options of the commands, made from settings classes: each parameter is described in its field, and nowhere else.
 
-Both fill what click calls the default map, so that their values are checked like any other.
+    @command(app, examples="...")
+    @with_settings(given=parameters_of(TrainSettings))
+    def train(context: typer.Context, cache: ..., given: dict[str, Any]) -> None: ...
+
+`given` then holds what the person gave: on the command line, in a `--config FILE`, or by a `--preset NAME`.
 """
 
-import difflib
-import json
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from clipcap.data.command.presets import PRESETS
-from clipcap.data.errors import UsageError, one_line
+from clipcap.data.settings import Parameter
+
+EXPLICIT = ("COMMANDLINE", "DEFAULT_MAP")
 
 
-def _use_config(context: typer.Context, path: Path | None) -> Path | None:
-    if path is not None:
-        context.meta["config"] = read_config_file(path, _names(context))
-        _settle(context)
-    return path
+def with_settings(**groups: Sequence[Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace parameters of a command's function by the options of settings classes.
+
+    Args:
+        groups: for each parameter to replace, the settings that become options in its place. The function gets a dict
+            of those that were given, by name. It must also take the context, as `context`.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            context = values["context"]
+            for name, parameters in groups.items():
+                found = {parameter.name: values.pop(parameter.name) for parameter in parameters}
+                values[name] = {key: value for key, value in found.items() if was_given(context, key)}
+            function(**values)
+
+        made: list[inspect.Parameter] = []
+        for parameter in inspect.signature(function, eval_str=True).parameters.values():
+            options = groups.get(parameter.name)
+            made += [parameter] if options is None else [_option(option) for option in options]
+        made = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in made]
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in made}
+        return command
+
+    return decorate
 
 
-def _use_preset(context: typer.Context, name: str | None) -> str | None:
-    if name is not None and context.get_parameter_source("preset").name == "COMMANDLINE":  # type: ignore[union-attr]
-        context.meta["preset"] = name
-        _settle(context)
-    return name
-
-
-def _settle(context: typer.Context) -> None:
-    """Put the file over the preset; of two presets the one on the command line counts."""
-    values = dict(context.meta.get("config", {}))
-    below = values.pop("preset", None)
-    name = context.meta.get("preset", below)
-    context.default_map = {**(_preset(context, name) if isinstance(name, str) else {}), **values}
-
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", metavar="FILE", is_eager=True, callback=_use_config, help="Options from a .toml or .json file."
-    ),
-]
-Preset = Annotated[
-    str | None,
-    typer.Option("--preset", is_eager=True, callback=_use_preset, help=f"A recipe by name: {', '.join(PRESETS)}."),
-]
-
-
-def given(context: typer.Context, name: str) -> bool:
-    """Whether a person gave an option, on the command line, in a config file or by a preset."""
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was given on the command line, in a config file or by a preset."""
     source = context.get_parameter_source(name)
-    return source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP")
+    return source is not None and source.name in EXPLICIT
 
 
 def on_command_line(context: typer.Context, name: str) -> bool:
-    """Whether a person gave an option on the command line itself."""
+    """Whether a parameter was given on the command line itself."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
-def read_config_file(path: Path, names: dict[str, str]) -> dict[str, Any]:
-    """The options in a file, by the names of the command's parameters.
-
-    Args:
-        path: TOML, or JSON where it ends in `.json`: one table, keys as the options are called.
-        names: of options, to the parameter's.
-
-    Raises:
-        UsageError: it cannot be read, is neither, or has a key that is no option.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"--config {path} cannot be read ({error.strerror}); give a .toml or .json file") from error
-    except ValueError as error:
-        raise UsageError(f"--config {path} is not {path.suffix or '.toml'} ({one_line(error)}); mend it") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"--config {path} holds no table of options but a {type(content).__name__}; mend it")
-    values = {}
-    for key, value in content.items():
-        name = key.replace("-", "_")
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            what = f"the nearest is {near[0]}" if near else "see --help"
-            raise UsageError(f"--config {path} has the key {key!r}, which is no option; {what}")
-        values[names[name]] = value
-    return values
-
-
-def _preset(context: typer.Context, name: str) -> dict[str, Any]:
-    """The half of a preset that the command has options for.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 1)
-        what = f"the nearest is {near[0]}" if near else f"use {', '.join(PRESETS)}"
-        raise UsageError(f"--preset {name} is not known; {what}")
-    _, *halves = PRESETS[name]
-    names = _names(context)
-    # The half whose every option the command has is its own.
-    return next(dict(half) for half in halves if set(half) <= set(names.values()))
+def _option(parameter: Parameter) -> inspect.Parameter:
+    """The option of one setting, as typer reads it from a function's parameter."""
+    described = parameter.setting
+    spelling = f"--{parameter.name.replace('_', '-')}"
+    kinds = [kind for kind in get_args(parameter.type) if kind is not type(None)]
+    kind = kinds[0] if isinstance(parameter.type, UnionType) else parameter.type
+    spellings = described.spellings or (spelling,)
+    metavar = described.metavar or ("[" + "|".join(described.choices) + "]" if described.choices else None)
+    if kind is bool:
+        metavar = None
+        if parameter.default is not False:
+            spellings = (f"{spelling}/--no-{spelling[2:]}",)
+    number = kind in (int, float)
+    option = typer.Option(
+        *spellings,
+        help=re.sub(r"`([a-z_]+)`", lambda found: "--" + found[1].replace("_", "-"), described.help),
+        rich_help_panel=described.group or None,
+        min=described.minimum if number else None,
+        max=described.maximum if number else None,
+        metavar=metavar,
+        autocompletion=_complete(described.choices) if described.choices else None,
+    )
+    assert get_origin(kind) is None, f"{parameter.name}: no option can be made of {kind}"
+    return inspect.Parameter(
+        parameter.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=parameter.default,
+        annotation=Annotated[parameter.type, option],
+    )
 
 
-def _names(context: typer.Context) -> dict[str, str]:
-    """Options as a person writes them, without dashes in front and with low lines inside, to their parameters."""
-    return {
-        name: str(parameter.name)
-        for parameter in context.command.params
-        for name in [str(parameter.name), *(option.lstrip("-").replace("-", "_") for option in parameter.opts)]
-    }
+def _complete(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]

@@ -1,14 +1,12 @@
-"""The learning rate's way through a run."""
-
-import re
+"""The settings of a run and its learning rate."""
 
 import pytest
 
 from clipcap.data.errors import UsageError
-from clipcap.train.settings import TrainSettings, lr_factor
+from clipcap.train.settings import TrainSettings, lr_factor, option_parameters
 
 
-def test_a_linear_rise_then_linear_to_zero() -> None:
+def test_the_learning_rate_rises_then_follows_its_schedule() -> None:
     assert [lr_factor(step, 4, 12) for step in range(12)] == [
         0.25, 0.5, 0.75, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125,
     ]  # fmt: skip
@@ -19,7 +17,7 @@ def test_a_linear_rise_then_linear_to_zero() -> None:
     assert [lr_factor(step, 2, 2) for step in range(2)] == [0.5, 1.0]
 
 
-def test_warm_up_scales_with_the_data() -> None:
+def test_warmup_scales_with_the_data() -> None:
     assert TrainSettings().warmup_steps(141_690) == 7084  # COCO, 10 epochs of 40
     assert TrainSettings().warmup_steps(760) == 38  # 3,060 captions: 5,000 fixed steps would never end
     assert TrainSettings(warmup=500).warmup_steps(760) == 500
@@ -28,22 +26,50 @@ def test_warm_up_scales_with_the_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "value"),
     [
-        ({"tune": "last"}, "--tune last is not known; use all, none, first+last, last:N or from:N"),
-        ({"schedule": "steps"}, "--schedule steps is not known; use linear, cosine, constant"),
-        ({"subset": 0.0}, "--subset must be above 0 and at most 1, not 0.0"),
-        ({"label_smoothing": 1.0}, "--label-smoothing must be from 0 to below 1, not 1.0"),
-        ({"mapper_dropout": -0.1}, "--mapper-dropout must be from 0 to below 1, not -0.1"),
-        ({"weight_decay": -1.0}, "--weight-decay must be a number of at least 0, not -1.0"),
-        ({"lr": 0.0}, "--lr must be a number above 0"),
-        ({"lr": float("nan")}, "--lr must be a number above 0"),
-        ({"lr": float("inf")}, "--lr must be a number above 0, not inf"),
-        ({"warmup": float("inf")}, "--warmup must be a number of at least 0, not inf"),
-        ({"seed": -1}, "--seed must be from 0 to 4294967295, not -1"),
-        ({"batch_size": 0}, "--batch-size must be at least 1, not 0"),
+        *(("tune", "last"), ("schedule", "steps"), ("subset", 0.0), ("label_smoothing", 1.0), ("weight_decay", -1.0)),
+        *(("lr", 0.0), ("lr", float("nan")), ("lr", float("inf")), ("warmup", float("inf")), ("seed", -1)),
+        *(("batch_size", 0), ("precision", "fp8"), ("mapper", "perceiver"), ("epochs", None)),
     ],
 )
-def test_errors(options: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(message)):
-        TrainSettings(**options)  # type: ignore[arg-type]
+def test_a_value_that_is_not_allowed_is_an_error_that_names_it(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"`{name}`"):
+        TrainSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_knob_is_checked_by_its_mapper() -> None:
+    with pytest.raises(UsageError, match=r"`mapper_dropout` .* not -0\.1"):
+        TrainSettings(mapper="encoder", mapper_options={"dropout": -0.1})
+    with pytest.raises(UsageError, match="`mapper` linear has no `layers`; it has tanh"):
+        TrainSettings(mapper="linear", mapper_options={"layers": 3})
+
+
+def test_flat_values_lead_to_the_same_settings() -> None:
+    settings = TrainSettings(mapper="encoder", mapper_options={"dropout": 0.2, "layers": 3}, lr=1e-3, device="cpu")
+    flat = settings.flat()
+    assert (flat["mapper_dropout"], flat["layers"], flat["heads"], flat["dropout"]) == (0.2, 3, 16, None)
+    assert "device" not in flat
+    assert TrainSettings.from_flat(flat).flat() == flat
+    assert settings.changed() == {"mapper": "encoder", "mapper_dropout": 0.2, "layers": 3, "lr": 1e-3, "device": "cpu"}
+
+
+def test_knobs_of_other_mappers_in_an_early_run_are_ignored() -> None:
+    early = {"mapper": "linear", "tanh": False, "clip_length": 10, "layers": 8, "heads": 16, "mapper_dropout": 0.0}
+    assert TrainSettings.from_flat(early) == TrainSettings(mapper="linear", mapper_options={"tanh": False})
+    with pytest.raises(TypeError):
+        TrainSettings.from_flat({"colour": "red"})
+
+
+def test_knobs_of_another_mapper_are_refused_only_if_they_are_explicit() -> None:
+    from clipcap.train.start import new_settings
+
+    assert new_settings({"mapper": "mlp", "layers": 3}, explicit={"mapper": "mlp"}) == TrainSettings()
+    with pytest.raises(UsageError, match="`mapper` mlp has no `layers`"):
+        new_settings({"mapper": "mlp", "layers": 3})
+
+
+def test_every_mapper_becomes_options_with_its_knobs() -> None:
+    assert [p.name for p in option_parameters()][:7] == [
+        "mapper", "prefix_length", "clip_length", "layers", "heads", "mapper_dropout", "tanh",
+    ]  # fmt: skip

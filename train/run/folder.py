@@ -9,7 +9,7 @@ last/, best/    checkpoints; `last` also holds the training state
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ClipCapError(f"the folder {self.path} cannot be made ({one_line(error)}); give another -o") from error
-        started = {"settings": asdict(settings), "cache": cache}
+        started = {"settings": settings.flat(), "cache": cache}
         write_file(self.path / "run.json", json.dumps(started, indent=1).encode())
 
     def stored(self) -> tuple[TrainSettings, list[str]] | None:
@@ -95,7 +95,7 @@ class RunFolder:
             content = json.loads(file.read_text())
             if "sampling" not in content["settings"]:
                 raise CheckpointError(f"{file} is of an older version, with other steps; start again with --overwrite")
-            return TrainSettings(**content["settings"]), list(content["cache"])
+            return TrainSettings.from_flat(content["settings"]), list(content["cache"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file} is damaged ({one_line(error)}); start again with --overwrite") from error
 
@@ -169,12 +169,12 @@ def check_same(folder: Path, stored: TrainSettings, wanted: TrainSettings) -> No
     Raises:
         UsageError: a setting differs; the first is named.
     """
-    for name, value in asdict(wanted).items():
-        before = getattr(stored, name)
-        if before != value:
+    before = stored.flat()
+    for name, value in wanted.flat().items():
+        if name not in before or before[name] != value:
             raise UsageError(
-                f"{folder} was started with --{name.replace('_', '-')} {before}, not {value}; a run goes on as it was "
-                "started: leave the option out, or give another -o"
+                f"{folder} was started with `{name}` {before.get(name)}, not {value}; leave `{name}` out, or give "
+                "another `output`"
             )
 
 

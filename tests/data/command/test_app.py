@@ -43,7 +43,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_fault_of_ours_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave(fail_with(ZeroDivisionError("division by zero")), []) == 1
-    expected = "clipcap-test: unexpected ZeroDivisionError: division by zero (--debug shows where)\n"
+    expected = "clipcap-test: unexpected ZeroDivisionError: division by zero (--debug shows the traceback)\n"
     assert capsys.readouterr().err == expected
 
 

@@ -55,12 +55,12 @@ def test_json_with_everything_in_it(tmp_path: Path, run: Any, options: list[Any]
 @pytest.mark.parametrize(
     ("name", "text", "fact"),
     [
-        ("c.toml", "learning-rat = 1", "has the key 'learning-rat', which is no option; see --help"),
-        ("c.toml", "batchsize = 1", "has the key 'batchsize', which is no option; the nearest is batch_size"),
+        ("c.toml", "learning-rat = 1", "'learning-rat'"),
+        ("c.toml", "batchsize = 1", "the nearest is batch_size"),
         ("c.toml", "epochs = 'three'", "Invalid value for '--epochs': Input should be a valid integer"),
-        ("c.toml", "lr = ", "c.toml is not .toml (Invalid value"),
-        ("c.json", "[1]", "holds no table of options but a list"),
-        ("c.toml", 'preset = "clipcap"', "--preset clipcap is not known; the nearest is clipcap-mlp"),
+        ("c.toml", "lr = ", "Invalid value"),
+        ("c.json", "[1]", "a list"),
+        ("c.toml", 'preset = "clipcap"', "the nearest is clipcap-mlp"),
     ],
 )
 def test_a_file_that_is_wrong(tmp_path: Path, run: Any, options: list[Any], name: str, text: str, fact: str) -> None:

@@ -6,11 +6,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.data.command.presets import PRESETS
 from clipcap.data.errors import UsageError
+from clipcap.precompute.presets import PRESETS as PRECOMPUTE
 from clipcap.train.mappers import mapper_config
 from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.tuning import describe_trainable, tune
-from clipcap.train.settings import TrainSettings
+from clipcap.train.presets import PRESETS as TRAIN
 
 
 def small_model(layers: int = 4) -> ClipCapModel:
@@ -85,9 +86,8 @@ WIDTHS = {
         ("visual-tokens", 1.97, 48.44),
     ],
 )
-def test_presets_have_the_published_numbers_of_parameters(preset: str, mapper: float, trained: float) -> None:
-    _, first, second = PRESETS[preset]
-    settings = TrainSettings(**second)
+def test_presets_have_the_published_parameter_counts(preset: str, mapper: float, trained: float) -> None:
+    settings, first = TRAIN[preset], PRECOMPUTE[preset]
     width, layers = SIZES[settings.lm]
     with torch.device("meta"):
         model = ClipCapModel(
@@ -97,9 +97,7 @@ def test_presets_have_the_published_numbers_of_parameters(preset: str, mapper: f
                     embedding_width=WIDTHS[first["encoder"], first["features"]],
                     lm_width=width,
                     prefix_length=settings.prefix_length,
-                    clip_length=settings.clip_length,
-                    layers=settings.layers,
-                    heads=settings.heads,
+                    **settings.mapper_options,
                 )
             ),
             GPT2LMHeadModel(GPT2Config(n_embd=width, n_layer=layers, n_head=width // 64)),
@@ -111,7 +109,6 @@ def test_presets_have_the_published_numbers_of_parameters(preset: str, mapper: f
     assert round(sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6, 2) == trained
 
 
-def test_every_preset_says_where_it_comes_from() -> None:
-    assert {"clipcap-mlp", "clipcap-transformer", "clipxgpt-small", "clipxgpt-large", "clipxgpt-g14-xl",
-            "visual-tokens"} <= set(PRESETS)  # fmt: skip
-    assert all("arXiv" in source or "/" in source or "fork" in source for source, _, _ in PRESETS.values())
+def test_every_preset_has_a_source_and_a_half_in_each_stage() -> None:
+    assert all("arXiv" in source or "/" in source for source in PRESETS.values())
+    assert set(PRESETS) == set(TRAIN) == set(PRECOMPUTE)
