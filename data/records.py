@@ -1,4 +1,4 @@
-"""The two types that a dataset reader fills: a record is one picture with its captions, a source is all of them."""
+"""The two types that a dataset reader fills: a record is one image with its captions, a source is a whole dataset."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One picture of a dataset.
+    """One image of a dataset with its captions.
 
     Attributes:
-        id: the dataset's own id of the picture, unique in the source.
-        path: the picture's file, relative to the source's root, with forward slashes.
-        split: one of `SPLITS`, or None where the dataset does not say.
-        captions: as the dataset has them; may be empty.
+        id: the dataset's own id of the image, unique in the source.
+        path: the image file, relative to the source's root, with forward slashes.
+        split: one of `SPLITS`, or None if the dataset does not assign one.
+        captions: the captions as the dataset has them; may be empty.
     """
 
     id: str
@@ -32,17 +32,22 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A dataset as a reader understood it.
+    """A dataset as its reader understood it.
+
+    A source consists of images, or of embeddings that another program computed. With embeddings, a record's path is
+    only the name of the image; no file is opened.
 
     Attributes:
-        format: the reader's name.
+        format: the reader's name in `READERS`.
         root: the folder that `Record.path` is relative to.
-        records: in the order in which they will be cached.
-        missing: paths of records whose file does not exist.
-        unlisted: pictures in the dataset's folders that no record names; they are left alone.
-        notes: what the reader decided that a person may want to know, a sentence each.
-        embedding: float (len(records), d), where the source is of embeddings and not of pictures.
-        normalized: whether those rows have length 1.
+        records: all images, in the order in which they will be cached.
+        missing: paths of the records whose file does not exist.
+        unlisted: images in the dataset's folders that no record names; they are ignored.
+        notes: what the reader decided and the user may want to know, one sentence each.
+        embedding: float (len(records), d) where the source consists of embeddings, else None.
+        normalized: whether all rows of `embedding` have length 1.
+        has_names: whether the ids come from the dataset. False for rows of embeddings without names, whose ids are
+            made from their position; captions can be assigned to them by order only.
     """
 
     format: str
@@ -53,14 +58,26 @@ class Source:
     notes: list[str] = field(default_factory=list)
     embedding: "NDArray[Any] | None" = None
     normalized: bool = False
+    has_names: bool = True
 
-    def limited(self, limit: int) -> "Source":
-        """At most `limit` pictures that exist, evenly spaced over the dataset, so that every split keeps its share."""
+    def limited(self, limit: int, seed: int) -> "Source":
+        """Return a source with at most `limit` of the images that exist, drawn by a hash of their ids.
+
+        Every split keeps its share of the images, and at least one image where the limit allows it. The choice depends
+        on the ids, the splits and the seed; the order of the records stays.
+        """
         missing = set(self.missing)
-        found = [number for number, record in enumerate(self.records) if record.path not in missing]
-        count = min(limit, len(found))
-        chosen = [found[i * len(found) // count] for i in range(count)]
-        left_out = [f"{len(missing):,} listed pictures do not exist and were left out"] if missing else []
+        by_split: dict[str | None, list[int]] = {split: [] for split in (*SPLITS, None)}
+        for number, record in enumerate(self.records):
+            if record.path not in missing:
+                by_split[record.split].append(number)
+        shares = _shares([len(numbers) for numbers in by_split.values()], limit)
+        chosen: list[int] = []
+        for numbers, share in zip(by_split.values(), shares, strict=True):
+            numbers.sort(key=lambda number: hash_fraction(f"limit:{self.records[number].id}", seed))
+            chosen += numbers[:share]
+        chosen.sort()
+        left_out = [f"{len(missing):,} listed images do not exist and were left out"] if missing else []
         return replace(
             self,
             records=[self.records[number] for number in chosen],
@@ -70,18 +87,18 @@ class Source:
         )
 
     def counts(self) -> dict[str, int]:
-        """Pictures in each split that has any, in the order of `SPLITS`."""
+        """Return the number of images in each split that has any, in the order of `SPLITS`."""
         counter = Counter(record.split for record in self.records)
         return {split: counter[split] for split in SPLITS if counter[split]}
 
     def captions(self) -> int:
-        """All captions of all records."""
+        """Return the number of captions of all records."""
         return sum(len(record.captions) for record in self.records)
 
     def sha256(self) -> str:
-        """A sum over ids, paths, splits, captions and embeddings, in order.
+        """Return a hash over the ids, paths, splits, captions and embeddings in order.
 
-        Two sources with the same sum make the same cache.
+        Two sources with the same hash make the same cache.
         """
         digest = hashlib.sha256()
         for record in self.records:
@@ -92,6 +109,33 @@ class Source:
         return digest.hexdigest()
 
 
+def hash_fraction(text: str, seed: int) -> float:
+    """Return a number in [0, 1) that depends on the text and the seed alone, uniform over texts."""
+    digest = hashlib.sha256(f"{seed}:{text}".encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
 def storable(text: str) -> str:
-    """The text as UTF-8 can hold it in HDF5: lone surrogates become `?`, zero characters go."""
+    """Return the text as HDF5 can store it: lone surrogates become `?`, and NUL characters are dropped."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+
+
+def _shares(sizes: list[int], limit: int) -> list[int]:
+    """Divide `limit` in proportion to the sizes (largest remainders), at least 1 to each size that is not 0.
+
+    With sizes 90, 2, 3 and a limit of 10, the exact shares are 9.47, 0.21, 0.32; the result is 8, 1, 1.
+    """
+    total = sum(sizes)
+    limit = min(limit, total)
+    if not limit:
+        return [0] * len(sizes)
+    shares = [limit * size // total for size in sizes]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: -(limit * sizes[i] % total))
+    for i in by_remainder[: limit - sum(shares)]:
+        shares[i] += 1
+    for i, size in enumerate(sizes):
+        largest = max(range(len(sizes)), key=shares.__getitem__)
+        if size and not shares[i] and shares[largest] > 1:
+            shares[largest] -= 1
+            shares[i] = 1
+    return shares

@@ -1,30 +1,39 @@
-"""Drawing the splits that a dataset does not have, by a hash of the picture's id: stable, and never leaking."""
+"""Draws the splits that a dataset does not have, by a hash of the image's id: stable, and independent of the order."""
 
-import hashlib
 from dataclasses import replace
 
-from clipcap.data.records import Record, Source
-
-
-def fraction(identifier: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the id and the seed alone, evenly spread over ids."""
-    digest = hashlib.sha256(f"{seed}:{identifier}".encode("utf-8", "replace")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+from clipcap.data.records import Source, hash_fraction
 
 
 def draw_splits(source: Source, val_fraction: float, seed: int) -> tuple[Source, bool]:
-    """Give every record a split; where the dataset has no `val`, draw one from what is to be trained on.
+    """Assign a split to every record; draw `val` from the training images if the dataset has none.
+
+    An image is drawn if the hash of its id is below `val_fraction`, so its split does not depend on the other images.
+    There is one exception: of two or more existing images, at least one is drawn and at least one is not.
+
+    Args:
+        source: its records may have splits; a record without one counts as a training image.
+        val_fraction: the expected share of the training images that becomes `val`, in [0, 1). At 0, none is drawn.
+        seed: of the hash.
 
     Returns:
-        The source with all splits set, and whether anything was drawn (else the seed had no effect).
+        The source with all splits set, and whether a split was drawn (if not, the seed had no effect).
     """
-    has_val = any(record.split == "val" for record in source.records)
+    draws = val_fraction > 0 and all(record.split != "val" for record in source.records)
+    drawn = _draw(source, val_fraction, seed) if draws else set()
+    records = [
+        replace(record, split="val" if number in drawn else record.split or "train")
+        for number, record in enumerate(source.records)
+    ]
+    return replace(source, records=records), draws
 
-    def split(record: Record) -> str:
-        if record.split in ("val", "test"):
-            return record.split
-        drawn = not has_val and fraction(record.id, seed) < val_fraction
-        return "val" if drawn else "train"
 
-    records = [replace(record, split=split(record)) for record in source.records]
-    return replace(source, records=records), not has_val and val_fraction > 0
+def _draw(source: Source, val_fraction: float, seed: int) -> set[int]:
+    """Return the numbers of the records that become `val`."""
+    hashes = {
+        number: hash_fraction(record.id, seed) for number, record in enumerate(source.records) if record.split != "test"
+    }
+    missing = set(source.missing)
+    existing = sorted((i for i in hashes if source.records[i].path not in missing), key=hashes.__getitem__)
+    drawn = {number for number, value in hashes.items() if value < val_fraction}
+    return (drawn | set(existing[:1])) - set(existing[-1:])

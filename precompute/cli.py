@@ -77,12 +77,12 @@ def precompute(
         str, typer.Option(help="auto, fp32, bf16 or fp16. auto: bf16 on a GPU that has it, else fp32.")
     ] = "auto",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many pictures, evenly spaced over the dataset.")
+        int | None, typer.Option(min=1, help="At most this many images, each split in proportion.")
     ] = None,
     val_fraction: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Part of the pictures to validate on, if SOURCE has no val split.")
     ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the drawn split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the drawn val split and of --limit.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what SOURCE is understood to be; write nothing.")
     ] = False,
@@ -112,7 +112,7 @@ def precompute(
     if skip_missing:
         limit = min(limit or len(understood.records), len(understood.records) - len(understood.missing))
     if limit is not None:
-        understood = understood.limited(limit)
+        understood = understood.limited(limit, seed)
     if dry_run:
         _describe(understood)
         return

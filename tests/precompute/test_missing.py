@@ -36,7 +36,7 @@ def test_a_person_who_knows_goes_on(
     models = small_models(clip_folder, tokenizer_folder)
     result = run("precompute", source, "-o", tmp_path / "cache.h5", *models, *option)
     assert result.status == 0, result.err
-    assert "4,841 listed pictures do not exist and were left out" in result.err
+    assert "4,841 listed" in result.err
     cache = Cache.open(tmp_path / "cache.h5")
     assert cache.images == pictures
     assert cache.captions >= 5 * pictures
