@@ -30,7 +30,7 @@ from clipcap.precompute.images import open_image, to_pixels, to_rgb
 from clipcap.train.foreign import load_foreign
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.checkpoint import CheckpointConfig, load_checkpoint
-from clipcap.train.run.folder import find_checkpoint
+from clipcap.train.model.find import find_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -100,7 +100,7 @@ def caption(
     formats = [name for name, wanted in choices.items() if wanted]
     if len(formats) > 1:
         raise UsageError(f"--{formats[0]} and --{formats[1]} are two formats; give one")
-    from clipcap.train.run.folder import find_checkpoint
+    from clipcap.train.model.find import find_checkpoint
 
     models = models or [Path("checkpoints/best")]
     for model in models:  # before anything heavy is loaded

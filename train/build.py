@@ -21,9 +21,10 @@ from clipcap.train.mappers import mapper_config
 from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.checkpoint import CheckpointConfig, LanguageModelConfig, load_checkpoint
+from clipcap.train.model.find import find_checkpoint
 from clipcap.train.model.language_model import load_language_model, load_own_tokenizer
 from clipcap.train.model.tuning import tune
-from clipcap.train.run.folder import RunFolder, find_checkpoint
+from clipcap.train.run.folder import RunFolder
 from clipcap.train.settings import TrainSettings
 
 if TYPE_CHECKING:

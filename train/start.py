@@ -32,8 +32,9 @@ from clipcap.train.foreign import open_foreign
 from clipcap.train.loop import Trainer
 from clipcap.train.mappers import knobs
 from clipcap.train.model.checkpoint import read_config
+from clipcap.train.model.find import find_checkpoint
 from clipcap.train.model.tuning import describe_trainable
-from clipcap.train.run.folder import RunFolder, check_same, find_checkpoint
+from clipcap.train.run.folder import RunFolder, check_same
 from clipcap.train.run.trackers import open_tracker
 from clipcap.train.settings import TrainSettings, flat_name
 
@@ -104,7 +105,7 @@ def train(
             if started_contents != contents:
                 fact = f"{run.path} holds a run on another cache than {path}"
                 raise UsageError(f"{fact}; give the cache that it was started with, or another `output`")
-        settings = world.as_first(settings)  # what the first process found out about its machine holds for all
+        settings = world.broadcast(settings)  # what the first process found out about its machine holds for all
         logger.info(
             f"{path}: {plural(opened.images, 'image')}, {plural(opened.captions, 'caption')}; "
             f"loading {settings.init or settings.lm}"
@@ -120,18 +121,18 @@ def train(
         if stored is not None and run.last.exists():
             trainer.resume()
             if not trainer.finished:
-                logger.info(f"resuming after step {trainer.position.step:,} of {trainer.total_steps:,}")
+                logger.info(f"resuming after step {trainer.state.step:,} of {trainer.total_steps:,}")
         elif resume:
             logger.info(f"{run.path} holds no checkpoint yet; starting from the beginning")
         if trainer.finished:
-            logger.info(f"{run.path} is finished: {plural(trainer.position.epoch, 'epoch')}; nothing to do")
+            logger.info(f"{run.path} is finished: {plural(trainer.state.epoch, 'epoch')}; nothing to do")
             finished = True
         else:
             _announce(trainer, device)
             finished = trainer.run()
         world.leave()
     return TrainResult(
-        best=run.best, last=run.last, epochs=trainer.position.epoch, finished=finished, is_first=world.first
+        best=run.best, last=run.last, epochs=trainer.state.epoch, finished=finished, is_first=world.first
     )
 
 

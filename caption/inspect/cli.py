@@ -45,7 +45,7 @@ def inspect(
         raise UsageError(f"{path} is a part of a checkpoint; give its folder, {path.parent}")
     if path.joinpath("cache.h5").is_file():
         raise UsageError(f"{path} is a folder that holds a cache; give {path}/cache.h5")
-    from clipcap.train.run.folder import FOREIGN_SUFFIXES
+    from clipcap.train.model.find import FOREIGN_SUFFIXES
 
     foreign = path.is_file() and path.suffix in FOREIGN_SUFFIXES
     if export is not None:
@@ -108,7 +108,7 @@ def describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:
         CheckpointError: there is none, or it is broken.
     """
     from clipcap.train.model.checkpoint import load_checkpoint, read_config
-    from clipcap.train.run.folder import find_checkpoint
+    from clipcap.train.model.find import find_checkpoint
 
     folder = find_checkpoint(path)
     config = read_config(folder)
@@ -159,7 +159,7 @@ def export_checkpoint(path: Path, system: str, file: Path) -> Path:
     from clipcap.train.foreign import open_foreign
     from clipcap.train.foreign.rmokady import export
     from clipcap.train.model.checkpoint import load_checkpoint
-    from clipcap.train.run.folder import find_checkpoint
+    from clipcap.train.model.find import find_checkpoint
 
     if system != "rmokady":
         raise UsageError(f"--export {system} is not known; use rmokady")

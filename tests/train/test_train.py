@@ -153,7 +153,7 @@ def test_stopped_by_ctrl_c_after_any_step_it_goes_on_to_the_same_weights(
     original = Trainer._step
 
     def interrupted(self: Trainer, captions: Any) -> Any:
-        if self.position.step == step - 1:
+        if self.state.step == step - 1:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, captions)
 
@@ -426,7 +426,7 @@ def test_a_run_that_diverges_says_so_and_keeps_what_was_good(
     step, read = Trainer._step, ResidentEmbeddings.__getitem__
 
     def poisoned(self: Trainer, captions: Any) -> Any:
-        if self.position.step == 5:
+        if self.state.step == 5:
             monkeypatch.setattr(ResidentEmbeddings, "__getitem__", lambda self, images: read(self, images) * math.inf)
         return step(self, captions)
 

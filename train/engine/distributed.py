@@ -43,7 +43,7 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def share(self, captions: Numbers) -> Numbers:
+    def shard(self, captions: Numbers) -> Numbers:
         """This process's part of a batch; where there are fewer captions than processes, one that does not count."""
         mine = np.array_split(captions, self.size)[self.rank]
         return mine if len(mine) else captions[:1]
@@ -60,11 +60,11 @@ class World:
             dist.all_reduce(numbers)
         return numbers
 
-    def any(self, flag: bool, device: torch.device) -> bool:
+    def any_rank(self, flag: bool, device: torch.device) -> bool:
         """Whether it is so in any process."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=device)))
 
-    def most(self, number: int, device: torch.device) -> int:
+    def max(self, number: int, device: torch.device) -> int:
         """The largest of all processes' numbers."""
         if self.size == 1:
             return number
@@ -72,7 +72,7 @@ class World:
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return int(largest)
 
-    def as_first(self, thing: Thing) -> Thing:
+    def broadcast(self, thing: Thing) -> Thing:
         """What the first process has, instead of what this one has."""
         things = [thing]
         if self.size > 1:

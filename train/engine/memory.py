@@ -42,7 +42,7 @@ def free_bytes(device: torch.device) -> int:
     return 1 << 40
 
 
-def parts_that_fit(
+def micro_batches_that_fit(
     loss: PackedLoss, corpus: Corpus, batch_size: int, device: torch.device, precision: str, sampling: str
 ) -> int:
     """Into how many parts, one after the other, a batch goes so that it fits into memory.

@@ -16,7 +16,7 @@ from clipcap.data.errors import ClipCapError
 from clipcap.data.pretrained.device import autocast
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.engine.distributed import World
-from clipcap.train.engine.memory import parts_that_fit
+from clipcap.train.engine.memory import micro_batches_that_fit
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.packed.loss import PackedLoss, products_dtype
 from clipcap.train.settings import TrainSettings
@@ -38,22 +38,22 @@ class LossScale:
 
     Attributes:
         scale: the factor.
-        good: steps since it last changed.
+        good_steps: steps since it last changed.
     """
 
     scale: float = 1.0
-    good: int = 0
+    good_steps: int = 0
 
     def update(self, finite: bool) -> None:
         """After a step."""
-        self.good = self.good + 1 if finite else 0
+        self.good_steps = self.good_steps + 1 if finite else 0
         if not finite:
             self.scale /= 2
-        elif self.good == GROW_EVERY:
-            self.scale, self.good = self.scale * 2, 0
+        elif self.good_steps == GROW_EVERY:
+            self.scale, self.good_steps = self.scale * 2, 0
 
 
-class Outcome:
+class StepResult:
     """What a step found: mean loss in nats a token and norm of its gradient, of all processes.
 
     Args:
@@ -92,7 +92,7 @@ class Engine:
     Attributes:
         parameters: what trains, by name.
         optimizer: AdamW (arXiv:1711.05101).
-        parts: into how many a batch is cut; 0 until the first step, which finds out unless it is set before.
+        micro_batches: how many a batch is cut into; 0 until the first step, which measures it unless it is set before.
         loss_scale: see there.
     """
 
@@ -113,12 +113,12 @@ class Engine:
         ]
         self.fused = device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=self.fused)
-        self.parts = settings.accumulate
+        self.micro_batches = settings.accumulate
         self.loss_scale = LossScale(FIRST_LOSS_SCALE if settings.precision == "fp16" else 1.0)
         self._loss = PackedLoss(model, settings.label_smoothing)
         self._parallel = world.wrap(self._loss, device)
 
-    def step(self, corpus: Corpus, captions: Numbers, *, rate: float, number: int) -> Outcome:
+    def step(self, corpus: Corpus, captions: Numbers, *, rate: float, number: int) -> StepResult:
         """Train on one batch.
 
         Args:
@@ -133,8 +133,8 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         tokens = int(corpus.length[captions].sum())
-        if not self.parts:
-            self.parts = self._choose_parts(corpus)
+        if not self.micro_batches:
+            self.micro_batches = self._choose_micro_batches(corpus)
         while True:
             torch.manual_seed(self._random_seed(number))
             try:
@@ -145,36 +145,36 @@ class Engine:
             self._split_further()
         norm = self._norm() / self.loss_scale.scale
         self._update(norm)
-        return Outcome(torch.stack([self.world.sum(loss), norm]), tokens)
+        return StepResult(torch.stack([self.world.sum(loss), norm]), tokens)
 
     def _random_seed(self, number: int) -> int:
         """Of a step's dropout, in this process."""
         sequence = np.random.SeedSequence([self.settings.seed, number, self.world.rank])
         return int(sequence.generate_state(1, dtype=np.uint64)[0])
 
-    def _choose_parts(self, corpus: Corpus) -> int:
+    def _choose_micro_batches(self, corpus: Corpus) -> int:
         each = math.ceil(self.settings.batch_size / self.world.size)
         try:
-            parts = parts_that_fit(
+            count = micro_batches_that_fit(
                 self._loss, corpus, each, self.device, self.settings.precision, self.settings.sampling
             )
         except torch.OutOfMemoryError:
-            parts = each
-        parts = self.world.most(parts, self.device)  # all the same, as a run that goes on has them
-        if parts > 1:
-            logger.info(f"memory is short: the {each:,} captions of a step go {math.ceil(each / parts):,} at a time")
-        return parts
+            count = each
+        count = self.world.max(count, self.device)  # the same in all processes, since a resumed run reads one number
+        if count > 1:
+            logger.info(f"memory is short: the {each:,} captions of a step go {math.ceil(each / count):,} at a time")
+        return count
 
     def _accumulate(self, corpus: Corpus, captions: Numbers, tokens: int) -> torch.Tensor:
         """Gradients of the mean loss over all tokens of the batch; returns this process's share of that mean."""
-        mine = self.world.share(captions)
-        parts = [part for part in np.array_split(mine, self.parts) if len(part)]
+        mine = self.world.shard(captions)
+        micro_batches = [some for some in np.array_split(mine, self.micro_batches) if len(some)]
         weight = 1.0 if self.world.rank < len(captions) else 0.0
         total = torch.zeros((), device=self.device)
         scale = weight * self.loss_scale.scale * self.world.size / tokens  # processes are averaged, not added
-        for number, part in enumerate(parts):
-            self._sync_gradients(number == len(parts) - 1)
-            batch = corpus.packed(part, self.model.clip_project.config.prefix_length)
+        for number, some in enumerate(micro_batches):
+            self._sync_gradients(number == len(micro_batches) - 1)
+            batch = corpus.packed(some, self.model.clip_project.config.prefix_length)
             with autocast(self.device, self.settings.precision):
                 loss = self._parallel(batch, scale)
             loss.backward()
@@ -214,13 +214,13 @@ class Engine:
         Raises:
             ClipCapError: it is one already, or other processes wait for this one.
         """
-        each = math.ceil(self.settings.batch_size / self.world.size / self.parts)
+        each = math.ceil(self.settings.batch_size / self.world.size / self.micro_batches)
         if each == 1 or self.world.size > 1:
             fact = f"{each:,} captions at a time do not fit into the memory of {self.device}"
             raise ClipCapError(f"{fact}; start again with a smaller --batch-size or a larger --accumulate")
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        self.parts *= 2
+        self.micro_batches *= 2
         logger.info(f"out of memory with {each:,} captions at a time; trying {math.ceil(each / 2):,}")
 
 

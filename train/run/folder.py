@@ -17,8 +17,6 @@ from clipcap.data.cache.atomic import recover_folder, set_aside, write_file
 from clipcap.data.errors import CheckpointError, ClipCapError, UsageError, one_line
 from clipcap.train.settings import TrainSettings
 
-FOREIGN_SUFFIXES = (".pt", ".pth", ".pkl")  # of other systems' checkpoints, see train/foreign
-
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -176,28 +174,3 @@ def check_same(folder: Path, stored: TrainSettings, wanted: TrainSettings) -> No
                 f"{folder} was started with `{name}` {before.get(name)}, not {value}; leave `{name}` out, or give "
                 "another `output`"
             )
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The folder in which a checkpoint lies: `path`, or the `best` of the run that `path` is.
-
-    A crash may have left the older one set aside; it is read where it lies, since a run may be going on. A file is
-    taken for a checkpoint of another system.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if path.is_file():
-        if path.suffix in FOREIGN_SUFFIXES:
-            return path
-        raise CheckpointError(
-            f"{path} is a file; give the folder that clipcap-train wrote, or a checkpoint of another system "
-            f"({', '.join(FOREIGN_SUFFIXES)})"
-        )
-    for folder in (path, set_aside(path), path / "best", set_aside(path / "best")):
-        if (folder / "config.json").is_file():
-            return folder
-    raise CheckpointError(
-        f"there is no model at {path}; train one with: clipcap-precompute DATASET && clipcap-train cache.h5, or give "
-        "the folder of another"
-    )

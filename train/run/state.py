@@ -1,6 +1,6 @@
 """How far a run is, and what a checkpoint keeps of it besides the weights, so that it can go on."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,16 @@ from clipcap.train.model.checkpoint import read_state
 
 
 @dataclass(kw_only=True)
-class Position:
-    """How far a run is. With the weights and the optimiser, all that going on needs.
+class TrainState:
+    """How far the loop is.
 
     Attributes:
         step: optimiser steps done.
-        epoch: the epoch that the next step is in, from 0.
+        epoch: the epoch that the next step belongs to, from 0.
         batch: batches of this epoch that are done.
-        best: the lowest validation loss so far.
-        loss_sum, loss_tokens: of the steps since the last line of metrics.
-        stale: epochs since the validation loss was lowest.
-        parts: into how many a batch is cut; see `Engine`.
-        loss_scale, good: see `LossScale`.
+        best: the lowest validation loss so far, in nats a token; None before the first validation.
+        loss_sum, loss_tokens: the summed loss and the number of tokens since the last line of metrics.jsonl.
+        epochs_since_best: epochs since the validation loss was lowest.
     """
 
     step: int = 0
@@ -32,30 +30,31 @@ class Position:
     best: float | None = None
     loss_sum: float = 0.0
     loss_tokens: int = 0
-    stale: int = 0
-    parts: int = 0
-    loss_scale: float = 1.0
-    good: int = 0
+    epochs_since_best: int = 0
 
 
-def training_state(engine: Engine, position: Position) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """What `restore` needs: the optimiser's moments by the parameters' names, on the CPU, and the position."""
-    scale = engine.loss_scale
-    position.parts, position.loss_scale, position.good = engine.parts, scale.scale, scale.good
+# Keys of training_state.json that differ from the names in the code.
+_ON_DISK = {"epochs_since_best": "stale"}
+
+
+def training_state(engine: Engine, state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What `restore` needs: the optimiser's moments by the parameters' names, on the CPU, and the loop's state."""
     tensors = {}
     for name, parameter in engine.parameters.items():
         for key, value in engine.optimizer.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = value.detach().cpu()
-    return tensors, asdict(position)
+    content = {_ON_DISK.get(name, name): value for name, value in asdict(state).items()}
+    scale = engine.loss_scale
+    return tensors, {**content, "parts": engine.micro_batches, "loss_scale": scale.scale, "good": scale.good_steps}
 
 
-def restore(checkpoint: Path, engine: Engine) -> Position:
+def restore(checkpoint: Path, engine: Engine) -> TrainState:
     """Bring an engine to where it was when the checkpoint was written, but for the weights.
 
     Raises:
         CheckpointError: its state is damaged, or of a model of another shape.
     """
-    tensors, state = read_state(checkpoint)
+    tensors, content = read_state(checkpoint)
     try:
         moments = {
             index: {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
@@ -64,10 +63,9 @@ def restore(checkpoint: Path, engine: Engine) -> Position:
         }
         groups = engine.optimizer.state_dict()["param_groups"]
         engine.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        position = Position(**state)
-        engine.parts = position.parts
-        engine.loss_scale = LossScale(position.loss_scale, position.good)
+        engine.micro_batches = content["parts"]
+        engine.loss_scale = LossScale(content["loss_scale"], content["good"])
+        return TrainState(**{field.name: content[_ON_DISK.get(field.name, field.name)] for field in fields(TrainState)})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         fact = f"the training state in {checkpoint} is damaged ({one_line(error)})"
         raise CheckpointError(f"{fact}; start again with --overwrite") from error
-    return position

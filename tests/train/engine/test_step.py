@@ -90,7 +90,7 @@ def test_as_many_parts_as_memory_needs(monkeypatch: pytest.MonkeyPatch, tuning: 
 
     def parts(free: float, sampling: str) -> int:
         monkeypatch.setattr(memory, "free_bytes", lambda device: free)
-        return memory.parts_that_fit(loss, NARROW, 16, CPU, "fp32", sampling)
+        return memory.micro_batches_that_fit(loss, NARROW, 16, CPU, "fp32", sampling)
 
     found = {}
     for sampling in ("image", "caption"):
@@ -148,7 +148,7 @@ def test_what_does_not_fit_goes_in_halves(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     room = 12
     engine, _ = train(halved)
-    assert engine.parts == 4
+    assert engine.micro_batches == 4
     assert "out of memory with 16 captions at a time; trying 8" in capsys.readouterr().err
     assert_near(halved, at_once, 1e-9)
     room = 0
@@ -177,10 +177,10 @@ def test_fp16_is_scaled_and_a_bad_step_changes_nothing() -> None:
 def test_the_scale_grows_and_shrinks_as_torchs() -> None:
     scale = module.LossScale(8.0)
     scale.update(finite=False)
-    assert (scale.scale, scale.good) == (4.0, 0)
+    assert (scale.scale, scale.good_steps) == (4.0, 0)
     for _ in range(module.GROW_EVERY):
         scale.update(finite=True)
-    assert (scale.scale, scale.good) == (8.0, 0)
+    assert (scale.scale, scale.good_steps) == (8.0, 0)
 
 
 def test_a_loss_that_is_no_number_leaves_the_weights() -> None:
