@@ -28,7 +28,8 @@ BATCHES = [np.arange(10), np.arange(10, len(CORPUS)), np.arange(0, len(CORPUS), 
 
 def train(model: ClipCapModel, corpus: Corpus = CORPUS, **options: Any) -> tuple[Engine, list[tuple[float, float]]]:
     train_mode(model)
-    engine = Engine(model, TrainSettings(batch_size=16, **{"accumulate": 1, **options}), CPU, World())
+    settings = TrainSettings(batch_size=16, **{"accumulate": 1, "precision": "fp32", **options})
+    engine = Engine(model, settings, CPU, World())
     steps = enumerate(BATCHES)
     return engine, [engine.step(corpus, batch, rate=1e-3, number=number).read() for number, batch in steps]
 
