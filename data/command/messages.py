@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-LOGGER = "clipcap"
+# A command that runs as `python -m clipcap.train.cli` logs below `__main__`.
+LOGGERS = ("clipcap", "__main__")
 
 
 @cache
@@ -61,30 +62,41 @@ class FileHandler(logging.FileHandler):
 @contextmanager
 def show_messages(rename: Callable[[str], str] = str) -> Iterator[None]:
     """Show what the library logs while inside, as a command does."""
-    logger = logging.getLogger(LOGGER)
-    handler, level = MessageHandler(rename), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with _handled_by(MessageHandler(rename)):
+        for logger in loggers:
+            logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
     """Append what the library logs to a file while inside."""
-    logger = logging.getLogger(LOGGER)
     handler = FileHandler(path)
-    logger.addHandler(handler)
+    with _handled_by(handler):
+        try:
+            yield
+        finally:
+            handler.close()
+
+
+@contextmanager
+def _handled_by(handler: logging.Handler) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        handler.close()
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def messages_are_shown() -> bool:
     """Whether a command shows messages, and so may draw bars too."""
-    return any(isinstance(handler, MessageHandler) for handler in logging.getLogger(LOGGER).handlers)
+    return any(isinstance(handler, MessageHandler) for handler in logging.getLogger(LOGGERS[0]).handlers)

@@ -33,7 +33,7 @@ def main() -> None:
     index, folder = archive / "cache.h5", archive / "checkpoint"
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        run("caption.demo_cli", "--only-dataset", work / "scenes", "--images", 36)
+        run("caption.demo.cli", "--only-dataset", work / "scenes", "--images", 36)
         (work / "scenes/train2017/000000000003.jpg").write_bytes(b"no picture")
         models = ["--encoder", "demo", "--tokenizer", "demo", "--precision", "fp32", "--device", "cpu"]
         run("precompute.cli", work / "scenes", "-o", index, *models, "--shard-size", 20)

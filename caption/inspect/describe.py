@@ -1,0 +1,107 @@
+"""What a cache or a checkpoint is: its facts as plain values, and whether it is whole.
+
+Knows nothing of command lines.
+"""
+
+import logging
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from clipcap.data.cache.atomic import set_aside
+from clipcap.data.command.progress import Progress, plural
+from clipcap.data.errors import CheckpointError, UsageError
+
+logger = logging.getLogger(__name__)
+
+
+def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
+    """Describe a cache, a shard, a checkpoint of ours, or a checkpoint file of another system.
+
+    Args:
+        path: `cache.h5`, a shard, the folder of a checkpoint or of a run, or a `.pt` or `.pkl` file.
+        verify: read everything, and compare every stored checksum.
+
+    Returns:
+        Facts by name, as JSON can hold them. `kind` says what it is.
+
+    Raises:
+        UsageError: there is no such file, or it is a part of something else.
+        CacheError: the cache is not whole.
+        CheckpointError: the checkpoint is not whole, or is of no known system.
+    """
+    path = Path(path)
+    if not path.exists() and not set_aside(path).exists():
+        raise UsageError(f"{path} does not exist; give a cache.h5 or the folder of a checkpoint")
+    if path.is_file() and path.parent.joinpath("config.json").is_file():
+        raise UsageError(f"{path} is a part of a checkpoint; give its folder, {path.parent}")
+    if path.joinpath("cache.h5").is_file():
+        raise UsageError(f"{path} is a folder that holds a cache; give {path}/cache.h5")
+    if is_foreign(path):
+        return _describe_foreign(path)
+    return _describe_cache(path, verify) if path.is_file() else _describe_checkpoint(path, verify)
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path is a checkpoint file of another system, by its suffix."""
+    from clipcap.train.model.find import FOREIGN_SUFFIXES
+
+    return path.is_file() and path.suffix in FOREIGN_SUFFIXES
+
+
+def _describe_cache(path: Path, verify: bool) -> dict[str, Any]:
+    from clipcap.data.cache.index import Cache
+    from clipcap.data.cache.shard import read_summary
+
+    cache = Cache.open(path)
+    if verify:
+        with Progress("verifying", "shards", len(cache.shards)) as progress:
+            for _ in cache.verify():
+                progress.advance()
+        logger.info(f"{plural(len(cache.shards), 'shard')} verified: every checksum is right")
+    splits: Counter[str] = Counter()
+    failures: list[dict[str, str]] = []
+    for entry in cache.shards:
+        split_names, failed = read_summary(entry.path)
+        splits.update(split_names)
+        failures.extend({"path": image, "reason": reason} for image, reason in failed)
+    return {
+        "kind": "cache, format 1",
+        "images": cache.images,
+        "captions": cache.captions,
+        "tokens": cache.tokens,
+        "shards": len(cache.shards),
+        "splits": dict(splits),
+        "verified": verify,
+        "fingerprint": asdict(cache.fingerprint),
+        "failures": failures,
+    }
+
+
+def _describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:
+    from clipcap.train.model.checkpoint import load_checkpoint, read_config
+    from clipcap.train.model.find import find_checkpoint
+
+    folder = find_checkpoint(path)
+    config = read_config(folder)
+    for part in ("model.safetensors", "tokenizer"):
+        if not (folder / part).exists():
+            raise CheckpointError(f"{folder / part} is missing; copy the whole folder that clipcap-train wrote")
+    if verify:
+        load_checkpoint(folder)
+        logger.info("the model was loaded: all of its weights are there")
+    return {"kind": "checkpoint, format 1", "folder": str(folder), "verified": verify, **asdict(config)}
+
+
+def _describe_foreign(path: Path) -> dict[str, Any]:
+    from clipcap.train.foreign import open_foreign
+
+    found = open_foreign(path)
+    return {
+        "kind": f"checkpoint of {found.system}",
+        "file": str(path),
+        "mapper": asdict(found.mapper),
+        "language_model": found.lm_config,
+        "encoder_by_default": {"encoder": found.encoder, "pretrained": found.pretrained, "features": found.features},
+    }
