@@ -12,7 +12,7 @@ from clipcap.data.command.options import on_command_line, with_settings
 from clipcap.train.presets import PRESETS
 from clipcap.train.settings import OUTPUT, option_parameters
 
-logger = logging.getLogger("clipcap.train.cli")  # __name__ is "__main__" under `python -m`
+logger = logging.getLogger(__name__)
 app = new_app()
 
 EXAMPLES = """
