@@ -1,4 +1,16 @@
-"""Finding out what a dataset is. One file a format; a new one is its file and its line in `READERS`."""
+"""Recognises the format of a dataset and reads it.
+
+A format is one file of this folder with one `Reader` in it. To add a format:
+
+1. Write `data/readers/NAME.py` with a subclass of `Reader`, or of `FileReader` if the format is a single file. It says
+   what a dataset looks like (`expected_layout`), recognises one (`matches` or `recognises`), and reads it into a
+   `Source` (`read` or `read_file`).
+2. Add an instance to `READERS` below, before any format that would also accept the same files.
+3. Add a small dataset of the format to `tests/data/readers/test_readers.py`.
+
+`karpathy.py` is a short example. The other files hold what readers share: `images.py` finds image files and builds the
+records of images, `rows.py` builds those of embeddings, and `csv_rows.py` reads CSV.
+"""
 
 from pathlib import Path
 
@@ -15,7 +27,7 @@ from clipcap.data.readers.pickles import ClipCapPickleReader, ClipXGptPickleRead
 from clipcap.data.readers.tables import TableReader
 from clipcap.data.records import Source
 
-# In the order in which they are tried: what is the most particular first.
+# By name, in the order in which they are tried: the most specific first.
 READERS: dict[str, Reader] = {
     "coco": CocoReader(),
     "karpathy": KarpathyReader(),
@@ -31,32 +43,39 @@ READERS: dict[str, Reader] = {
     "arrays": ArraysReader(),
 }
 
+__all__ = ["READERS", "Columns", "Reader", "read_source"]
+
 
 def read_source(path: Path, format_name: str | None = None, columns: Columns | None = None) -> Source:
-    """Read the dataset at `path` with the reader of that name, or with the first that recognises it.
+    """Read the dataset at `path`.
+
+    Args:
+        path: a folder, or the file that holds the captions or embeddings.
+        format_name: a name in `READERS`; by default the first reader that recognises the path reads it.
+        columns: the columns of a table, where they should not be guessed.
 
     Raises:
-        SourceError: there is nothing at the path, no reader knows it, or the one that does finds it broken.
-        UsageError: no reader has that name, or columns were named for a format that has none.
+        SourceError: the path does not exist, no reader recognises it, or its content is not valid.
+        UsageError: no reader has that name, or columns are given for a format without columns.
     """
     if format_name is not None and format_name not in READERS:
-        raise UsageError(f"--format {format_name} is not known; use {', '.join(READERS)}")
+        raise UsageError(f"`format_name` must be one of {', '.join(READERS)}, not {format_name!r}")
     if not path.exists():
         raise SourceError(f"{path} does not exist; give the folder that holds the dataset")
     columns = columns or Columns()
     for name, reader in READERS.items():
         if format_name == name or (format_name is None and reader.matches(path)):
             if columns != Columns() and not reader.has_columns:
-                raise UsageError(f"{path} is of the format {name}, which has no columns to name; leave them out")
+                raise UsageError(
+                    f"{path} has the format {name}, which has no columns; leave out the names of the columns"
+                )
             return reader.read(path, columns)
-    looked_for = "; ".join(f"{name}: {reader.expected_layout}" for name, reader in READERS.items())
-    raise SourceError(f"{path} is not a dataset that is known here; looked for {looked_for}; found {_contents(path)}")
-
-
-__all__ = ["READERS", "Columns", "Reader", "read_source"]
+    expected = "; ".join(f"{name}: {reader.expected_layout}" for name, reader in READERS.items())
+    raise SourceError(f"{path} is not a dataset of a known format; expected one of {expected}; found {_contents(path)}")
 
 
 def _contents(path: Path) -> str:
+    """Describe what is at the path, for the error."""
     if path.is_file():
         return f"a file of {path.stat().st_size:,} bytes"
     names = sorted(child.name + ("/" if child.is_dir() else "") for child in path.iterdir())

@@ -1,4 +1,4 @@
-"""Embeddings in numpy's files: those of clip-retrieval, with tables beside them, and anybody's. One class a layout."""
+"""Embeddings in numpy files: those that clip-retrieval writes, with tables beside them, and plain arrays."""
 
 import re
 import zipfile
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.rows import as_rows, group_rows
+from clipcap.data.readers.rows import Entry, as_rows, group_rows
 from clipcap.data.records import Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_ROWS = ("embedding", "embeddings", "clip_embedding", "image_embeds", "features")
-_NAMES = ("image", "images", "path", "paths", "name", "names", "file_name", "filename", "image_id")
+_ROW_ARRAYS = ("embedding", "embeddings", "clip_embedding", "image_embeds", "features")
+_NAME_ARRAYS = ("image", "images", "path", "paths", "name", "names", "file_name", "filename", "image_id")
 
 
 class ClipRetrievalReader(Reader):
-    """A folder that clip-retrieval wrote: `img_emb/img_emb_0.npy`, and `metadata/metadata_0.parquet` beside it."""
+    """Reads a folder that clip-retrieval wrote: `img_emb/img_emb_0.npy`, ... and `metadata/metadata_0.parquet`, ..."""
 
     expected_layout = "img_emb/img_emb_0.npy, with metadata/metadata_0.parquet"
 
@@ -33,28 +33,28 @@ class ClipRetrievalReader(Reader):
         if not files:
             raise SourceError(f"{path} has no {self.expected_layout}")
         parts: list[NDArray[Any]] = []
-        entries: list[tuple[str, str, int]] = []
+        entries: list[Entry] = []
+        used: Counter[str] = Counter()
+        has_names = False
         for file in files:
             rows = as_rows(file, _load(file))
             table = _parquet(path / "metadata" / f"metadata_{file.stem.rpartition('_')[2]}.parquet", len(rows))
-            start = sum(len(part) for part in parts)
-            texts, names = (table.get(column, [None] * len(rows)) for column in ("caption", "image_path"))
-            for i, (caption, name) in enumerate(zip(texts, names, strict=True)):
-                entries.append((str(name) if name else f"{file.stem}[{i}]", str(caption or ""), start + i))
+            captions, names = (table.get(column, [None] * len(rows)) for column in ("caption", "image_path"))
+            for i, (caption, image) in enumerate(zip(captions, names, strict=True)):
+                has_names = has_names or bool(image)
+                name = str(image) if image else f"{file.stem}[{i}]"
+                used[name] += 1
+                # Images with the same name, in different folders, stay separate images.
+                unique = name if used[name] == 1 else f"{name}#{used[name]}"
+                entries.append(Entry(unique, str(caption or ""), len(entries)))
             parts.append(rows)
-        # Files of one name in several folders are several pictures.
-        seen: dict[str, int] = {}
-        unique = []
-        for name, caption, row in entries:
-            count = seen[name] = seen.get(name, 0) + 1
-            unique.append((name if count == 1 else f"{name}#{count}", caption, row))
-        return group_rows(path, "clip-retrieval", np.concatenate(parts), unique, [None] * len(unique), [])
+        return group_rows(path, "clip-retrieval", np.concatenate(parts), entries, has_names=has_names)
 
 
 class ArraysReader(Reader):
-    """`.npz` with rows and names, or `.npy` with rows alone; captions come with `--captions`."""
+    """Reads a `.npz` with rows and names, or a `.npy` with rows alone; captions come from another dataset."""
 
-    expected_layout = "a .npy of rows, or a .npz of rows and names"
+    expected_layout = "a .npy with rows, or a .npz with rows and names"
 
     def matches(self, path: Path) -> bool:
         return path.is_file() and path.suffix in (".npy", ".npz")
@@ -63,24 +63,27 @@ class ArraysReader(Reader):
         import numpy as np
 
         content = _load(path)
+        names: list[str] | None = None
         if isinstance(content, np.ndarray):
             rows = as_rows(path, content)
-            names = [f"{path.stem}[{i}]" for i in range(len(rows))]
         else:
-            arrays = content
-            key = next((name for name in _ROWS if name in arrays), None)
+            key = next((key for key in _ROW_ARRAYS if key in content), None)
             if key is None:
-                raise SourceError(f"{path} has no array called {', '.join(_ROWS)} but {', '.join(arrays) or 'nothing'}")
-            rows = as_rows(path, arrays[key])
-            label = next((name for name in _NAMES if name in arrays and arrays[name].shape == (len(rows),)), None)
-            names = [str(name) for name in arrays[label]] if label else [f"{path.stem}[{i}]" for i in range(len(rows))]
-        if len(set(names)) < len(names):
-            raise SourceError(f"{path} names a picture twice (as {Counter(names).most_common(1)[0][0]}); mend it")
-        entries = [(name, "", i) for i, name in enumerate(names)]
-        return group_rows(path, "arrays", rows, entries, [None] * len(entries), [])
+                expected, found = ", ".join(_ROW_ARRAYS), ", ".join(content) or "nothing"
+                raise SourceError(f"{path} has none of the arrays {expected}; it has {found}")
+            rows = as_rows(path, content[key])
+            label = next((key for key in _NAME_ARRAYS if key in content and content[key].shape == (len(rows),)), None)
+            if label is not None:
+                names = [str(name) for name in content[label]]
+        if names is not None and len(set(names)) < len(names):
+            twice = Counter(names).most_common(1)[0][0]
+            raise SourceError(f"{path} names the image {twice} more than once; keep one row per image")
+        entries = [Entry(names[i] if names else f"{path.stem}[{i}]", "", i) for i in range(len(rows))]
+        return group_rows(path, "arrays", rows, entries, has_names=names is not None)
 
 
 def _load(path: Path) -> Any:
+    """Return the array of a `.npy`, or the arrays of a `.npz` by name."""
     import numpy as np
 
     try:
@@ -92,24 +95,28 @@ def _load(path: Path) -> Any:
 
 
 def _parquet(path: Path, rows: int) -> dict[str, list[Any]]:
-    """The columns of a table that stands beside a file of rows; none where there is no table."""
+    """Return the columns of the table that belongs to a file of rows; empty if there is no table."""
     if not path.is_file():
         return {}
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise SourceError(f"{path} is a parquet table; install what reads it: pip install pyarrow") from error
+        raise SourceError(f"{path} is a parquet table; to read it, install pyarrow: pip install pyarrow") from error
     try:
         table = parquet.read_table(path)
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    except Exception as error:  # pyarrow's own errors
-        raise SourceError(f"{path} cannot be read ({one_line(error)[:120]})") from error
+    except Exception as error:  # pyarrow raises errors of many classes
+        raise SourceError(f"{path} cannot be read ({one_line(error)[:120]}); write it again") from error
     if table.num_rows != rows:
-        raise SourceError(f"{path} has {table.num_rows:,} rows, its embeddings {rows:,}: they belong to other files")
+        raise SourceError(
+            f"{path} has {table.num_rows:,} rows, but its embeddings have {rows:,}; use the files of one run"
+        )
     return columns
 
 
 def _numbered(folder: Path, pattern: str) -> list[Path]:
+    """Return the files whose name ends with a number, in the order of that number."""
+
     def number(path: Path) -> int:
         return int(re.findall(r"\d+", path.stem)[-1])
 

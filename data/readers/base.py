@@ -1,4 +1,4 @@
-"""What every dataset reader has."""
+"""The interface that every dataset reader implements."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -12,11 +12,11 @@ from clipcap.data.records import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of columns that a person gave, where they are not to be guessed.
+    """The columns of a table that the user named; None for a column that the reader should guess.
 
     Attributes:
-        image: `--picture-column`.
-        caption: `--caption-column`.
+        image: the column with the names of the image files.
+        caption: the column with the captions.
     """
 
     image: str | None = None
@@ -24,11 +24,11 @@ class Columns:
 
 
 class Reader(ABC):
-    """A dataset format.
+    """Reads one dataset format.
 
     Attributes:
-        expected_layout: what a source of this format looks like, for the error when none fits.
-        has_columns: whether it makes use of `Columns`.
+        expected_layout: what a dataset of this format looks like, for the error when no reader recognises a path.
+        has_columns: whether the reader uses `Columns`.
     """
 
     expected_layout: ClassVar[str]
@@ -36,51 +36,55 @@ class Reader(ABC):
 
     @abstractmethod
     def matches(self, path: Path) -> bool:
-        """Whether `path` looks like this format: quick, from names and first lines."""
+        """Return whether `path` looks like this format, quickly: from file names and the beginnings of files."""
 
     @abstractmethod
     def read(self, path: Path, columns: Columns) -> Source:
         """Read every record.
 
+        Args:
+            path: a folder or file of this format, or one that the user says is of this format.
+            columns: ignored unless `has_columns`.
+
         Raises:
-            SourceError: the files are not what their names promise.
+            SourceError: the content is not valid.
         """
 
 
 class FileReader(Reader):
-    """A format that is one file: given itself, or with a folder that has a single such file in it."""
+    """Reads a format that consists of one file: the path is the file, or a folder that holds exactly one such file."""
 
     def matches(self, path: Path) -> bool:
         return self.find(path) is not None
 
     def find(self, path: Path) -> Path | None:
-        """The file that a path means; None where there is none, or no single one."""
+        """Return the file that `path` stands for, or None if there is no such file or more than one."""
         found = [file for file in (self.candidates(path) if path.is_dir() else [path]) if self.recognises(file)]
         return found[0] if len(found) == 1 else None
 
     def candidates(self, folder: Path) -> Iterable[Path]:
-        """Where in a folder the file may be."""
+        """Return the paths in a folder where the file may be."""
         return sorted(folder.iterdir())
 
     @abstractmethod
     def recognises(self, file: Path) -> bool:
-        """Whether a path is such a file: quick, from its name and first lines."""
+        """Return whether `file` looks like this format, quickly: from its name and its beginning."""
 
     def read(self, path: Path, columns: Columns) -> Source:
         file = self.find(path) or path
         if file.is_dir():
-            raise SourceError(f"{path} has no single file of this format; looked for {self.expected_layout}")
+            raise SourceError(f"{path} does not hold exactly one file of this format; expected {self.expected_layout}")
         return self.read_file(file, path if path.is_dir() else file.parent, columns)
 
     @abstractmethod
     def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
-        """Read every record.
+        """Read every record of a file.
 
         Args:
-            file: of this format, or one that a person says is.
-            root: the folder that its pictures are below.
-            columns: as for `read`.
+            file: a file of this format, or one that the user says is of this format.
+            root: the folder that its images are below.
+            columns: ignored unless `has_columns`.
 
         Raises:
-            SourceError: the file is not what its name promises.
+            SourceError: the content is not valid.
         """

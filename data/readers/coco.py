@@ -1,9 +1,8 @@
-"""COCO in its own layout: `annotations/captions_{train,val}{2014,2017}.json` beside `train2017/`, `val2017/`, ...
+"""COCO as it is published: `annotations/captions_{train,val}{2014,2017}.json` with `train2017/`, `val2017/`, ...
 
-Or a single file of that layout, with its pictures anywhere below the folder that it belongs to.
-
-Other annotation files (instances, keypoints) are left alone. Where both years are there, one is read: they are the
-same pictures, split differently.
+A single caption file in the same layout is read as well, with its images anywhere below its folder. Other annotation
+files (instances, keypoints) are ignored. If both years are present, only one is read: they consist of the same images
+in different splits.
 """
 
 import json
@@ -17,103 +16,105 @@ from clipcap.data.readers.images import SUFFIXES, ImageFinder
 from clipcap.data.records import Record, Source
 
 _NAME = re.compile(r"captions_(train|val)(2014|2017)\.json")
-_ONE_FILE = re.compile(r"captions_(train|val|test).*\.json")
+_SINGLE_FILE = re.compile(r"captions_(train|val|test).*\.json")
 
 
 class CocoReader(Reader):
-    """Captions as COCO publishes them: one JSON a split, with `images` and `annotations`."""
+    """Reads COCO's captions: one JSON per split, with `images` and `annotations`."""
 
     expected_layout = "annotations/captions_train2017.json or the like (val, 2014), beside train2017/ and val2017/"
 
     def matches(self, path: Path) -> bool:
         try:
-            return bool(_annotation_files(path)) or (path.is_file() and _ONE_FILE.match(path.name) is not None)
+            return bool(_annotation_files(path)) or (path.is_file() and _SINGLE_FILE.match(path.name) is not None)
         except OSError:
             return False
 
     def read(self, path: Path, columns: Columns) -> Source:
         try:
-            return self._read(path)
+            return _read_single_file(path) if path.is_file() else self._read_folder(path)
         except OSError as error:
             fact = f"{error.filename or path} cannot be read ({error.strerror})"
-            raise SourceError(f"{fact}; see to its permissions") from error
+            raise SourceError(f"{fact}; check its permissions") from error
 
-    def _read(self, path: Path) -> Source:
-        if path.is_file():
-            return _read_one_file(path)
-        files = _annotation_files(path)
-        if not files:
-            raise SourceError(f"{path} has no COCO captions; looked for {self.expected_layout}")
-        notes: list[str] = []
-        folders = {file: _picture_folder(path, *_split_and_year(file)) for file in files}
-        for file in [file for file in files if folders[file] is None]:
-            split, year = _split_and_year(file)
-            notes.append(f"{file.name} left alone: there is no folder {split}{year}/")
-        files = [file for file in files if folders[file] is not None]
-        if not files:
-            raise SourceError(
-                f"{path} has COCO captions but none of their picture folders (train2017/, val2017/ or 2014); unpack "
-                "the pictures beside annotations/"
-            )
-        # Both years hold the same pictures, split differently: only one can be read. One that can be trained on, then
-        # the newer.
-        kinds = {_split_and_year(file) for file in files}
-        year = max({year for _, year in kinds}, key=lambda year: (("train", year) in kinds, year))
-        notes.extend(
-            f"{file.name} left alone: its pictures are among those of {year}, in other splits"
-            for file in files
-            if _split_and_year(file)[1] != year
-        )
-        files = [file for file in files if _split_and_year(file)[1] == year]
-
+    def _read_folder(self, path: Path) -> Source:
+        folders, notes = self._choose(path)
         records: dict[str, Record] = {}
         missing: list[str] = []
         unlisted: list[str] = []
-        for file in files:
+        for file, folder in folders.items():
             split, _ = _split_and_year(file)
-            folder = folders[file]
-            assert folder is not None
             here = {child.name for child in folder.iterdir()}
             prefix = folder.relative_to(path).as_posix()
-            entries, strays = _entries(file)
-            if strays:
-                notes.append(f"{strays:,} captions in {file.name} left out: their pictures are not in its `images`")
+            entries, without_image = _entries(file)
+            notes += _note_captions_without_image(file, without_image)
             for identifier, name, captions in entries:
                 if identifier in records:
                     first = records[identifier].path
-                    raise SourceError(f"{file} lists picture {identifier} again (first as {first}); ids must be unique")
+                    raise SourceError(
+                        f"{file} lists image {identifier}, which is listed before as {first}; ids must be unique"
+                    )
                 records[identifier] = Record(identifier, f"{prefix}/{name}", split, captions)
                 if name not in here and not (folder / name).is_file():
                     missing.append(f"{prefix}/{name}")
                 here.discard(name)
-            pictures = sorted(name for name in here if Path(name).suffix.lower() in SUFFIXES)
-            unlisted.extend(f"{prefix}/{name}" for name in pictures)
+            images = sorted(name for name in here if Path(name).suffix.lower() in SUFFIXES)
+            unlisted.extend(f"{prefix}/{name}" for name in images)
         return Source(
             format="coco", root=path, records=list(records.values()), missing=missing, unlisted=unlisted, notes=notes
         )
 
+    def _choose(self, path: Path) -> tuple[dict[Path, Path], list[str]]:
+        """Choose the annotation files of one year.
 
-def _read_one_file(file: Path) -> Source:
-    """A single annotation file: its pictures are looked for beside it, or beside its `annotations/`."""
+        Returns:
+            The folder of images of each chosen file, and a note about each of the others.
+        """
+        files = _annotation_files(path)
+        if not files:
+            raise SourceError(f"{path} has no COCO captions; expected {self.expected_layout}")
+        notes: list[str] = []
+        folders: dict[Path, Path] = {}
+        for file in files:
+            split, year = _split_and_year(file)
+            folder = _image_folder(path, split, year)
+            if folder is None:
+                notes.append(f"{file.name} was ignored, because there is no folder {split}{year}/")
+            else:
+                folders[file] = folder
+        if not folders:
+            raise SourceError(
+                f"{path} has COCO captions but none of their image folders (train2017/, val2017/ or 2014); unpack the "
+                "images beside annotations/"
+            )
+        # A year that can be trained on goes first, then the newer year.
+        found = {_split_and_year(file) for file in folders}
+        chosen = max({year for _, year in found}, key=lambda year: (("train", year) in found, year))
+        for file in [file for file in folders if _split_and_year(file)[1] != chosen]:
+            del folders[file]
+            notes.append(f"{file.name} was ignored, because its images are among those of {chosen}, in other splits")
+        return folders, notes
+
+
+def _read_single_file(file: Path) -> Source:
+    """Read one annotation file; its images are beside it, or beside the `annotations/` that it is in."""
     root = file.parent.parent if file.parent.name == "annotations" else file.parent
-    pictures = ImageFinder(root)
-    named = _ONE_FILE.match(file.name)
-    entries, strays = _entries(file)
+    finder = ImageFinder(root)
+    named = _SINGLE_FILE.match(file.name)
+    entries, without_image = _entries(file)
     records = [
-        Record(identifier, pictures.find(name) or name, named[1] if named else None, captions)
+        Record(identifier, finder.find(name) or name, named[1] if named else None, captions)
         for identifier, name, captions in entries
     ]
     used = {record.path for record in records}
-    known = set(pictures.paths)
+    existing = set(finder.paths)
     return Source(
         format="coco",
         root=root,
         records=records,
-        missing=[record.path for record in records if record.path not in known],
-        unlisted=[path for path in pictures.paths if path not in used],
-        notes=[f"{strays:,} captions in {file.name} left out: their pictures are not in its `images`"]
-        if strays
-        else [],
+        missing=[record.path for record in records if record.path not in existing],
+        unlisted=[path for path in finder.paths if path not in used],
+        notes=_note_captions_without_image(file, without_image),
     )
 
 
@@ -130,14 +131,23 @@ def _split_and_year(file: Path) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def _picture_folder(path: Path, split: str, year: str) -> Path | None:
+def _image_folder(path: Path, split: str, year: str) -> Path | None:
     candidates = (path / f"{split}{year}", path / "images" / f"{split}{year}")
     return next((folder for folder in candidates if folder.is_dir()), None)
 
 
+def _note_captions_without_image(file: Path, count: int) -> list[str]:
+    return [f"{count:,} captions in {file.name} were left out, because it does not list their images"] if count else []
+
+
 def _entries(file: Path) -> tuple[list[tuple[str, str, tuple[str, ...]]], int]:
-    """(id, file name, captions) of each picture in the order of `images`, and the number of captions of no picture."""
-    strays = 0
+    """Read one annotation file.
+
+    Returns:
+        (id, file name, captions) of each image in the order of `images`, and the number of captions whose image is not
+        in `images`.
+    """
+    without_image = 0
     try:
         content: Any = json.loads(file.read_bytes())
         captions: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
@@ -145,18 +155,18 @@ def _entries(file: Path) -> tuple[list[tuple[str, str, tuple[str, ...]]], int]:
             if annotation["image_id"] in captions:
                 captions[annotation["image_id"]].append(_text(annotation["caption"]))
             else:
-                strays += 1
+                without_image += 1
         images = [(image["id"], _text(image["file_name"])) for image in content["images"]]
-        return [(str(identifier), name, tuple(captions[identifier])) for identifier, name in images], strays
+        return [(str(identifier), name, tuple(captions[identifier])) for identifier, name in images], without_image
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         fact = f"{type(error).__name__}: {one_line(error)}"
         raise SourceError(
-            f"{file} is not a COCO caption file ({fact}); it needs `images` with id and file_name, and `annotations` "
-            "with image_id and caption; mend it, or take it out of the folder"
+            f'{file} is not a COCO caption file ({fact}); it needs "images" with id and file_name, and "annotations" '
+            "with image_id and caption; fix it, or move it out of the folder"
         ) from error
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} where a text should be")
+        raise TypeError(f"{value!r} is not text")
     return value

@@ -1,7 +1,7 @@
-"""Flickr30k as it is handed around: `results.csv` with `image_name| comment_number| comment`, over its pictures.
+"""Flickr30k as it is commonly distributed: `results.csv` with `image_name| comment_number| comment`, and its images.
 
-The published file has one row without its second bar (`2199200615.jpg| 4   A dog runs across the grass .`): its
-caption is told from its number by the white space.
+One row of the published file lacks its second bar (`2199200615.jpg| 4   A dog runs across the grass .`). There, white
+space separates the number from the caption.
 """
 
 import re
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, FileReader
-from clipcap.data.readers.images import ImageFinder, group_captions, read_text
+from clipcap.data.readers.images import ImageFinder, group_captions, read_lines
 from clipcap.data.records import Source
 
 _HEADER = re.compile(r"image_name\s*\|\s*comment_number\s*\|\s*comment\s*")
 _ROW = re.compile(r"([^|]+)\|\s*(\d+)\s*\|\s*(.*)")
-_WITHOUT_BAR = re.compile(r"([^|]+)\|\s*(\d+)\s+(\S.*)")
+_ROW_WITHOUT_BAR = re.compile(r"([^|]+)\|\s*(\d+)\s+(\S.*)")
 
 
 class Flickr30kReader(FileReader):
-    """`results*.csv` with bars between its columns, beside its pictures or above them."""
+    """Reads `results*.csv` with bars between its columns; the images are beside it or in folders below it."""
 
     expected_layout = "results.csv with image_name| comment_number| comment"
 
@@ -30,15 +30,17 @@ class Flickr30kReader(FileReader):
         return file.suffix == ".csv" and _begins_with_header(file)
 
     def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
-        lines = read_text(file).splitlines()
-        if not (lines and _HEADER.fullmatch(lines[0])):
-            raise SourceError(f"{file} does not begin with image_name| comment_number| comment; give another --format")
+        header, *lines = read_lines(file)
+        if not _HEADER.fullmatch(header):
+            raise SourceError(
+                f"{file} does not begin with image_name| comment_number| comment; give another `format_name`"
+            )
         rows, notes = [], []
-        for number, line in enumerate(lines[1:], 2):
+        for number, line in enumerate(lines, 2):
             row = _ROW.fullmatch(line)
             if row is None and line.strip():
-                row = _WITHOUT_BAR.fullmatch(line)
-                what = "read without its second bar" if row else "left out: not three columns"
+                row = _ROW_WITHOUT_BAR.fullmatch(line)
+                what = "was read without its second bar" if row else "was left out, for it has not three columns"
                 notes.append(f"{file.name} line {number} {what}: {line[:60]!r}")
             if row is not None:
                 rows.append((row[1].strip(), None, [row[3].strip()]))

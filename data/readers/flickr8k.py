@@ -1,13 +1,14 @@
-"""Flickr8k as its authors published it: `Flickr8k.token.txt`, and lists of names that are the splits.
+r"""Flickr8k as its authors published it: `Flickr8k.token.txt`, and one list of image names per split.
 
-A line of the token file is `1000268201_693b08cb0e.jpg#0<TAB>A child in a pink dress .`; line ends are of either kind.
+A line of the token file is `1000268201_693b08cb0e.jpg#0<TAB>A child in a pink dress .`; some files end lines with
+`\r\n`.
 """
 
 from pathlib import Path
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.images import ImageFinder, group_captions, read_text
+from clipcap.data.readers.images import ImageFinder, group_captions, read_lines
 from clipcap.data.records import Source
 
 _TOKENS = "Flickr8k.token.txt"
@@ -15,25 +16,19 @@ _LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt"
 
 
 class Flickr8kReader(Reader):
-    """The token file and the split lists in one folder, with the pictures in it or below it."""
+    """Reads the token file and the split lists in one folder; the images are in it or below it."""
 
-    expected_layout = f"{_TOKENS}, with {_LISTS['train']} and the like"
+    expected_layout = f"{_TOKENS}, with {_LISTS['train']} and the lists of the other splits"
 
     def matches(self, path: Path) -> bool:
         return (path / _TOKENS).is_file()
 
     def read(self, path: Path, columns: Columns) -> Source:
         if not (path / _TOKENS).is_file():
-            raise SourceError(f"{path} has no {_TOKENS}; looked for {self.expected_layout}")
-        splits: dict[str, str] = {}
-        for split, file in _LISTS.items():
-            if not (path / file).is_file():
-                continue
-            for name in read_text(path / file).split():
-                if splits.setdefault(name, split) != split:
-                    raise SourceError(f"{name} is in two splits, {splits[name]} and {split}; mend {path / file}")
+            raise SourceError(f"{path} has no {_TOKENS}; expected {self.expected_layout}")
+        splits = _read_splits(path)
         rows, odd, unlisted = [], [], 0
-        for number, line in enumerate(read_text(path / _TOKENS).splitlines(), 1):
+        for number, line in enumerate(read_lines(path / _TOKENS), 1):
             name, tab, text = line.partition("\t")
             name = name.rpartition("#")[0]
             if not (tab and name):
@@ -42,9 +37,21 @@ class Flickr8kReader(Reader):
                 unlisted += 1
             else:
                 rows.append((name, splits.get(name), [text]))
-        notes = [f"{_TOKENS} line {number} left out: not a name, #, number, tab and caption" for number in odd[:5]]
+        notes = [f"{_TOKENS} line {number} is not `name#number<TAB>caption` and was left out" for number in odd[:5]]
         if len(odd) > 5:
-            notes.append(f"and {len(odd) - 5:,} more such lines")
+            notes.append(f"{len(odd) - 5:,} more lines like these were left out")
         if unlisted:
-            notes.append(f"{unlisted:,} captions left out: their pictures are in no split list")
+            notes.append(f"{unlisted:,} captions were left out, because no split list has their images")
         return group_captions("flickr8k", ImageFinder(path), rows, notes)
+
+
+def _read_splits(path: Path) -> dict[str, str]:
+    """Return the split of each image name; empty if there are no lists."""
+    splits: dict[str, str] = {}
+    for split, file in _LISTS.items():
+        if not (path / file).is_file():
+            continue
+        for name in filter(None, (line.strip() for line in read_lines(path / file))):
+            if splits.setdefault(name, split) != split:
+                raise SourceError(f"{name} is in two splits, {splits[name]} and {split}; remove it from {path / file}")
+    return splits

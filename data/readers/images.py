@@ -1,4 +1,4 @@
-"""The pictures in a dataset's folder, and records of what an annotation file says of them. What most readers share."""
+"""Finds the image files of a dataset, and builds records from what an annotation file says about them."""
 
 import os
 from collections import defaultdict
@@ -9,48 +9,52 @@ from clipcap.data.errors import SourceError
 from clipcap.data.records import SPLITS, Record, Source
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
-_OTHER_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
+_SPLIT_SYNONYMS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
 class ImageFinder:
-    """All pictures below a folder, found by the names that annotation files give them.
+    """Finds the images below a folder by the names that annotation files use.
 
     Args:
         root: the folder.
 
+    Attributes:
+        root: the folder.
+        paths: all images below it, relative to it, with forward slashes.
+
     Raises:
-        SourceError: it cannot be read.
+        SourceError: a folder cannot be read.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.paths: list[str] = []
         self._by_name: dict[str, list[str]] = defaultdict(list)
-        for picture in walk_images(root):
-            path = picture.relative_to(root).as_posix()
+        for image in walk_images(root):
+            path = image.relative_to(root).as_posix()
             self.paths.append(path)
-            self._by_name[picture.name].append(path)
+            self._by_name[image.name].append(path)
         self._known = set(self.paths)
 
     def find(self, name: str) -> str | None:
-        """The path, relative to the root, of the picture that is called so; None where there is none, or no single one.
+        """Return the path, relative to the root, of the image with that name; None if there is no or no single one.
 
-        A whole path counts before the end of one, and that before the bare name: a dataset may have been unpacked with
-        another folder around it, or without the one that it was made in.
+        Three matches are tried in this order: the whole path, the end of a path, and the bare file name. So a dataset
+        is found when it was unpacked into another folder, or without the folder that its names begin with.
         """
         name = name.replace("\\", "/").removeprefix("./")
         if name in self._known:
             return name
         if name.startswith(f"{self.root.as_posix()}/"):
             return self.find(name[len(self.root.as_posix()) + 1 :])
-        alike = self._by_name.get(PurePosixPath(name).name, [])
-        ending = [path for path in alike if path.endswith(f"/{name}")]
-        found = ending or alike
+        same_name = self._by_name.get(PurePosixPath(name).name, [])
+        same_end = [path for path in same_name if path.endswith(f"/{name}")]
+        found = same_end or same_name
         return found[0] if len(found) == 1 else None
 
 
 def walk_images(root: Path) -> Iterator[Path]:
-    """Every picture below a folder; hidden files and folders are somebody's own business.
+    """Yield every image below a folder in sorted order, except hidden files and those in hidden folders.
 
     Raises:
         SourceError: a folder cannot be read.
@@ -64,69 +68,80 @@ def walk_images(root: Path) -> Iterator[Path]:
 
 def group_captions(
     format_name: str,
-    pictures: ImageFinder,
+    finder: ImageFinder,
     rows: Iterable[tuple[str, str | None, Iterable[str]]],
     notes: Iterable[str] = (),
 ) -> Source:
-    """Records of rows that name a picture each, several rows a picture or one; a picture's path is its id.
+    """Build one record per image from rows that each name an image; the path of an image is also its id.
 
     Args:
         format_name: the reader's name.
-        pictures: in the source's folder.
-        rows: (the picture as the file names it, split, captions).
-        notes: what the reader has to say.
+        finder: finds the images; its root becomes the root of the source.
+        rows: (image name, split, captions); several rows may name the same image. Blank captions are dropped.
+        notes: of the source.
 
     Raises:
-        SourceError: a picture stands in two splits.
+        SourceError: an image is in two splits.
     """
     captions: dict[str, list[str]] = {}
     splits: dict[str, str | None] = {}
-    paths: dict[str, str | None] = {}
-    for name, split, some in rows:
+    for name, split, texts in rows:
         if name not in captions:
             captions[name], splits[name] = [], split
         elif splits[name] != split:
-            raise SourceError(f"{name} is in two splits, {splits[name]} and {split}; mend the list of either")
-        captions[name].extend(text for text in some if text.strip())
+            raise SourceError(f"{name} is in two splits, {splits[name]} and {split}; remove it from one of them")
+        captions[name].extend(text for text in texts if text.strip())
     records, missing = [], []
-    for name, some in captions.items():
-        path = paths.setdefault(name, pictures.find(name))
+    for name, texts in captions.items():
+        path = finder.find(name)
         if path is None:
             missing.append(name)
-        records.append(Record(path or name, path or name, splits[name], tuple(some)))
+        records.append(Record(path or name, path or name, splits[name], tuple(texts)))
     used = {record.path for record in records}
     return Source(
         format=format_name,
-        root=pictures.root,
+        root=finder.root,
         records=records,
         missing=missing,
-        unlisted=[path for path in pictures.paths if path not in used],
+        unlisted=[path for path in finder.paths if path not in used],
         notes=list(notes),
     )
 
 
 def known_split(name: str) -> str | None:
-    """The split that a column or a folder means; None where it means none."""
+    """Return the split that a column or the name of a folder stands for, or None if it is not a split."""
     lower = name.strip().lower()
-    split = _OTHER_NAMES.get(lower, lower)
+    split = _SPLIT_SYNONYMS.get(lower, lower)
     return split if split in SPLITS else None
 
 
 def read_text(file: Path) -> str:
-    """A text file in UTF-8, with or without a byte-order mark, with any line ends.
+    r"""Read a UTF-8 file, with or without a byte-order mark; line ends of any system become `\n`.
 
     Raises:
-        SourceError: it cannot be read, or is in another encoding.
+        SourceError: the file cannot be read or is not UTF-8.
     """
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise SourceError(f"{file} cannot be read ({error.strerror}); see to its permissions") from error
+        raise SourceError(f"{file} cannot be read ({error.strerror}); check its permissions") from error
     except UnicodeDecodeError as error:
         raise SourceError(
             f"{file} is not UTF-8 (byte {error.start:,} is 0x{error.object[error.start]:02x}); save it as UTF-8"
         ) from error
 
 
+def read_lines(file: Path) -> list[str]:
+    r"""Read the lines of a UTF-8 file without their line ends.
+
+    Lines end at `\n` alone. `str.splitlines` would also break a caption at U+2028, U+2029, U+0085, vertical tabs and
+    form feeds.
+
+    Raises:
+        SourceError: as `read_text`.
+    """
+    return read_text(file).split("\n")
+
+
 def _cannot_be_read(error: OSError) -> None:
-    raise SourceError(f"{error.filename} cannot be read ({error.strerror}); see to its permissions") from error
+    raise SourceError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error

@@ -1,4 +1,4 @@
-"""Karpathy's splits of COCO, Flickr8k and Flickr30k: `dataset_coco.json` and the like, over the original pictures.
+"""Karpathy's splits of COCO, Flickr8k and Flickr30k: `dataset_coco.json` and the like, with the original images.
 
 {"images": [{"filename", "filepath", "split", "sentences": [{"raw"}], "imgid", "cocoid"}], "dataset": "coco"}
 """
@@ -15,14 +15,14 @@ from clipcap.data.readers.images import ImageFinder, group_captions, read_text
 from clipcap.data.records import Source
 
 _NAME = re.compile(r"dataset_(coco|flickr8k|flickr30k)\.json")
-# `restval` are pictures of COCO's val2014 that the field trains on.
+# `restval` is the part of COCO's val2014 that is commonly trained on.
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
 class KarpathyReader(FileReader):
-    """One JSON with all splits, in the folder that holds the pictures, or the JSON itself."""
+    """Reads one JSON with all splits: the file itself, or the folder that holds it and the images."""
 
-    expected_layout = "dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json, above its pictures"
+    expected_layout = "dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json, above its images"
 
     def candidates(self, folder: Path) -> Iterable[Path]:
         folders = [place for place in (folder, folder / "annotations") if place.is_dir()]
@@ -37,11 +37,11 @@ class KarpathyReader(FileReader):
             content: Any = json.loads(read_text(file))
             for image in content["images"]:
                 name = "/".join(part for part in (image.get("filepath"), image["filename"]) if part)
-                texts = [sentence["raw"] for sentence in image["sentences"]]
-                rows.append((name, _SPLITS[image["split"]], texts))
+                captions = [sentence["raw"] for sentence in image["sentences"]]
+                rows.append((name, _SPLITS[image["split"]], captions))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             fact = f"{type(error).__name__}: {one_line(error)}"
             raise SourceError(
-                f"{file} is not one of Karpathy's files ({fact}); it needs `images` with filename, split and sentences"
+                f'{file} is not a file of Karpathy\'s ({fact}); it needs "images" with filename, split and sentences'
             ) from error
         return group_captions("karpathy", ImageFinder(root), rows)

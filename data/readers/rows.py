@@ -1,12 +1,12 @@
-"""Embeddings that somebody made before, as records: rows, and captions in them or beside them.
+"""Builds records from embeddings that another program computed, and gives them captions from another dataset.
 
-Rows become records as pictures do, each of one picture; no picture is opened, and no encoder is loaded.
+A row is the embedding of one image. No image is opened and no encoder is loaded.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipcap.data.errors import SourceError
 from clipcap.data.records import Record, Source
@@ -14,24 +14,41 @@ from clipcap.data.records import Record, Source
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SAME = 0.99  # cosine of two rows that are of one picture
+_SAME_IMAGE = 0.99  # least cosine similarity of two rows of one image
+_NO_CAPTIONS = "no captions: this cache can be captioned, not trained on; give a dataset with `captions`"
+
+
+class Entry(NamedTuple):
+    """One caption of an embedded image.
+
+    Attributes:
+        name: of the image; becomes its id and path.
+        caption: empty if the image has none.
+        row: number of the image's row.
+        split: one of `SPLITS`, or None.
+    """
+
+    name: str
+    caption: str
+    row: int
+    split: str | None = None
 
 
 def as_rows(path: Path, values: Any) -> "NDArray[Any]":
-    """Numbers as rows, (n, d).
+    """Return embeddings as an array of float rows, (n, d).
 
     Args:
-        path: where they are from, for errors.
-        values: a numpy array or a torch tensor, or what numpy makes one of.
+        path: the file that they come from, named in errors.
+        values: a numpy array, a torch tensor, or anything that `numpy.asarray` accepts.
 
     Raises:
-        SourceError: they are none.
+        SourceError: they are not a non-empty matrix of floats.
     """
     import numpy as np
 
     rows = np.asarray(values.detach().numpy() if hasattr(values, "detach") else values)
     if rows.ndim != 2 or rows.dtype.kind != "f" or not rows.size:
-        raise SourceError(f"{path} holds {rows.dtype} of the shape {rows.shape}, not rows of numbers (n, d); mend it")
+        raise SourceError(f"{path} holds {rows.dtype} of shape {rows.shape}; save float rows of shape (n, d)")
     return rows
 
 
@@ -39,107 +56,118 @@ def group_rows(
     path: Path,
     format_name: str,
     rows: "NDArray[Any]",
-    entries: Sequence[tuple[str, str, int]],
-    splits: Sequence[str | None],
-    notes: Iterable[str],
+    entries: Sequence[Entry],
+    notes: Iterable[str] = (),
+    *,
+    has_names: bool = True,
 ) -> Source:
-    """One record a picture, with its first row.
+    """Build one record per image with all its captions; of several rows of one image, the first is kept.
 
     Args:
-        path: where all is from.
-        format_name: of the source.
+        path: the file or folder that everything comes from; the root of the source.
+        format_name: the reader's name.
         rows: float (n, d).
-        entries: picture, caption (or an empty one) and number of the row, for each caption.
-        splits: of each entry.
-        notes: of the source, to which what is found is added.
+        entries: one per caption.
+        notes: of the source; what is found here is added.
+        has_names: whether the names of the entries come from the dataset.
 
     Raises:
-        SourceError: a row is not there, or two rows of one picture are of different pictures.
+        SourceError: an entry names a row that does not exist, or two rows of one image differ.
     """
     import numpy as np
 
+    first: dict[str, Entry] = {}
     captions: dict[str, list[str]] = {}
-    first: dict[str, int] = {}
-    split_of: dict[str, str | None] = {}
-    for (name, caption, row), split in zip(entries, splits, strict=True):
-        if not 0 <= row < len(rows):
+    for entry in entries:
+        if not 0 <= entry.row < len(rows):
             raise SourceError(
-                f"{path} has a caption of row {row:,}, and {len(rows):,} rows: they belong to other files"
+                f"{path} has a caption of row {entry.row:,}, but only {len(rows):,} rows; the captions belong to "
+                "another file"
             )
-        if name not in first:
-            first[name], split_of[name] = row, split
-        elif row != first[name] and not _alike(rows[row], rows[first[name]]):
+        kept = first.setdefault(entry.name, entry).row
+        if entry.row != kept and not _similar(rows[entry.row], rows[kept]):
             raise SourceError(
-                f"{path}: rows {first[name]:,} and {row:,} are both said to be of {name}, and differ: rows and "
-                "captions are shifted against each other; make the file again"
+                f"{path}: rows {kept:,} and {entry.row:,} both belong to {entry.name}, but they differ; the captions "
+                "are shifted against the rows; make the file again"
             )
-        captions.setdefault(name, []).extend([caption] if caption.strip() else [])
+        captions.setdefault(entry.name, []).extend([entry.caption] if entry.caption.strip() else [])
     if not first:
         raise SourceError(f"{path} holds no rows")
-    embedding = rows[np.fromiter(first.values(), dtype=np.int64, count=len(first))]
+    embedding = rows[np.array([entry.row for entry in first.values()], dtype=np.int64)]
     lengths = np.linalg.norm(embedding.astype(np.float32), axis=-1)
     normalized = bool((np.abs(lengths - 1) < 0.01).all())
     notes = list(notes)
     if normalized:
-        notes.append("the rows have length 1: somebody normalised them, and so will be the embeddings of new pictures")
+        notes.append("all rows have length 1, so the embeddings of new images will be normalized as well")
     if len(entries) > len(first):
-        notes.append(f"{len(entries):,} captions of {len(first):,} pictures: one row is kept for each")
+        notes.append(f"{len(entries):,} captions of {len(first):,} images: one row is kept per image")
     if not any(captions.values()):
-        notes.append("no captions: this cache can be captioned, not trained on; give some with --captions")
-    records = [Record(name, name, split_of[name], tuple(texts)) for name, texts in captions.items()]
+        notes.append(_NO_CAPTIONS)
     return Source(
-        format=format_name, root=path, records=records, notes=notes, embedding=embedding, normalized=normalized
+        format=format_name,
+        root=path,
+        records=[Record(name, name, first[name].split, tuple(texts)) for name, texts in captions.items()],
+        notes=notes,
+        embedding=embedding,
+        normalized=normalized,
+        has_names=has_names,
     )
 
 
-def _alike(one: "NDArray[Any]", other: "NDArray[Any]") -> bool:
-    import numpy as np
-
-    one, other = one.astype(np.float32), other.astype(np.float32)
-    length = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return bool(np.array_equal(one, other)) or float(one @ other) > _SAME * length
-
-
 def add_captions(source: Source, captions: Source, path: Path) -> Source:
-    """The same rows, with the captions and splits that a dataset has for them.
+    """Return the embeddings of one source with the captions and splits of another.
 
     Args:
-        source: rows.
-        captions: records in the order of the rows where these have no names, else found by name.
-        path: of the captions, for errors.
+        source: the embeddings. Rows with names take the captions of the image of the same name; rows without names take
+            the captions of the records in order.
+        captions: the dataset that has the captions.
+        path: of that dataset, named in errors.
 
     Raises:
-        SourceError: the numbers do not fit, or no name is in both.
+        SourceError: the rows have no names and their number is not that of the records, or no name is in both.
     """
-    if source.records[0].path.endswith("]"):  # rows without names
-        if len(captions.records) != len(source.records):
-            raise SourceError(
-                f"{path} has captions of {len(captions.records):,} pictures, {source.root} has {len(source.records):,} "
-                "rows without names; give as many, in the same order"
-            )
-        records = list(captions.records)
-    else:
-        by_path = {record.path: record for record in captions.records}
-        by_name: dict[str, list[Record]] = {}
-        for record in captions.records:
-            by_name.setdefault(PurePosixPath(record.path).name, []).append(record)
-
-        def find(record: Record) -> Record | None:
-            alike = by_name.get(PurePosixPath(record.path).name, [])
-            return by_path.get(record.path) or (alike[0] if len(alike) == 1 else None)
-
-        found = [find(record) for record in source.records]
+    if source.has_names:
+        found = _match_names(source, captions)
         if not any(found):
             raise SourceError(
-                f"{path} has no captions for the rows of {source.root}: they are of {source.records[0].path}, ..., it "
-                f"tells of {captions.records[0].path}, ..."
+                f"{path} has no captions for the rows of {source.root}: these have names such as "
+                f"{source.records[0].path}, and the captions have names such as {captions.records[0].path}"
             )
         records = [
             replace(record, captions=other.captions, split=other.split) if other else record
             for record, other in zip(source.records, found, strict=True)
         ]
+    else:
+        if len(captions.records) != len(source.records):
+            raise SourceError(
+                f"{path} has captions of {len(captions.records):,} images, but {source.root} has "
+                f"{len(source.records):,} rows without names; give captions of as many images, in the same order"
+            )
+        records = list(captions.records)
     without = sum(not record.captions for record in records)
-    notes = [note for note in source.notes if not note.startswith("no captions")]
+    notes = [note for note in source.notes if note != _NO_CAPTIONS]
     if without:
         notes.append(f"{without:,} of {len(records):,} rows have no captions in {path}")
-    return replace(source, records=records, notes=notes)
+    return replace(source, records=records, notes=notes, has_names=True)
+
+
+def _match_names(source: Source, captions: Source) -> list[Record | None]:
+    """Find the record of captions for each row: by its whole path, or else by a file name that only one record has."""
+    by_path = {record.path: record for record in captions.records}
+    by_name: dict[str, list[Record]] = {}
+    for record in captions.records:
+        by_name.setdefault(PurePosixPath(record.path).name, []).append(record)
+
+    def find(record: Record) -> Record | None:
+        same_name = by_name.get(PurePosixPath(record.path).name, [])
+        return by_path.get(record.path) or (same_name[0] if len(same_name) == 1 else None)
+
+    return [find(record) for record in source.records]
+
+
+def _similar(one: "NDArray[Any]", other: "NDArray[Any]") -> bool:
+    import numpy as np
+
+    one, other = one.astype(np.float32), other.astype(np.float32)
+    length = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return bool(np.array_equal(one, other)) or float(one @ other) > _SAME_IMAGE * length

@@ -1,25 +1,25 @@
-"""Tables: CSV, TSV and JSON lines with a column that names pictures and one that holds captions.
+"""Tables: CSV, TSV and JSON lines with a column of image names and a column of captions.
 
-Known without being told: Hugging Face's `metadata.jsonl` and `metadata.csv` (file_name, text), open_clip's CSV
-(filepath, title; tabs), Kaggle's Flickr8k `captions.txt` (image, caption), and the Conceptual Captions TSV, which has
-no header (caption, URL): its pictures are local files called after their row (00000012.jpg, as rmokady's script names
-them) or after the end of their URL.
+These are recognised without naming the columns: Hugging Face's `metadata.jsonl` and `metadata.csv` (file_name, text),
+open_clip's CSV (filepath, title; separated by tabs), Kaggle's Flickr8k `captions.txt` (image, caption), and the TSV of
+Conceptual Captions, which has no header (caption, URL). The images of the last are local files named after their row
+(00000012.jpg, as rmokady's script names them) or after the end of their URL.
 """
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
-from clipcap.data.readers.images import ImageFinder, group_captions, known_split, read_text
+from clipcap.data.readers.csv_rows import check_one_image, read_csv_rows
+from clipcap.data.readers.images import ImageFinder, group_captions, known_split, read_lines, read_text
 from clipcap.data.records import SPLITS, Source
 
 _SUFFIXES = {".csv", ".tsv", ".jsonl", ".txt"}
+_DELIMITERS = "\t,;|"
 IMAGE_COLUMNS = (
     "file_name", "filename", "filepath", "file_path", "image_path", "image", "image_name", "img", "path", "file",
     "picture",
@@ -27,14 +27,12 @@ IMAGE_COLUMNS = (
 CAPTION_COLUMNS = ("caption", "captions", "text", "title", "sentence", "comment", "description", "raw")
 _SPLIT_COLUMN = "split"
 
-Row = dict[str, Any]
-
 
 class TableReader(FileReader):
-    """One table, or a folder with a single one, with the pictures below the folder."""
+    """Reads one table, or the single table in a folder, with the images below the folder."""
 
     expected_layout = (
-        "a .csv, .tsv or .jsonl with a column of pictures (file_name, image, filepath, ...) and one of captions"
+        "a .csv, .tsv or .jsonl with a column of image names (file_name, image, filepath, ...) and one of captions"
     )
     has_columns = True
 
@@ -42,63 +40,93 @@ class TableReader(FileReader):
         return file.suffix in _SUFFIXES and file.is_file() and _looks_like_table(file)
 
     def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
-        pictures = ImageFinder(root)
+        finder = ImageFinder(root)
         if _is_conceptual(file):
-            rows: list[tuple[str, str | None, Iterable[str]]] = list(_conceptual_rows(file, pictures))
-            return group_captions("table", pictures, rows, ["no header: read as caption, URL (Conceptual Captions)"])
-        names, table = _read(file)
-        picture = _column(file, names, columns.image, IMAGE_COLUMNS, "pictures", "--picture-column")
-        caption = _column(file, names, columns.caption, CAPTION_COLUMNS, "captions", "--caption-column")
-        notes = [f"{file.name}: pictures from column {picture!r}, captions from column {caption!r}"]
-        rows, without = [], 0
-        for row in table:
-            if not row.get(picture) or row.get(caption) in (None, ""):
-                without += 1
+            notes = [f"{file.name} has no header; it was read as caption, URL (Conceptual Captions)"]
+            return group_captions("table", finder, _conceptual_rows(file, finder), notes)
+        table = _JsonLines(file) if file.suffix == ".jsonl" else _Csv(file)
+        image = _column(file, table.columns, columns.image, IMAGE_COLUMNS, "images", "picture_column")
+        caption = _column(file, table.columns, columns.caption, CAPTION_COLUMNS, "captions", "caption_column")
+        notes = [f"{file.name}: images from column {image!r}, captions from column {caption!r}"]
+        rows: list[tuple[str, str | None, list[str]]] = []
+        incomplete = 0
+        for number, values in table.rows(image, lambda name: finder.find(name) is not None):
+            if not values.get(image) or values.get(caption) in (None, ""):
+                incomplete += 1
                 continue
-            rows.append((str(row[picture]).strip(), _split(file, row.get(_SPLIT_COLUMN)), _texts(file, row[caption])))
-        if without:
-            notes.append(f"{without:,} rows of {file.name} left out: no picture or no caption in them")
-        return group_captions("table", pictures, rows, notes)
+            where = f"{file} line {number}"
+            rows.append(
+                (
+                    str(values[image]).strip(),
+                    _split(where, values.get(_SPLIT_COLUMN)),
+                    _texts(where, values[caption]),
+                )
+            )
+        if incomplete:
+            notes.append(f"{incomplete:,} rows of {file.name} without an image or a caption were left out")
+        return group_captions("table", finder, rows, notes)
 
 
-def _read(file: Path) -> tuple[list[str], Iterator[Row]]:
-    """The columns of a table, and its rows."""
-    text = read_text(file)
-    if file.suffix == ".jsonl":
-        return _read_json_lines(file, text)
-    header = text.split("\n", 1)[0]
-    delimiter = max("\t,;|", key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="")
-    columns = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = columns
+class _Csv:
+    """A CSV or TSV file.
 
-    def rows() -> Iterator[Row]:
-        for row in reader:
-            beyond = row.pop("", None)
-            # A comma in the last column that nobody quoted, as in Kaggle's captions.txt.
-            if beyond and columns:
-                row[columns[-1]] = delimiter.join([row[columns[-1]], *beyond])
-            yield row
+    Attributes:
+        columns: the names of its columns.
+    """
 
-    return columns, rows()
+    def __init__(self, file: Path) -> None:
+        text = read_text(file)
+        header = text.split("\n", 1)[0]
+        self._file = file
+        self._delimiter = max(_DELIMITERS, key=header.count)
+        self._rows = read_csv_rows(file, text, self._delimiter)
+        first = next(self._rows, None)
+        self.columns = [name.strip() for name in first.fields] if first else []
 
+    def rows(self, image_column: str, exists: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the line number and the values by column of each row.
 
-def _read_json_lines(file: Path, text: str) -> tuple[list[str], Iterator[Row]]:
-    rows: list[Row] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise SourceError(f"{file} line {number} is not JSON ({one_line(error)}); mend it") from error
-        if not isinstance(row, dict):
-            raise SourceError(f"{file} line {number} is not an object but {line[:40]!r}; mend it")
-        rows.append(row)
-    return list(rows[0]) if rows else [], iter(rows)
+        Args:
+            image_column: the column of image names.
+            exists: whether an image exists, for `check_one_image`.
+        """
+        width = len(self.columns)
+        column = self.columns.index(image_column)
+        for row in self._rows:
+            check_one_image(self._file, row, self._delimiter, column, width, exists)
+            # Kaggle's captions.txt does not quote the commas in its last column.
+            fields = [*row.fields[: width - 1], self._delimiter.join(row.fields[width - 1 :])]
+            yield row.number, dict(zip(self.columns, fields, strict=False))
 
 
-def _column(file: Path, columns: list[str], wanted: str | None, known: Iterable[str], what: str, option: str) -> str:
+class _JsonLines:
+    """A file with one JSON object a line.
+
+    Attributes:
+        columns: the keys of the first object.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._rows: list[tuple[int, dict[str, Any]]] = []
+        for number, line in enumerate(read_lines(file), 1):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise SourceError(f"{file} line {number} is not JSON ({one_line(error)}); fix that line") from error
+            if not isinstance(values, dict):
+                raise SourceError(f"{file} line {number} is not an object but {line[:40]!r}; fix that line")
+            self._rows.append((number, values))
+        self.columns = list(self._rows[0][1]) if self._rows else []
+
+    def rows(self, image_column: str, exists: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the line number and the values of each row; the arguments are those of `_Csv.rows`."""
+        yield from self._rows
+
+
+def _column(file: Path, columns: list[str], wanted: str | None, known: Iterable[str], what: str, parameter: str) -> str:
+    """Return the column that the user wants, or else the first of the known names that the table has."""
     if wanted is not None:
         if wanted in columns:
             return wanted
@@ -107,36 +135,36 @@ def _column(file: Path, columns: list[str], wanted: str | None, known: Iterable[
     found = next((lower[name] for name in known if name in lower), None)
     if found is None:
         raise SourceError(
-            f"{file} has no column that is known to hold {what}; name it with {option}; its columns: "
+            f"{file} has no column with a known name for {what}; name it with `{parameter}`; its columns: "
             f"{', '.join(columns) or 'none'}"
         )
     return found
 
 
-def _texts(file: Path, value: Any) -> list[str]:
+def _texts(where: str, value: Any) -> list[str]:
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
-        raise SourceError(f"{file} has a caption that is no text: {value!r:.60}; mend it")
+        raise SourceError(f"{where} has a caption that is not text: {value!r:.60}; fix that line")
     return texts
 
 
-def _split(file: Path, value: Any) -> str | None:
+def _split(where: str, value: Any) -> str | None:
     if value in (None, ""):
         return None
     split = known_split(str(value))
     if split is None:
-        raise SourceError(f"{file} has the split {value!r}; use {', '.join(SPLITS)}")
+        raise SourceError(f"{where} has the split {value!r}; use {', '.join(SPLITS)}")
     return split
 
 
-def _conceptual_rows(file: Path, pictures: ImageFinder) -> Iterator[tuple[str, str | None, list[str]]]:
-    for number, line in enumerate(read_text(file).splitlines()):
+def _conceptual_rows(file: Path, finder: ImageFinder) -> Iterator[tuple[str, str | None, list[str]]]:
+    for number, line in enumerate(read_lines(file)):
         caption, _, url = line.partition("\t")
         if not url:
             continue
         end = unquote(PurePosixPath(urlsplit(url).path).name)
         names = [f"{number:08d}.jpg", url, end]
-        yield next((name for name in names if pictures.find(name) is not None), names[0]), None, [caption]
+        yield next((name for name in names if finder.find(name) is not None), names[0]), None, [caption]
 
 
 def _is_conceptual(file: Path) -> bool:
@@ -148,9 +176,9 @@ def _looks_like_table(file: Path) -> bool:
     line = _first_line(file)
     if file.suffix == ".jsonl":
         return line.startswith("{")
-    if file.suffix == ".txt":  # only as Kaggle has it: any other text is a text
+    if file.suffix == ".txt":  # Kaggle's file only; any other .txt is taken for plain text
         return line.lower().split(",") == ["image", "caption"]
-    return sum(map(line.count, "\t,;|")) > 0
+    return any(delimiter in line for delimiter in _DELIMITERS)
 
 
 def _first_line(file: Path) -> str:

@@ -45,7 +45,7 @@ def test_the_shifted_rows_of_conceptual_captions_are_repaired(tmp_path: Path) ->
     values = rows(9)
     captions = [(f"{i:08d}", f"val {i}", i) for i in range(5)] + [(f"{i:08d}", f"train {i}", i) for i in range(4)]
     source = read_source(save_rmokady(tmp_path / "conceptual_clip_ViT-B_32_train.pkl", values, captions))
-    assert "from caption 5 on the rows were numbered from 0 again: repaired" in source.notes[0]
+    assert "caption 5;" in source.notes[0]
     assert source.counts() == {"train": 4, "val": 5}
     assert source.embedding is not None
     for record, row in zip(source.records, source.embedding, strict=True):
@@ -57,9 +57,7 @@ def test_the_shifted_rows_of_conceptual_captions_are_repaired(tmp_path: Path) ->
 
 def test_shifted_rows_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     captions = [(f"{i:08d}", f"val {i}", i) for i in range(4)] + [(f"{i:08d}", f"train {i}", i) for i in range(3)]
-    with pytest.raises(
-        SourceError, match="from caption 4 on the rows are numbered from 0 again, and 8 rows and 7 capti"
-    ):
+    with pytest.raises(SourceError, match=r"caption 4.* 8 rows .* 7 captions"):
         read_source(save_rmokady(tmp_path / "x.pkl", rows(8), captions))
     # One row a picture, its captions in rounds: nothing is shifted.
     captions = [(str(i), f"{word} {i}", i) for word in ("first", "second") for i in range(4)]
@@ -70,8 +68,8 @@ def test_shifted_rows_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("captions", "fact"),
     [
-        ([("1", "a", 0), ("2", "b", 3)], "has a caption of row 3, and 3 rows: they belong to other files"),
-        ([("1", "a", 0), ("1", "b", 1)], "rows 0 and 1 are both said to be of 1, and differ"),
+        ([("1", "a", 0), ("2", "b", 3)], "row 3, .* 3 rows"),
+        ([("1", "a", 0), ("1", "b", 1)], "rows 0 and 1 "),
         ([], "holds no rows"),
     ],
 )
@@ -84,7 +82,7 @@ def test_rows_that_cannot_be_those_of_the_captions(
 
 def test_the_tokens_beside_it_are_not_it(tmp_path: Path) -> None:
     (tmp_path / "train_tokens.pkl").write_bytes(pickle.dumps([[torch.ones(3)], [0], 3]))
-    with pytest.raises(SourceError, match=r"train_tokens\.pkl is not a dataset that is known here"):
+    with pytest.raises(SourceError, match=r"train_tokens\.pkl"):
         read_source(tmp_path / "train_tokens.pkl")
     save_rmokady(tmp_path / "train.pkl", rows(2), [("1", "a", 0), ("2", "b", 1)])
     source = read_source(tmp_path)  # a folder with the one in it
@@ -122,7 +120,7 @@ def test_a_folder_of_clip_retrieval(tmp_path: Path) -> None:
     assert [record.captions for record in source.records] == [(f"caption {i}",) for i in range(23)]
     np.testing.assert_array_equal(source.embedding, values.astype(np.float16))
     parquet.write_table(pyarrow.table({"caption": ["x"]}), tmp_path / "metadata/metadata_3.parquet")
-    with pytest.raises(SourceError, match="has 1 rows, its embeddings 2: they belong to other files"):
+    with pytest.raises(SourceError, match=r"metadata_3\.parquet has 1 rows, .* 2;"):
         read_source(tmp_path)
 
 
@@ -140,7 +138,7 @@ def test_arrays_with_captions_from_elsewhere(tmp_path: Path, run: Any, tokenizer
     assert tables.split.tolist() == [1, 0, 0]
     result = run("precompute", tmp_path / "rows.npy", "-o", tmp_path / "x.h5", *options)
     assert result.status == 2
-    assert "has captions of 2 pictures" in result.err
+    assert "has captions of 2 images" in result.err
     (tmp_path / "t.csv").write_text("image,caption\na.jpg,A\nb.jpg,B\nc.jpg,C\n")
     assert run("precompute", tmp_path / "rows.npy", "-o", tmp_path / "x.h5", *options).status == 0
     (tables,) = Cache.open(tmp_path / "x.h5").tables()
@@ -260,7 +258,7 @@ def test_arrays_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "cut.npz").write_bytes((tmp_path / "n.npz").read_bytes()[:90])
     assert len(read_source(tmp_path / "n.npz").records) == 2
     for name in ("o.npz", "cut.npz"):
-        with pytest.raises(SourceError, match="holds no arrays"):
+        with pytest.raises(SourceError, match=name):
             read_source(tmp_path / name)
 
 

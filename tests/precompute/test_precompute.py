@@ -439,7 +439,7 @@ def test_a_missing_or_broken_shard_is_made_again_and_the_rest_is_kept(
     ("arguments", "message"),
     [
         (lambda c, t: [c / "nowhere"], "nowhere does not exist; give the folder that holds the dataset"),
-        (lambda c, t: [c / "annotations"], "is not a dataset that is known here; looked for coco:"),
+        (lambda c, t: [c / "annotations"], "coco: annotations/"),
         (lambda c, t: [c, "-o", t / "cache.txt"], "must end in .h5"),
         (lambda c, t: [c, "-o", t], "must end in .h5"),
         (lambda c, t: [c, "-o", os.fsdecode(os.fsencode(t) + b"/caf\xe9.h5")], "the name is not UTF-8"),
