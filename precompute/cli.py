@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipcap.data.cache.fingerprint import UNKNOWN
-from clipcap.data.command.app import Debug, Version, command, new_app, program_version, run_command
+from clipcap.data.command.app import Debug, Version, command, new_app, run_command
 from clipcap.data.command.config import Config, Preset
 from clipcap.data.command.options import on_command_line, was_given
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS
+from clipcap.data.version import program_version
 from clipcap.precompute.presets import PRESETS
 
 if TYPE_CHECKING:

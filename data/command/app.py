@@ -21,18 +21,9 @@ from typer.core import TyperCommand
 
 from clipcap.data.command.messages import show_messages
 from clipcap.data.errors import ClipCapError, one_line
+from clipcap.data.version import program_version
 
 LAST_GROUP = "Other"
-
-
-def program_version() -> str:
-    """The version of the installed distribution; `0+checkout` in a tree that was never installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("clipcap-cache")
-    except PackageNotFoundError:
-        return "0+checkout"
 
 
 def _print_version(context: typer.Context, wanted: bool) -> None:

@@ -1,0 +1,1 @@
+../../clipcap/__init__.py

@@ -1,0 +1,1 @@
+../../clipcap/__main__.py
