@@ -1,15 +1,20 @@
-# `make demo` and `make test` work on a fresh machine: they make .venv and install from pyproject.toml first.
+# `make demo` and `make test` work on a fresh machine: they first make .venv and install from pyproject.toml.
 PYTHON ?= python3
-# A folder of extra wheels may hold a CPU-only torch, beside which torchvision does not import.
+# Versions of the dependencies: newest, or lowest, which are the lower bounds in pyproject.toml.
+DEPENDENCIES ?= newest
+# A folder of extra wheels may hold a CPU-only torch, beside which torchvision cannot be imported.
 export PIP_FIND_LINKS =
 
-.PHONY: demo test lint types check clean
+.PHONY: demo quick test lint types check docs clean
 
 demo: .venv/installed
 	.venv/bin/clipcap-demo
 
+quick: .venv/installed
+	.venv/bin/python -m pytest -m "not slow and not gpu"
+
 test: .venv/installed
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --cov
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -20,10 +25,14 @@ types: .venv/installed
 
 check: test lint types
 
+docs: .venv/installed
+	.venv/bin/python docs/generate.py
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet --editable '.[dev]'
+	.venv/bin/python tests/lowest.py > .venv/lowest.txt
+	.venv/bin/python -m pip install --quiet --editable '.[dev]' $(if $(filter lowest,$(DEPENDENCIES)),--constraint .venv/lowest.txt)
 	touch $@
 
 clean:

@@ -1,11 +1,10 @@
-"""Fixtures that the tests share. What they are made of is in small_world.py."""
+"""Fixtures that the tests share, made from the parts in small_world.py."""
 
 import importlib
 import importlib.util
 import os
 import subprocess
 import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from small_world import (
     CAPTIONS,
     COMMANDS,
-    DEMO_PICTURES,
+    DEMO_IMAGES,
     NO_SOCKETS,
     Result,
     Run,
@@ -27,18 +26,25 @@ from small_world import (
 
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("clipcap") is None:  # a checkout that is not installed
-    package = types.ModuleType("clipcap")
-    package.__path__ = [str(ROOT)]
-    sys.modules["clipcap"] = package
+    sys.path.append(str(ROOT))
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever fetched by a test
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests download nothing
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["OMP_NUM_THREADS"] = "1"  # for models as small as ours, threads only wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"  # for models of this size, more threads are slower
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that is marked `gpu` on a machine without one."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device: this test needs a GPU")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data; tests that need it skip where there is none."""
+    """The folder of real data. Tests that need it are skipped where `CLIPCAP_SHARED` is not set."""
     folder = os.environ.get("CLIPCAP_SHARED", "")
     if not folder:
         pytest.skip("CLIPCAP_SHARED is not set: no real data to test against")
@@ -47,7 +53,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: `run("precompute", folder, "-o", path)`."""
+    """A function that runs a command in this process: `run("precompute", folder, "-o", path)`."""
 
     def call(command: str, *arguments: object) -> Result:
         module = importlib.import_module(COMMANDS[command])
@@ -65,7 +71,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level BPE of GPT-2's kind with a small vocabulary, trained on the captions here."""
+    """A byte-level BPE tokenizer as GPT-2's, with a small vocabulary, trained on `CAPTIONS`."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoTokenizer
 
@@ -80,19 +86,19 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lm_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Path:
-    """A small GPT-2 with random weights and the small vocabulary, saved as transformers saves one."""
+    """A small GPT-2 with random weights and the small vocabulary, as transformers saves it."""
     return make_lm(tmp_path_factory.mktemp("lm"), tokenizer_folder)
 
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small CLIP with random weights in open_clip's own format: 32 pixels, width 16."""
+    """A small CLIP with random weights in open_clip's format: images of 32 pixels, embeddings of width 16."""
     return make_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture
 def all_cores() -> Iterator[None]:
-    """Let torch calculate on every core, for the tests of full-size models."""
+    """Let torch compute on every core, for tests of full-size models."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
@@ -102,13 +108,13 @@ def all_cores() -> Iterator[None]:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """A small COCO folder of its own for each test: 12 train and 5 val pictures."""
+    """A small COCO folder, a new one for each test: 12 training and 5 validation images."""
     return make_coco(tmp_path / "coco")
 
 
 @pytest.fixture(scope="session")
 def small_cache(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path, tokenizer_folder: Path) -> Path:
-    """The cache of a small COCO folder, two shards; tests only read it."""
+    """The cache of a small COCO folder, in two shards. Tests must only read it."""
     folder = tmp_path_factory.mktemp("cache")
     make_coco(folder / "coco")
     arguments = [folder / "coco", "-o", folder / "cache.h5", *small_models(clip_folder, tokenizer_folder)]
@@ -118,7 +124,7 @@ def small_cache(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path, tok
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, small_cache: Path, lm_folder: Path) -> Path:
-    """A run on the small cache, long enough for captions that differ; tests only read it."""
+    """The folder of a run on the small cache, long enough for captions that differ. Tests must only read it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     options = ["--lm", lm_folder, "--epochs", 25, "--batch-size", 9, "--lr", 8e-3, "--precision", "fp32"]
     arguments = [small_cache, "-o", folder, *options, "--device", "cpu"]
@@ -128,12 +134,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_cache: Path, lm_fold
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
-    """The folder of a small demo that ran with sockets refused, and what it printed; tests only read it."""
+    """The folder of a small demo that ran without a network, and its process. Tests must only read the folder."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "sitecustomize.py").write_text(NO_SOCKETS)
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        command_line("demo", ["out", "--images", DEMO_PICTURES]),
+        command_line("demo", ["out", "--images", DEMO_IMAGES]),
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "0"},
         capture_output=True,

@@ -1,4 +1,4 @@
-"""A small world for the tests: small real models, a small real dataset, and ways to run, stop and kill the commands."""
+"""Small real models, a small real dataset, and functions that run, stop and kill the commands, for all tests."""
 
 import json
 import os
@@ -22,7 +22,7 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a command left: exit status, stdout, stderr."""
+    """How a command ended: its exit status, and what it wrote to stdout and stderr."""
 
     status: int
     out: str
@@ -33,7 +33,7 @@ Run = Callable[..., Result]
 
 
 def command_line(command: str, arguments: Sequence[object]) -> list[str]:
-    """The command as a new process runs it, from this checkout."""
+    """The command line that runs a command of this checkout in a new process."""
     return [sys.executable, "-m", COMMANDS[command], *map(str, arguments)]
 
 
@@ -49,18 +49,18 @@ def spawn(command: str, *arguments: object, **environment: str) -> "subprocess.P
 
 
 class Crash(BaseException):
-    """Stands for SIGKILL: nothing catches it on its way."""
+    """Stands for SIGKILL: no `except Exception` catches it."""
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """Let the program die at its call number `count`, from 0, of those that change names or make them lasting."""
-    made = 0
+    """Let the program crash at its call number `count` (from 0) of `os.replace` and `os.fsync` together."""
+    calls = 0
 
     def wrap(function: Any) -> Any:
         def call(*arguments: Any) -> Any:
-            nonlocal made
-            made += 1
-            if made == count + 1:
+            nonlocal calls
+            calls += 1
+            if calls == count + 1:
                 raise Crash
             return function(*arguments)
 
@@ -81,7 +81,7 @@ CAPTIONS = [
 
 
 def make_lm(folder: Path, tokenizer_folder: Path, seed: int = 0, **config: Any) -> Path:
-    """Save a GPT-2 with random weights beside a tokenizer."""
+    """Save a small GPT-2 with random weights, and a tokenizer beside it."""
     import torch
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -95,7 +95,7 @@ def make_lm(folder: Path, tokenizer_folder: Path, seed: int = 0, **config: Any) 
 
 
 def make_clip(folder: Path, seed: int = 0) -> Path:
-    """Save a small CLIP with random weights as open_clip saves one."""
+    """Save a small CLIP with random weights in open_clip's format."""
     import torch
     from open_clip.model import CLIP
     from safetensors.torch import save_file
@@ -112,7 +112,7 @@ def make_clip(folder: Path, seed: int = 0) -> Path:
 
 
 def make_coco(folder: Path, train: int = 12, val: int = 5) -> Path:
-    """Write a small dataset in COCO's layout: drawn pictures, all different, with one to five captions each."""
+    """Write a small dataset in COCO's layout: drawn images, all different, with one to five captions each."""
     from PIL import Image, ImageDraw
 
     (folder / "annotations").mkdir(parents=True)
@@ -124,9 +124,9 @@ def make_coco(folder: Path, train: int = 12, val: int = 5) -> Path:
         for number in range(count):
             identifier += 1
             name = f"{identifier:012d}.jpg"
-            picture = Image.new("RGB", (60 + 3 * number, 48), (20 * number % 256, 90, 255 - 15 * number))
-            ImageDraw.Draw(picture).ellipse((number, 5, number + 25, 30), fill=(250, 10 * number, 0))
-            picture.save(folder / f"{split}2017" / name, quality=95)
+            image = Image.new("RGB", (60 + 3 * number, 48), (20 * number % 256, 90, 255 - 15 * number))
+            ImageDraw.Draw(image).ellipse((number, 5, number + 25, 30), fill=(250, 10 * number, 0))
+            image.save(folder / f"{split}2017" / name, quality=95)
             images.append({"id": identifier, "file_name": name})
             for i in range(1 + number % 5):
                 text = CAPTIONS[(number + i) % len(CAPTIONS)]
@@ -136,16 +136,16 @@ def make_coco(folder: Path, train: int = 12, val: int = 5) -> Path:
     return folder
 
 
-DEMO_PICTURES = 720  # of the demo that the tests run, instead of 9,000
+DEMO_IMAGES = 720  # in the demo that the tests run, instead of 9,000
 
-# A sitecustomize.py: processes that find it on their path reach no network.
+# The text of a sitecustomize.py. A process that has its folder on its path cannot reach a network.
 NO_SOCKETS = """
 import socket
 
 connect = socket.socket.connect
 
 def refuse(self, *address):
-    if getattr(self, "family", None) != socket.AF_UNIX:  # worker processes talk through those
+    if getattr(self, "family", None) != socket.AF_UNIX:  # worker processes use those
         raise OSError("sockets are refused")
     return connect(self, *address)
 
@@ -154,5 +154,5 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 
 
 def small_models(clip: Path, tokenizer: Path) -> list[object]:
-    """The options of stage 1 that take small models and small batches."""
+    """Options of stage 1 that select the small models and small batches."""
     return ["--encoder", clip, "--tokenizer", tokenizer, "--batch-size", 4, "--workers", 0, "--device", "cpu"]

@@ -15,7 +15,7 @@ from clipcap.data.demo import dataset
 from clipcap.data.demo.judge import judge
 from clipcap.data.errors import UsageError
 from clipcap.data.records import SPLITS
-from small_world import DEMO_PICTURES
+from small_world import DEMO_IMAGES
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_captions_that_are_the_same_words_are_one(
 def test_what_is_said_is_as_true_by_beam_as_by_greedy(captioner: Captioner, demo_run: Any) -> None:
     (tables,) = Cache.open(demo_run[0] / "cache.h5").tables()
     rows = tables.embedding[tables.split == SPLITS.index("val")]
-    truth = [dataset.make_scene(number) for number in dataset.held_out(DEMO_PICTURES)]
+    truth = [dataset.make_scene(number) for number in dataset.held_out(DEMO_IMAGES)]
 
     def true(captions: list[str]) -> int:
         """Attributes that are right, over all captions."""

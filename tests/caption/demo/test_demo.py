@@ -16,7 +16,7 @@ from clipcap.caption.demo.report import Trial
 from clipcap.data.demo import dataset
 from clipcap.data.demo.judge import ATTRIBUTES
 from clipcap.data.demo.scenes import Group, Scene
-from small_world import DEMO_PICTURES, command_line
+from small_world import DEMO_IMAGES, command_line
 
 
 def test_it_shows_the_three_commands(demo_run: Any) -> None:
@@ -33,7 +33,7 @@ def test_the_last_line_is_the_figure_and_the_judge_agrees(demo_run: Any) -> None
     figure = re.fullmatch(r"demo: (\d+\.\d)% of 40 held-out scenes right", lines[-1])
     assert figure is not None, lines[-1]
     told = [json.loads(line)["caption"] for line in (folder / "held-out.jsonl").read_text().splitlines()]
-    trial = Trial("", [dataset.make_scene(number) for number in dataset.held_out(DEMO_PICTURES)], told)
+    trial = Trial("", [dataset.make_scene(number) for number in dataset.held_out(DEMO_IMAGES)], told)
     assert figure[1] == f"{trial.percent_right:.1f}"
     assert f"out/scenes/val2017/000000000017.jpg: {told[0]}" in done.stdout
     table = {words[0]: words[1:] for words in map(str.split, lines) if len(words) == 4}
@@ -53,7 +53,7 @@ def test_the_picture_of_pictures(demo_run: Any) -> None:
 def test_again_it_goes_on_where_it_was(demo_run: Any) -> None:
     folder, first = demo_run
     done = subprocess.run(
-        command_line("demo", ["out", "--images", DEMO_PICTURES]),
+        command_line("demo", ["out", "--images", DEMO_IMAGES]),
         cwd=folder.parent,
         capture_output=True,
         text=True,
