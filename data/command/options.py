@@ -88,7 +88,7 @@ def _option(parameter: Parameter) -> inspect.Parameter:
         parameter.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=parameter.default,
-        annotation=Annotated[parameter.type, option],
+        annotation=Annotated[parameter.type, option, described],  # docs/generate.py reads the description
     )
 
 
