@@ -17,6 +17,7 @@ from clipcap.data.errors import ModelError, UsageError, one_line
 from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS
 from clipcap.data.pretrained.device import autocast
 from clipcap.data.pretrained.hub import use_hub_if_reachable
+from clipcap.data.pretrained.remote_code import remote_code_refused
 from clipcap.data.pretrained.weights import weights_sha256
 from clipcap.precompute.features import FEATURES, Forward
 from clipcap.precompute.weights_file import weights_file_error
@@ -106,14 +107,15 @@ def load_encoder(
     open_clip = importlib.import_module("open_clip")
     choice = _choose(open_clip, name, pretrained)
     try:
-        model = open_clip.create_model(
-            choice.model_name,
-            pretrained=choice.weights,
-            force_quick_gelu=quick_gelu or choice.quick_gelu,
-            precision="fp32",
-            device="cpu",
-            require_pretrained=True,
-        )
+        with remote_code_refused():  # a folder may name a text tower of transformers
+            model = open_clip.create_model(
+                choice.model_name,
+                pretrained=choice.weights,
+                force_quick_gelu=quick_gelu or choice.quick_gelu,
+                precision="fp32",
+                device="cpu",
+                require_pretrained=True,
+            )
     except Exception as error:  # open_clip raises RuntimeError, OSError, KeyError, and what torch.load raises
         raise _load_error(choice, error) from error
     # The text tower goes: of the large ones it is gigabytes.

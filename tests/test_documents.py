@@ -87,16 +87,3 @@ def test_documents_name_no_registry_and_no_path_of_a_machine() -> None:
         if file.is_file() and not skipped and file.suffix in (".py", ".md", ".toml", "", ".txt", ".yml", ".yaml"):
             found = forbidden.search(file.read_text(errors="ignore"))
             assert found is None, (file, found)
-
-
-@pytest.mark.slow
-def test_the_script_of_the_readme_runs(tmp_path: Path) -> None:
-    (script,) = re.findall(r"```python\n(import clipcap\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len([line for line in script.splitlines() if line]) <= 15
-    make = [*command_line("demo", ["--only-dataset", "scenes", "--images", 100])]
-    subprocess.run(make, cwd=tmp_path, check=True, capture_output=True)
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True)
-    counts, caption = done.stdout.splitlines()
-    assert counts == "100 images, 500 captions"
-    assert caption
-    assert (tmp_path / "checkpoints/best/model.safetensors").is_file()

@@ -93,6 +93,13 @@ def test_no_code_from_files_is_run() -> None:
         assert not re.search(r"torch\.load\((?![^()]*weights_only=True)", text), file
 
 
+def test_no_model_runs_its_own_code() -> None:
+    for file in chain.from_iterable(map(sources, FOLDERS)):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "from_pretrained":
+                assert "trust_remote_code=False" in ast.unparse(call), file
+
+
 def test_every_folder_has_a_type_marker() -> None:
     assert all((ROOT / folder / "py.typed").is_file() for folder in FOLDERS)
 

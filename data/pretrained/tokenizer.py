@@ -33,22 +33,22 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         if not ((folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()):
             raise ModelError(f"{name} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt); name another")
     elif folder.exists():
-        raise ModelError(f"--tokenizer {name} is a file; give the folder that holds it")
+        raise ModelError(f"`tokenizer` {name} is a file; give the folder that holds it")
     elif is_path(name):
-        raise ModelError(f"--tokenizer {name} does not exist; give a folder with tokenizer.json, or a name as gpt2")
+        raise ModelError(f"`tokenizer` {name} does not exist; give a folder with tokenizer.json, or a name as gpt2")
     else:
         use_hub_if_reachable()
     # Bare files do not say what they are of; a folder of ours without a word is GPT-2's.
     bare = folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", "tokenizer_config.json"))
     kind: Any = GPT2Tokenizer if bare else AutoTokenizer
     try:
-        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(name)
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # the library raises OSError, ValueError, KeyError and the errors of its parsers
         if folder.is_dir():
             raise ModelError(f"the tokenizer in {name} cannot be read ({one_line(error)}); name another") from error
         raise ModelError(
-            f"the tokenizer {name!r} could not be had: no network, or no such name, and it was never downloaded here; "
-            "connect once, or give a folder that holds it with --tokenizer"
+            f"the tokenizer {name!r} cannot be loaded: no network, or no such name, and it was never downloaded here; "
+            "connect once, or give a folder that holds it as `tokenizer`"
         ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer {name!r} has no end-of-text token, so captions could not end; use GPT-2's")

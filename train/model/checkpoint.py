@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clipcap.data.cache.atomic import replace_folder
+from clipcap.data.cache.atomic import make_new_folder, replace_folder
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import CheckpointError, ClipCapError, one_line
 from clipcap.data.pretrained.tokenizer import load_tokenizer, save_tokenizer
@@ -92,8 +92,7 @@ def save_checkpoint(
     """
     new = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
+        make_new_folder(new)
         tensors = model.state_dict()
         names = _stored_names(model, config.language_model.tuned)
         save_file({name: tensors[name].contiguous().cpu() for name in names}, new / "model.safetensors")

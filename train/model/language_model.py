@@ -35,12 +35,14 @@ def load_language_model(name: str) -> "GPT2LMHeadModel":
     if not folder.is_dir():
         use_hub_if_reachable()
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != "gpt2":
             raise ModelError(
                 f"--lm {name} is a {config.model_type}; give a GPT-2 (gpt2, gpt2-medium, gpt2-large, gpt2-xl)"
             )
-        loaded: Any = GPT2LMHeadModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+        loaded: Any = GPT2LMHeadModel.from_pretrained(
+            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+        )
     except ModelError:
         raise
     except Exception as error:  # the library raises OSError, ValueError, RuntimeError and the errors of safetensors
