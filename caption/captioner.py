@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipcap.caption.decoding.strategies import DecodeOptions, Strategy, choose_strategy
+from clipcap.caption.decoding.base import Strategy
+from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.decoding.registry import choose_strategy
 from clipcap.caption.trained_encoder import load_trained_encoder
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import CheckpointError, ImageError, UsageError

@@ -117,7 +117,8 @@ def caption(
         raise UsageError(f"--save-pictures is for pictures; {rows[0]} holds rows")
 
     from clipcap.caption.captioner import Captioner
-    from clipcap.caption.decoding.strategies import DecodeOptions, choose_strategy
+    from clipcap.caption.decoding.options import DecodeOptions
+    from clipcap.caption.decoding.registry import choose_strategy
     from clipcap.caption.images import PictureFolder
 
     options = DecodeOptions(

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clipcap.caption import Captioner
-from clipcap.caption.decoding.strategies import Beam, DecodeOptions, choose_strategy
+from clipcap.caption.decoding.beam import Beam
+from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.decoding.registry import choose_strategy
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
 from clipcap.data.pretrained.tokenizer import encode_captions
@@ -156,13 +158,13 @@ def test_errors(captioner: Captioner, embeddings: np.ndarray[Any, Any], tmp_path
         captioner.score(embeddings[:1], ["  "])
     with pytest.raises(UsageError, match=r"a caption of .* tokens cannot be scored"):
         captioner.score(embeddings[:1], ["word " * 100])
-    with pytest.raises(UsageError, match="-n 6 captions need as many beams; give --beams 6"):
+    with pytest.raises(UsageError, match=r"`captions` 6 .*`beams` 6"):
         captioner(embeddings, decode="beam", n=6)
     with pytest.raises(UsageError, match="greedy decoding has one caption, not 2"):
         captioner(embeddings, n=2)
-    with pytest.raises(UsageError, match="--decode guess is not known; use greedy, beam, sample"):
+    with pytest.raises(UsageError, match=r"`decode` guess .* greedy, beam, sample"):
         choose_strategy("guess")
-    with pytest.raises(UsageError, match="--max-tokens must be at least 1"):
+    with pytest.raises(UsageError, match=r"`max_tokens` .* 0"):
         captioner(embeddings, max_tokens=0)
     (tmp_path / "x.jpg").write_text("no picture")
     with pytest.raises(ImageError, match=r"x\.jpg: not a picture of a known format"):

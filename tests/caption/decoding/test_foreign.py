@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from clipcap.caption import Captioner
-from clipcap.caption.decoding.strategies import DecodeOptions
+from clipcap.caption.decoding.options import DecodeOptions
 from clipcap.data.errors import CheckpointError, UsageError
 from clipcap.train.mappers import mapper_config
 from clipcap.train.mappers.module import Mapper
@@ -138,7 +138,7 @@ def test_jmisilos_training_files_and_the_linear_of_the_fork(
             tokens.append(int(logits.argmax()))
             expected.append(-float(logits.log_softmax(dim=-1).max()))
     assert captioner.score(rows[:1], [tokens])[0] == pytest.approx(expected, abs=1e-4)
-    with pytest.raises(UsageError, match="--decode beam of a jmisilo checkpoint is not known; use greedy"):
+    with pytest.raises(UsageError, match="`decode` beam of a jmisilo checkpoint"):
         captioner(rows, decode="beam")
 
 

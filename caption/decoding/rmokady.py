@@ -1,0 +1,110 @@
+"""Decoding as rmokady/CLIP_prefix_caption does it, for that system's checkpoints.
+
+B images, k beams, T tokens so far, V vocabulary.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from clipcap.caption.decoding.base import Strategy
+from clipcap.caption.decoding.beam import BeamStrategy
+from clipcap.caption.decoding.greedy import Greedy
+from clipcap.caption.decoding.loop import Choice
+from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.decoding.rules import Ending
+from clipcap.caption.decoding.sample import Sample
+from clipcap.data.errors import UsageError
+from clipcap.train.model.captioning import ClipCapModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+STOP = "."  # ends their captions, which were trained without an end-of-text
+
+
+class _UntilStop(Strategy):
+    """Has a text to stop at by default, and returns texts as they come, without tidying them."""
+
+    def __init__(self, options: DecodeOptions | None = None) -> None:
+        options = options or DecodeOptions()
+        super().__init__(replace(options, stop=options.stop or STOP))
+
+    def text(self, tokens: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+        """The text of a caption, with its spaces."""
+        return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+
+
+class _UntilStopToken(_UntilStop):
+    """Ends a caption with the first token of the text to stop at, and with nothing else."""
+
+    def make_ending(self, model: ClipCapModel, tokenizer: "PreTrainedTokenizerBase") -> Ending:
+        """The rule that the stop token ends a text."""
+        return Ending(tokenizer.encode(str(self.options.stop))[0])
+
+
+class RmokadyGreedy(_UntilStopToken, Greedy):
+    """`generate2` of their predict.py. Its top-p changes nothing, because it takes the likeliest token."""
+
+
+class RmokadyBeam(_UntilStopToken, BeamStrategy):
+    """`generate_beam` of their predict.py, for many images at once.
+
+    At each step the k candidates with the highest mean log-probability become the beams. A beam that ended stays among
+    the candidates with its mean.
+
+    Attributes:
+        scores: float32 (B, k), sum of the log-probabilities of each beam.
+        lengths: float32 (B, k), tokens of each beam.
+        stopped: bool (B, k), beams that ended.
+    """
+
+    scores: torch.Tensor
+    lengths: torch.Tensor
+    stopped: torch.Tensor
+
+    def __init__(self, options: DecodeOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.repetition_penalty != 1:
+            fact = "rmokady's beam search has no `repetition_penalty`"
+            raise UsageError(f"{fact}; leave it out, or use `decode` greedy")
+
+    def reset(self, images: torch.Tensor, limit: int) -> None:
+        """Begin with one beam for each image; the others would say the same."""
+        k, device = self.options.beams, images.device
+        B = len(images) // k
+        self.scores = torch.full((B, k), -torch.inf, device=device)
+        self.scores[:, 0] = 0
+        self.lengths = torch.zeros(B, k, device=device)
+        self.stopped = torch.zeros(B, k, dtype=torch.bool, device=device)
+
+    def update(self, tokens: torch.Tensor, logits: torch.Tensor) -> Choice:
+        """Let the k candidates with the highest means become the beams."""
+        B, k = self.scores.shape
+        step = logits.float().softmax(dim=-1).log().view(B, k, -1)  # (B, k, V)
+        # A beam that has stopped has one candidate, which costs nothing: itself. Its token is not read.
+        step[self.stopped] = -torch.inf
+        step[..., 0][self.stopped] = 0
+        lengths = self.lengths + ~self.stopped
+        means = (self.scores[..., None] + step) / lengths[..., None]
+        best, chosen = means.flatten(1).topk(k, dim=-1)
+        beam, token = chosen // means.shape[-1], chosen % means.shape[-1]
+        self.lengths = lengths.gather(1, beam)
+        self.stopped = self.stopped.gather(1, beam) | (token == self.ending.end)
+        self.scores = best * self.lengths
+        rows = beam + k * torch.arange(B, device=beam.device)[:, None]
+        return Choice(token.flatten(), rows.flatten(), done=bool(self.stopped.all()))
+
+    def finalize(self, tokens: torch.Tensor) -> list[list[list[int]]]:
+        """The n beams of each image that have the highest means."""
+        B, k = self.scores.shape
+        order = (self.scores / self.lengths).argsort(dim=-1, descending=True, stable=True)[:, : self.options.captions]
+        rows, lengths = tokens.view(B, k, -1).tolist(), self.lengths.long().tolist()
+        return [
+            [rows[image][beam][: lengths[image][beam]] for beam in beams] for image, beams in enumerate(order.tolist())
+        ]
+
+
+class RmokadySample(_UntilStop, Sample):
+    """Sampling until the text to stop at, or end-of-text."""
