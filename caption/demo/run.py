@@ -67,7 +67,7 @@ def run_demo(folder: Path, images: int) -> Trial:
     truth = [dataset.make_scene(number) for number in numbers]
     new_numbers = range(_NEW_PAIRS)
     new_truth = [dataset.make_scene(number, seed=dataset.NEW_PAIRS_SEED, new_pairs=True) for number in new_numbers]
-    dataset.write_pictures(folder / "new-pairs", new_numbers, seed=dataset.NEW_PAIRS_SEED, new_pairs=True)
+    dataset.write_images(folder / "new-pairs", new_numbers, seed=dataset.NEW_PAIRS_SEED, new_pairs=True)
     _save_shuffled(cache, folder / "shuffled.npy")
     trials = [
         Trial("held out", truth, _captions(folder, "held-out", cache, "--split", "val")),

@@ -1,1 +1,1 @@
-"""Drawn scenes with true captions, the judge of captions, and small models that were trained on them."""
+"""A drawn dataset with known content: scenes, their images and captions, a judge of captions, and small models."""

@@ -1,6 +1,6 @@
-"""The judge of demo captions: what a caption says, in any of the wordings, compared with what is in the scene.
+"""Judges demo captions: reads a caption back into a scene and compares it with the true scene.
 
-Right means that every attribute is right. The picture is never looked at.
+The judge sees no image. A caption is right if all of its attributes are right.
 """
 
 import re
@@ -21,31 +21,31 @@ ATTRIBUTES = ("count", "size", "colour", "shape", "relation", "background")
 
 
 def judge(caption: str, scene: Scene) -> dict[str, bool]:
-    """Which attributes of a scene a caption has right.
+    """Say which attributes of a scene a caption has right.
 
     Args:
         caption: any text.
-        scene: what is in the picture.
+        scene: what the image shows.
 
     Returns:
-        A value for each of `ATTRIBUTES`, right only where it is so for every group; all False for a text that is no
-        sentence of the wordings.
+        For each of `ATTRIBUTES`, whether it is right in every group. All are False if the text does not have the form
+        of a caption.
     """
-    said = read_caption(caption)
-    if said is None:
+    described = read_caption(caption)
+    if described is None:
         return dict.fromkeys(ATTRIBUTES, False)
-    # "A left of B" and "B right of A" are the same: the reading that fits better counts.
-    readings = [_compare(reading, scene) for reading in (said, _turned(said))]
+    # "A left of B" and "B right of A" mean the same, so the reading that fits better counts.
+    readings = [_compare(reading, scene) for reading in (described, _swapped(described))]
     return max(readings, key=lambda right: sum(right.values()))
 
 
 def read_caption(caption: str) -> Scene | None:
-    """The scene that a caption describes; None for a text that is no sentence of the wordings."""
+    """Return the scene that a caption describes, or None if the text does not have the form of a caption."""
     sentence = _SENTENCE.fullmatch(caption.strip().lower())
     if sentence is None:
         return None
     part = sentence.groupdict()
-    if (part["begin"] is None) == (part["end"] is None):  # the background, once
+    if (part["begin"] is None) == (part["end"] is None):  # the background must be named exactly once
         return None
     background = _BACKGROUND[part["begin"] or part["end"]]
     first = _read_group(part["first"])
@@ -56,7 +56,7 @@ def read_caption(caption: str) -> Scene | None:
 
 
 def _read_group(text: str) -> Group | None:
-    """A group from its words; None where number and count disagree, as in `two star`."""
+    """Return the group that the text describes, or None if count and number disagree, as in `two star`."""
     words = _GROUP.fullmatch(text)
     assert words is not None, text
     count = _COUNT[words["count"]]
@@ -66,19 +66,23 @@ def _read_group(text: str) -> Group | None:
     return Group(count, _SIZE[words["size"]], _COLOUR[words["colour"]], shape)
 
 
-def _turned(scene: Scene) -> Scene:
-    """The same scene, told from the second group."""
+def _swapped(scene: Scene) -> Scene:
+    """Return the same scene, described from its second group."""
     if scene.second is None or scene.relation is None:
         return scene
     return Scene(scene.background, scene.second, OPPOSITE[scene.relation], scene.first)
 
 
-def _compare(said: Scene, scene: Scene) -> dict[str, bool]:
+def _compare(described: Scene, scene: Scene) -> dict[str, bool]:
     right = {
-        name: [getattr(group, name) for group in said.groups] == [getattr(group, name) for group in scene.groups]
+        name: [getattr(group, name) for group in described.groups] == [getattr(group, name) for group in scene.groups]
         for name in ("count", "size", "colour", "shape")
     }
-    return {**right, "relation": said.relation == scene.relation, "background": said.background == scene.background}
+    return {
+        **right,
+        "relation": described.relation == scene.relation,
+        "background": described.background == scene.background,
+    }
 
 
 _COUNT = {word: count for count, words in COUNT_WORDS.items() for word in words}

@@ -1,6 +1,6 @@
-"""What a demo picture shows: one group of shapes, or two with a relation between them, on a background.
+"""The content of a demo image: one group of shapes, or two with a relation between them, on a background.
 
-About six million different scenes; the seed and the number of a scene decide everything about it.
+There are about six million different scenes. A scene is determined by its seed and its number.
 """
 
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ import numpy as np
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring")
 SIZES = ("small", "large")
-MOST = {"small": 4, "large": 3}  # shapes in a group: as many as fit into half a picture
+MAX_COUNT = {"small": 4, "large": 3}  # most shapes in a group: as many as fit into half an image
 RELATIONS = ("left of", "right of", "above", "below")
 BACKGROUNDS = ("grass", "sand", "snow", "water", "night sky", "wood")
 
-# Colours with shapes that no picture of the training set and no caption holds; only `new_pairs` draws them.
+# Pairs of a colour and a shape that occur in no training image and no training caption; only `new_pairs` draws them.
 HELD_OUT_PAIRS = frozenset(zip(COLOURS, SHAPES, strict=True))
 TRAINED_PAIRS = tuple(pair for pair in product(COLOURS, SHAPES) if pair not in HELD_OUT_PAIRS)
-ALONE = 0.2  # share of the scenes with one group
+SINGLE_GROUP_SHARE = 0.2  # share of the scenes that have one group only
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Some equal shapes: three small blue stars."""
+    """Equal shapes, such as three small blue stars."""
 
     count: int
     size: str
@@ -34,7 +34,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is in a picture: `first` is `relation` `second`, both None where there is one group only."""
+    """What an image shows: group `first` is `relation` group `second`. With one group, the last two are None."""
 
     background: str
     first: Group
@@ -43,42 +43,42 @@ class Scene:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """One group or two."""
+        """The one or two groups."""
         return (self.first,) if self.second is None else (self.first, self.second)
 
 
 def generator(seed: int, number: int) -> np.random.Generator:
-    """The source of all chance in scene `number` of a set: the same whatever was drawn before it."""
+    """Return the random generator of scene `number`, independent of all other scenes."""
     return np.random.default_rng([seed, number])
 
 
-def draw_scene(chance: np.random.Generator, *, new_pairs: bool = False) -> Scene:
-    """A scene at random.
+def draw_scene(rng: np.random.Generator, *, new_pairs: bool = False) -> Scene:
+    """Draw a random scene.
 
     Args:
-        chance: where the choices come from.
-        new_pairs: the first group has a colour and a shape of `HELD_OUT_PAIRS`; otherwise no group has.
+        rng: makes the choices.
+        new_pairs: give the first group a pair of `HELD_OUT_PAIRS`; otherwise no group has such a pair.
     """
-    background = _pick(chance, BACKGROUNDS)
-    first = _draw_group(chance, tuple(sorted(HELD_OUT_PAIRS)) if new_pairs else TRAINED_PAIRS)
-    if chance.random() < ALONE:
+    background = _pick(rng, BACKGROUNDS)
+    first = _draw_group(rng, tuple(sorted(HELD_OUT_PAIRS)) if new_pairs else TRAINED_PAIRS)
+    if rng.random() < SINGLE_GROUP_SHARE:
         return Scene(background, first)
     second = first
     while (second.colour, second.shape) == (first.colour, first.shape):
-        second = _draw_group(chance, TRAINED_PAIRS)
-    return Scene(background, first, _pick(chance, RELATIONS), second)
+        second = _draw_group(rng, TRAINED_PAIRS)
+    return Scene(background, first, _pick(rng, RELATIONS), second)
 
 
 def scenes(seed: int, count: int, *, new_pairs: bool = False) -> Iterator[Scene]:
-    """Scenes 0 to `count` of a set."""
+    """Yield scenes 0 to `count` - 1."""
     return (draw_scene(generator(seed, number), new_pairs=new_pairs) for number in range(count))
 
 
-def _draw_group(chance: np.random.Generator, pairs: tuple[tuple[str, str], ...]) -> Group:
-    colour, shape = pairs[chance.integers(len(pairs))]
-    size = _pick(chance, SIZES)
-    return Group(int(chance.integers(1, MOST[size] + 1)), size, colour, shape)
+def _draw_group(rng: np.random.Generator, pairs: tuple[tuple[str, str], ...]) -> Group:
+    colour, shape = pairs[rng.integers(len(pairs))]
+    size = _pick(rng, SIZES)
+    return Group(int(rng.integers(1, MAX_COUNT[size] + 1)), size, colour, shape)
 
 
-def _pick(chance: np.random.Generator, choices: tuple[str, ...]) -> str:
-    return choices[chance.integers(len(choices))]
+def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
+    return choices[rng.integers(len(choices))]

@@ -1,4 +1,4 @@
-"""The words for what is in a scene: five captions in varied wording, and the same words read back by the judge."""
+"""Writes five captions of a scene in varied wording. The judge reads captions back with the same words."""
 
 import numpy as np
 
@@ -50,41 +50,41 @@ BACKGROUND_WORDS = {
 CAPTIONS = 5
 
 
-def write_captions(scene: Scene, chance: np.random.Generator) -> tuple[str, ...]:
-    """Five different true captions of a scene."""
-    captions: dict[str, None] = {}  # in the order in which they came, each once
+def write_captions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
+    """Return five different true captions of a scene."""
+    captions: dict[str, None] = {}  # a dict keeps their order and drops repetitions
     while len(captions) < CAPTIONS:
-        captions[_write_caption(scene, chance)] = None
+        captions[_write_caption(scene, rng)] = None
     return tuple(captions)
 
 
-def _write_caption(scene: Scene, chance: np.random.Generator) -> str:
-    where = _pick(chance, BACKGROUND_WORDS[scene.background])
-    first = _describe(scene.first, chance)
+def _write_caption(scene: Scene, rng: np.random.Generator) -> str:
+    where = _pick(rng, BACKGROUND_WORDS[scene.background])
+    first = _describe(scene.first, rng)
     there = "There is" if first.startswith(("a ", "one ")) else "There are"
     if scene.second is None or scene.relation is None:
         forms: tuple[str, ...] = (f"{first} {where}.", f"{there} {first} {where}.", f"{where}, {first}.")
     else:
-        second = _describe(scene.second, chance)
-        relation = _pick(chance, RELATION_WORDS[scene.relation])
-        opposite = _pick(chance, RELATION_WORDS[OPPOSITE[scene.relation]])
+        second = _describe(scene.second, rng)
+        relation = _pick(rng, RELATION_WORDS[scene.relation])
+        opposite = _pick(rng, RELATION_WORDS[OPPOSITE[scene.relation]])
         forms = (
             f"{first} {relation} {second} {where}.",
             f"{second} {opposite} {first} {where}.",
             f"{there} {first} {relation} {second} {where}.",
             f"{where}, {first} {relation} {second}.",
         )
-    text = _pick(chance, forms)
+    text = _pick(rng, forms)
     return text[0].upper() + text[1:]
 
 
-def _describe(group: Group, chance: np.random.Generator) -> str:
-    count = _pick(chance, COUNT_WORDS[group.count])
-    size = _pick(chance, SIZE_WORDS[group.size])
-    colour = _pick(chance, COLOUR_WORDS[group.colour])
-    singular, plural = SHAPE_WORDS[group.shape][chance.integers(len(SHAPE_WORDS[group.shape]))]
+def _describe(group: Group, rng: np.random.Generator) -> str:
+    count = _pick(rng, COUNT_WORDS[group.count])
+    size = _pick(rng, SIZE_WORDS[group.size])
+    colour = _pick(rng, COLOUR_WORDS[group.colour])
+    singular, plural = SHAPE_WORDS[group.shape][rng.integers(len(SHAPE_WORDS[group.shape]))]
     return f"{count} {size} {colour} {singular if group.count == 1 else plural}"
 
 
-def _pick(chance: np.random.Generator, choices: tuple[str, ...]) -> str:
-    return choices[chance.integers(len(choices))]
+def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
+    return choices[rng.integers(len(choices))]

@@ -1,14 +1,16 @@
-"""How the small models inside the package were made, start to end: tokenizer, CLIP, GPT-2, from drawn scenes alone.
+"""Trains the small models inside the package from scratch on drawn scenes: the tokenizer, the CLIP and the GPT-2.
 
     python -m clipcap.data.demo.models.training FOLDER
 
-Two cores take about forty minutes, and 6 GB of memory; nothing is fetched. None of the scenes has a pair of
-`HELD_OUT_PAIRS`, in its picture or in its captions, and none is of a seed that the demo draws.
+On two cores this takes about forty minutes and 6 GB of memory; nothing is downloaded. No scene has a pair of
+`HELD_OUT_PAIRS` in its image or captions, and none has a seed that the demo uses.
 
-The CLIP is trained by three losses on its embedding: contrastive, against its text tower (CLIP, arXiv:2103.00020);
-captioning, by a GPT-2 that reads a linear prefix of it and is thrown away (CoCa, arXiv:2205.01917, trains by the same
-two); and each attribute of the scene by a linear layer, thrown away too, without which the same comes far more
-slowly.
+The CLIP is trained with three losses on its embedding:
+
+* contrastive, against its text encoder (CLIP, arXiv:2103.00020);
+* captioning, by a GPT-2 that sees a linear prefix of the embedding and is discarded afterwards (CoCa, arXiv:2205.01917,
+  combines these two);
+* classification of each attribute of the scene by a linear layer, also discarded, which makes training much faster.
 """
 
 import io
@@ -32,13 +34,13 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from clipcap.data.demo.dataset import make_sample
-from clipcap.data.demo.scenes import BACKGROUNDS, COLOURS, MOST, RELATIONS, SHAPES, SIZES, Scene, scenes
+from clipcap.data.demo.scenes import BACKGROUNDS, COLOURS, MAX_COUNT, RELATIONS, SHAPES, SIZES, Scene, scenes
 from clipcap.data.demo.wording import OPPOSITE
 
 SEED = 1000
 SCENES = 80_000
 BATCH = 128
-TEXT_BATCH = 64  # captions in a step, of as many of the pictures: the picture tower needs more examples than the rest
+TEXT_BATCH = 64  # images of the batch whose captions are used: the image encoder needs more examples than the rest
 STEPS = 4000
 LM_STEPS = 1500
 PIXELS = 96
@@ -55,16 +57,16 @@ PREPROCESS: dict[str, Any] = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET
 
 
 def main() -> None:
-    """Make both folders, `demo-clip` and `demo-gpt2`, in the folder that the command line names."""
+    """Write the folders `demo-clip` and `demo-gpt2` to the folder that the command line names."""
     folder = Path(sys.argv[1])
     torch.manual_seed(SEED)
-    say("drawing")
+    log("drawing")
     with ProcessPoolExecutor() as workers:
         samples = list(workers.map(draw, range(SCENES), chunksize=64))
     pixels = np.stack([sample[0] for sample in samples])  # uint8 (SCENES, PIXELS, PIXELS, 3)
     captions = [sample[1] for sample in samples]
     labels = torch.tensor([attributes(scene) for scene in scenes(SEED, SCENES)])
-    tokenizer = train_tokenizer(caption for some in captions for caption in some)
+    tokenizer = train_tokenizer(caption for texts in captions for caption in texts)
     tokens = tokenize(tokenizer, captions)
     clip = train_clip(pixels, tokens, labels, len(tokenizer))
     save_clip(clip, folder / "demo-clip")
@@ -74,15 +76,15 @@ def main() -> None:
 
 
 def draw(number: int) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
-    """Pixels, uint8 (PIXELS, PIXELS, 3), as stage 1 would see the scene's file, and captions."""
-    _, captions, picture = make_sample(number, seed=SEED)
+    """Return the pixels, uint8 (PIXELS, PIXELS, 3), as stage 1 decodes the scene's file, and the captions."""
+    _, captions, image = make_sample(number, seed=SEED)
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=90)
+    image.save(stream, "JPEG", quality=90)
     return np.asarray(Image.open(stream).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)), captions
 
 
 def train_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: GPT-2's kind, whose last token is end-of-text."""
+    """Train a byte-level BPE, as GPT-2 has it, whose last token is end-of-text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -94,20 +96,20 @@ def train_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: Sequence[tuple[str, ...]]) -> torch.Tensor:
-    """int64 (n, 5, T), end-of-text included, -100 behind it."""
-    rows = [tokenizer([text + END for text in some])["input_ids"] for some in captions]
-    longest = max(len(row) for some in rows for row in some)
-    padded = [[row + [-100] * (longest - len(row)) for row in some] for some in rows]
+    """Return the tokens, int64 (n, 5, T), with end-of-text at the end and padded with -100."""
+    rows = [tokenizer([text + END for text in texts])["input_ids"] for texts in captions]
+    longest = max(len(row) for texts in rows for row in texts)
+    padded = [[row + [-100] * (longest - len(row)) for row in texts] for texts in rows]
     return torch.tensor(padded)
 
 
-# Classes of each attribute, in the order of `attributes`; 0 is "no such group" from the third on.
-_GROUP_CLASSES = [max(MOST.values()) + 1, len(SIZES) + 1, len(COLOURS) + 1, len(SHAPES) + 1]
+# Number of classes of each attribute, in the order of `attributes`. From the third on, class 0 means "no such group".
+_GROUP_CLASSES = [max(MAX_COUNT.values()) + 1, len(SIZES) + 1, len(COLOURS) + 1, len(SHAPES) + 1]
 CLASSES = [len(BACKGROUNDS), 3, *_GROUP_CLASSES, *_GROUP_CLASSES]
 
 
 def attributes(scene: Scene) -> list[int]:
-    """A scene as class numbers: the left or upper group first, so that there is one answer."""
+    """Return the scene as class numbers, the left or upper group first, so that the answer is unique."""
     relation, groups = scene.relation, list(scene.groups)
     if relation is not None and RELATIONS.index(relation) % 2:
         relation, groups = OPPOSITE[relation], groups[::-1]
@@ -123,43 +125,43 @@ def attributes(scene: Scene) -> list[int]:
 
 
 def train_clip(pixels: np.ndarray[Any, Any], tokens: torch.Tensor, labels: torch.Tensor, vocabulary: int) -> CLIP:
-    """Train both towers; see the top of this file for the losses."""
+    """Train the image encoder and the text encoder; the top of this file describes the losses."""
     clip = CLIP(**{**CLIP_CONFIG, "text_cfg": {**CLIP_CONFIG["text_cfg"], "vocab_size": vocabulary}})
     clip.visual.to(memory_format=torch.channels_last)
     lm = GPT2LMHeadModel(language_model_config(vocabulary))
     to_prefix = nn.Linear(WIDTH, PREFIX * lm.config.n_embd)
     to_attributes = nn.Linear(WIDTH, sum(CLASSES))
     optimizer = Optimizer(nn.ModuleList([clip, lm, to_prefix, to_attributes]), STEPS)
-    chance = np.random.default_rng(SEED)
-    for step, chosen in enumerate(batches(chance, len(pixels), BATCH, STEPS)):
-        told = chosen[:TEXT_BATCH]
-        target = tokens[told, chance.integers(0, tokens.shape[1], len(told))]
-        words = target.clamp(min=0)
+    rng = np.random.default_rng(SEED)
+    for step, chosen in enumerate(batches(rng, len(pixels), BATCH, STEPS)):
+        captioned = chosen[:TEXT_BATCH]
+        target = tokens[captioned, rng.integers(0, tokens.shape[1], len(captioned))]
+        inputs = target.clamp(min=0)  # padding becomes token 0, which the loss ignores
         with torch.autocast("cpu", torch.bfloat16):
-            embedding = clip.encode_image(to_input(shifted(pixels[chosen], chance)))
-            prefix = to_prefix(embedding[: len(told)]).unflatten(1, (PREFIX, -1))
-            inputs = torch.cat([prefix, lm.transformer.wte(words)], dim=1)
-            logits = lm(inputs_embeds=inputs).logits[:, PREFIX - 1 : -1]
+            embedding = clip.encode_image(to_input(shift(pixels[chosen], rng)))
+            prefix = to_prefix(embedding[: len(captioned)]).unflatten(1, (PREFIX, -1))
+            embedded = torch.cat([prefix, lm.transformer.wte(inputs)], dim=1)
+            logits = lm(inputs_embeds=embedded).logits[:, PREFIX - 1 : -1]
             captioning = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=-100)
             text = F.normalize(
-                clip.encode_text(F.pad(words, (0, clip.context_length - words.shape[1]))).float(), dim=-1
+                clip.encode_text(F.pad(inputs, (0, clip.context_length - inputs.shape[1]))).float(), dim=-1
             )
-            picture = F.normalize(embedding[: len(told)].float(), dim=-1)
-            alike = clip.logit_scale.exp().clamp(max=100) * picture @ text.T
-            own = torch.arange(len(told))
-            contrastive = (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2
+            image = F.normalize(embedding[: len(captioned)].float(), dim=-1)
+            similarity = clip.logit_scale.exp().clamp(max=100) * image @ text.T
+            own = torch.arange(len(captioned))
+            contrastive = (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
             guesses = to_attributes(embedding.float()).split(CLASSES, dim=1)
         named = sum(F.cross_entropy(guess, labels[chosen, i]) for i, guess in enumerate(guesses))
         optimizer.step(captioning + 0.1 * contrastive + 0.2 * named)
         if step % 100 == 99:
             right = torch.stack([guess.argmax(1) == labels[chosen, i] for i, guess in enumerate(guesses)]).all(0)
             losses = f"captioning {captioning:.4f}, contrastive {contrastive:.4f}, attributes {named:.4f}"
-            say(f"clip {step + 1}/{STEPS}: {losses}; all attributes right {100 * right.float().mean():.1f}%")
+            log(f"clip {step + 1}/{STEPS}: {losses}; all attributes right {100 * right.float().mean():.1f}%")
     return clip.eval()
 
 
 def train_language_model(tokens: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """Train GPT-2 on the captions' text alone."""
+    """Train a GPT-2 on the text of the captions alone."""
     lm = GPT2LMHeadModel(language_model_config(len(tokenizer)))
     optimizer = Optimizer(lm, LM_STEPS)
     begin = torch.full((BATCH, 1), tokenizer.eos_token_id)
@@ -170,19 +172,19 @@ def train_language_model(tokens: torch.Tensor, tokenizer: PreTrainedTokenizerFas
         loss = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=-100)
         optimizer.step(loss)
         if step % 100 == 99:
-            say(f"gpt-2 {step + 1}/{LM_STEPS}: {loss:.4f}")
+            log(f"gpt-2 {step + 1}/{LM_STEPS}: {loss:.4f}")
     return lm
 
 
 def language_model_config(vocabulary: int) -> GPT2Config:
-    """A small GPT-2 without dropout: there is far more text than it can remember."""
+    """Return the config of a small GPT-2, without dropout, since it cannot memorise this much text."""
     no_dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     end = vocabulary - 1
     return GPT2Config(vocab_size=vocabulary, bos_token_id=end, eos_token_id=end, **LM_CONFIG, **no_dropout)
 
 
 class Optimizer:
-    """AdamW with warm-up and a cosine to zero, weight decay on matrices only, clipped gradients."""
+    """AdamW with warm-up, a cosine decay to zero, weight decay on matrices only, and clipped gradients."""
 
     def __init__(self, module: nn.Module, steps: int, lr: float = 1e-3, warmup: int = 100) -> None:
         self.parameters = list(module.parameters())
@@ -196,7 +198,7 @@ class Optimizer:
         self.schedule = torch.optim.lr_scheduler.SequentialLR(self.adamw, [rise, fall], [warmup])
 
     def step(self, loss: torch.Tensor) -> None:
-        """One step down this loss."""
+        """Make one step along the gradient of this loss."""
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.adamw.step()
@@ -204,32 +206,32 @@ class Optimizer:
         self.schedule.step()
 
 
-def batches(chance: np.random.Generator, count: int, size: int, steps: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Numbers of the examples of each step, every example once before any comes again."""
+def batches(rng: np.random.Generator, count: int, size: int, steps: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the numbers of the examples of each step; every example comes once before any comes again."""
     left = np.empty(0, dtype=np.int64)
     for _ in range(steps):
         if len(left) < size:
-            left = chance.permutation(count)
+            left = rng.permutation(count)
         yield left[:size]
         left = left[size:]
 
 
-def shifted(pixels: np.ndarray[Any, Any], chance: np.random.Generator) -> np.ndarray[Any, Any]:
-    """The pictures moved by up to three pixels: the same scene in other numbers."""
-    down, right = chance.integers(0, 7, 2)
+def shift(pixels: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Return the images shifted by up to three pixels, as augmentation."""
+    down, right = rng.integers(0, 7, 2)
     wide = np.pad(pixels, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="edge")
     return wide[:, down : down + PIXELS, right : right + PIXELS]
 
 
 def to_input(pixels: np.ndarray[Any, Any]) -> torch.Tensor:
-    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), as the encoder's preprocessing has it."""
+    """Normalize pixels for the encoder: uint8 (B, H, W, 3) -> float32 (B, 3, H, W)."""
     mean, std = (torch.tensor(PREPROCESS[name]).view(3, 1, 1) for name in ("mean", "std"))
     batch = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
     return batch.contiguous(memory_format=torch.channels_last)
 
 
 def save_clip(clip: CLIP, folder: Path) -> None:
-    """Write a folder as open_clip saves a model, in half precision."""
+    """Save the model in half precision, in the layout of open_clip."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
@@ -241,8 +243,8 @@ def save_clip(clip: CLIP, folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def say(text: str) -> None:
-    """A line with the time."""
+def log(text: str) -> None:
+    """Print a line with the time."""
     print(time.strftime("%H:%M:%S"), text, flush=True)
 
 

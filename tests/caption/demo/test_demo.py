@@ -83,7 +83,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, run: Any) -> None:
     (tmp_path / "file").write_text("")
     result = run("demo", tmp_path / "file", "--images", 36)
     assert result.status == 2
-    assert result.err.endswith("annotations cannot be made (Not a directory); give another folder\n")
+    assert "file/" in result.err
+    assert "Not a directory" in result.err
 
 
 def test_ctrl_c_reaches_the_command_and_waits_for_it(tmp_path: Path) -> None:
