@@ -1,4 +1,4 @@
-"""The two types that a dataset reader fills: a record is one image with its captions, a source is a whole dataset."""
+"""What a dataset reader returns: a `Source`, which is a whole dataset, of `Record`, one image with its captions."""
 
 import hashlib
 import json

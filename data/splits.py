@@ -1,4 +1,4 @@
-"""Draws the splits that a dataset does not have, by a hash of the image's id: stable, and independent of the order."""
+"""Draws the validation split of a dataset that has none, by a hash of each image's id."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Recognises the format of a dataset and reads it.
+"""Dataset readers, one file per format, and the registry that finds the right one.
 
 A format is one file of this folder with one `Reader` in it. To add a format:
 

@@ -1,4 +1,4 @@
-"""COCO as it is published: `annotations/captions_{train,val}{2014,2017}.json` with `train2017/`, `val2017/`, ...
+"""COCO as it is published: `annotations/captions_train2017.json` and the like, beside `train2017/` and `val2017/`.
 
 A single caption file in the same layout is read as well, with its images anywhere below its folder. Other annotation
 files (instances, keypoints) are ignored. If both years are present, only one is read: they consist of the same images
