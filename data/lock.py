@@ -1,9 +1,12 @@
 """A lock that keeps two processes from writing to one folder or file at the same time.
 
-The lock is a POSIX record lock (`fcntl.lockf`) on a small file. Three of its properties matter here. The system drops
-it when the process ends, however that happens, so a file that a killed process left locks nothing. It belongs to the
-process and not to the open file, so forked workers that outlive their parent do not keep it. And it reaches other
-machines over NFS. The content of the file, JSON, only serves to name the holder in the error.
+The lock is `fcntl.flock` on a small file. The system drops it when the process ends, however that happens, so a file
+that a killed process left locks nothing. Its content, JSON, only serves to name the holder in the error.
+
+An flock belongs to the open file, which forked children share: a data loader's worker that outlives its parent would
+keep the lock. So every child closes the file right after the fork, and programs that are executed never inherit it. (A
+record lock, `fcntl.lockf`, is not shared with children, but is lost as soon as any code of the process opens and closes
+the file, and does not exclude a second use in the same process.)
 """
 
 import contextlib
@@ -16,7 +19,6 @@ import shlex
 import socket
 import stat
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +30,9 @@ fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 logger = logging.getLogger(__name__)
 
-# Record locks do not exclude the threads of one process from each other, so this process remembers its own: the file,
-# and the id of the process, since a forked child inherits the dictionary but no lock.
-_held: dict[Path, int] = {}
-_guard = threading.Lock()
+# The lock files that this process has open.
+_descriptors: set[int] = set()
 
-_LOCKED_BY_ANOTHER = {errno.EACCES, errno.EAGAIN}
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -50,26 +49,31 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
         what: the name of what is locked, for the error, such as "runs/coco".
 
     Raises:
-        UsageError: another process holds the lock, or there is something at `path` that is not a lock file: a link, or
-            a file with other content. It is left untouched.
+        UsageError: the lock is held, by another process or by this one; or `path` is something else than a lock file,
+            such as a link or a file with other content, which is left untouched.
         ClipCapError: the file cannot be written.
     """
-    path = path.parent.resolve() / path.name
+    path = path.absolute()  # the working folder may change
     process = os.getpid()
-    with _guard:
-        if _held.get(path) == process:
-            raise UsageError(f"{what} is in use by this process ({process}) already; wait for it, or stop it")
-        _held[path] = process
+    descriptor = _acquire(path, what)
+    _descriptors.add(descriptor)
     try:
-        descriptor = _acquire(path, what)
-        try:
-            yield
-        finally:
-            if os.getpid() == process:  # not in a child that was forked inside
-                _release(path, descriptor)
+        yield
     finally:
-        with _guard:
-            _held.pop(path, None)
+        if os.getpid() == process:  # not in a child that was forked inside
+            _descriptors.discard(descriptor)
+            _release(path, descriptor)
+
+
+def _close_in_child() -> None:
+    for descriptor in _descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _acquire(path: Path, what: str) -> int:
@@ -116,14 +120,13 @@ def _lock(path: Path, descriptor: int) -> bool:
     if fcntl is None:
         return True
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError as error:
-        if error.errno in _NO_LOCKS_HERE:
-            logger.warning(f"{path.parent} has no locks ({error.strerror}); do not start a second run there")
-        elif error.errno in _LOCKED_BY_ANOTHER:
-            return False
-        else:
+        if error.errno not in _NO_LOCKS_HERE:
             raise
+        logger.warning(f"{path.parent} has no locks ({error.strerror}); do not start a second run there")
     return True
 
 

@@ -92,6 +92,22 @@ def test_a_forked_worker_that_outlives_its_parent_does_not_keep_the_lock(tmp_pat
             assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
+def test_reading_the_file_does_not_release_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with hold_lock(path, "out"):
+        path.read_bytes()
+        child = os.fork()
+        if not child:
+            try:
+                with hold_lock(path, "out"):
+                    os._exit(1)
+            except UsageError:
+                os._exit(0)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_a_forked_child_that_leaves_the_block_does_not_release_the_lock(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     context = hold_lock(path, "out")
