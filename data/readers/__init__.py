@@ -46,25 +46,25 @@ READERS: dict[str, Reader] = {
 __all__ = ["READERS", "Columns", "Reader", "read_source"]
 
 
-def read_source(path: Path, format_name: str | None = None, columns: Columns | None = None) -> Source:
+def read_source(path: Path, format: str | None = None, columns: Columns | None = None) -> Source:
     """Read the dataset at `path`.
 
     Args:
         path: a folder, or the file that holds the captions or embeddings.
-        format_name: a name in `READERS`; by default the first reader that recognises the path reads it.
+        format: a name in `READERS`; by default the first reader that recognises the path reads it.
         columns: the columns of a table, where they should not be guessed.
 
     Raises:
         SourceError: the path does not exist, no reader recognises it, or its content is not valid.
         UsageError: no reader has that name, or columns are given for a format without columns.
     """
-    if format_name is not None and format_name not in READERS:
-        raise UsageError(f"`format_name` must be one of {', '.join(READERS)}, not {format_name!r}")
+    if format is not None and format not in READERS:
+        raise UsageError(f"`format` must be one of {', '.join(READERS)}, not {format!r}")
     if not path.exists():
         raise SourceError(f"{path} does not exist; give the folder that holds the dataset")
     columns = columns or Columns()
     for name, reader in READERS.items():
-        if format_name == name or (format_name is None and reader.matches(path)):
+        if format == name or (format is None and reader.matches(path)):
             if columns != Columns() and not reader.has_columns:
                 raise UsageError(
                     f"{path} has the format {name}, which has no columns; leave out the names of the columns"

@@ -36,7 +36,7 @@ class FlatReader(FileReader):
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             fact = f"{type(error).__name__}: {one_line(error)}"
             raise SourceError(
-                f"{file} is not {self.expected_layout} ({fact}); fix it, or give another `format_name`"
+                f"{file} is not {self.expected_layout} ({fact}); fix it, or give another `format`"
             ) from error
         return group_captions("flat", finder, rows)
 

@@ -32,9 +32,7 @@ class Flickr30kReader(FileReader):
     def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
         header, *lines = read_lines(file)
         if not _HEADER.fullmatch(header):
-            raise SourceError(
-                f"{file} does not begin with image_name| comment_number| comment; give another `format_name`"
-            )
+            raise SourceError(f"{file} does not begin with image_name| comment_number| comment; give another `format`")
         rows, notes = [], []
         for number, line in enumerate(lines, 2):
             row = _ROW.fullmatch(line)

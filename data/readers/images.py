@@ -67,7 +67,7 @@ def walk_images(root: Path) -> Iterator[Path]:
 
 
 def group_captions(
-    format_name: str,
+    format: str,
     finder: ImageFinder,
     rows: Iterable[tuple[str, str | None, Iterable[str]]],
     notes: Iterable[str] = (),
@@ -75,7 +75,7 @@ def group_captions(
     """Build one record per image from rows that each name an image; the path of an image is also its id.
 
     Args:
-        format_name: the reader's name.
+        format: the reader's name.
         finder: finds the images; its root becomes the root of the source.
         rows: (image name, split, captions); several rows may name the same image. Blank captions are dropped.
         notes: of the source.
@@ -99,7 +99,7 @@ def group_captions(
         records.append(Record(path or name, path or name, splits[name], tuple(texts)))
     used = {record.path for record in records}
     return Source(
-        format=format_name,
+        format=format,
         root=finder.root,
         records=records,
         missing=missing,

@@ -54,7 +54,7 @@ def as_rows(path: Path, values: Any) -> "NDArray[Any]":
 
 def group_rows(
     path: Path,
-    format_name: str,
+    format: str,
     rows: "NDArray[Any]",
     entries: Sequence[Entry],
     notes: Iterable[str] = (),
@@ -65,7 +65,7 @@ def group_rows(
 
     Args:
         path: the file or folder that everything comes from; the root of the source.
-        format_name: the reader's name.
+        format: the reader's name.
         rows: float (n, d).
         entries: one per caption.
         notes: of the source; what is found here is added.
@@ -104,7 +104,7 @@ def group_rows(
     if not any(captions.values()):
         notes.append(_NO_CAPTIONS)
     return Source(
-        format=format_name,
+        format=format,
         root=path,
         records=[Record(name, name, first[name].split, tuple(texts)) for name, texts in captions.items()],
         notes=notes,

@@ -45,7 +45,7 @@ class TableReader(FileReader):
             notes = [f"{file.name} has no header; it was read as caption, URL (Conceptual Captions)"]
             return group_captions("table", finder, _conceptual_rows(file, finder), notes)
         table = _JsonLines(file) if file.suffix == ".jsonl" else _Csv(file)
-        image = _column(file, table.columns, columns.image, IMAGE_COLUMNS, "images", "picture_column")
+        image = _column(file, table.columns, columns.image, IMAGE_COLUMNS, "images", "image_column")
         caption = _column(file, table.columns, columns.caption, CAPTION_COLUMNS, "captions", "caption_column")
         notes = [f"{file.name}: images from column {image!r}, captions from column {caption!r}"]
         rows: list[tuple[str, str | None, list[str]]] = []

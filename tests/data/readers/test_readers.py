@@ -199,7 +199,7 @@ def test_conceptual_captions_are_matched_with_local_files(tmp_path: Path) -> Non
 def test_columns_are_guessed_noted_and_can_be_named(tmp_path: Path) -> None:
     make_images(tmp_path, "a.jpg")
     text = "Photo;Alt;Caption\na.jpg;alternative;guessed\n"
-    with pytest.raises(SourceError, match=r"`picture_column`.*: Photo, Alt, Caption"):
+    with pytest.raises(SourceError, match=r"`image_column`.*: Photo, Alt, Caption"):
         read(tmp_path, "t.csv", text)
     source = read(tmp_path, "t.csv", text, image="Photo")
     assert source.records[0].captions == ("guessed",)

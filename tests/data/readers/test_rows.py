@@ -43,3 +43,29 @@ def test_rows_without_names_take_captions_in_order(tmp_path: Path) -> None:
     assert combined.embedding is source.embedding
     with pytest.raises(SourceError, match=r"t\.csv has captions of 3 .* 2 rows"):
         add_captions(source, table(tmp_path, "a.jpg,x", "b.jpg,y", "c.jpg,z"), tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(("names", "has_names"), [(None, False), ([None, None], False), (["a.jpg", None], True)])
+def test_clip_retrieval_rows_have_names_if_their_table_names_an_image(
+    tmp_path: Path, names: list[str | None] | None, has_names: bool
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    for folder in ("img_emb", "metadata"):
+        (tmp_path / folder).mkdir()
+    np.save(tmp_path / "img_emb/img_emb_0.npy", np.eye(2, 4, dtype=np.float16))
+    if names is not None:
+        table = pyarrow.table({"image_path": pyarrow.array(names, pyarrow.string()), "caption": ["x", "y"]})
+        parquet.write_table(table, tmp_path / "metadata/metadata_0.parquet")
+    source = read_source(tmp_path)
+    assert source.has_names == has_names
+    assert [record.id for record in source.records] == [(names or [None])[0] or "img_emb_0[0]", "img_emb_0[1]"]
+
+
+def test_the_note_about_missing_captions_goes_when_they_are_added(tmp_path: Path) -> None:
+    source = embeddings(tmp_path, "a.jpg", "b.jpg")
+    assert any(note.startswith("no captions") for note in source.notes)
+    combined = add_captions(source, table(tmp_path, "a.jpg,A dog"), tmp_path / "t.csv")
+    assert not any(note.startswith("no captions") for note in combined.notes)
+    assert combined.notes[-1].startswith("1 of 2 rows")
