@@ -1,6 +1,6 @@
-"""The plain way that the packed engine is held against: one caption a row, padded to a rectangle, in no hurry.
+"""The plain loss that the packed engine is compared with: one caption a row, padded to a rectangle.
 
-And small models and captions to do both with.
+And the small models and captions for the comparison.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from clipcap.train.packed.loss import PackedBatch
 
 WIDTH, POSITIONS, VOCABULARY, PREFIX = 32, 64, 211, 5
 LONGEST = POSITIONS - PREFIX
-# Captions of each picture, by their lengths: ragged, of length 1 and of the longest, many of one picture, none.
+# Lengths of the captions of each image: ragged, 1 and the longest, many captions of one image, and none.
 LENGTHS = [[1], [7, 12, 9, 1, 30], [LONGEST, 2], [], [5] * (2 * PACK_CAPTIONS + 3), [LONGEST], [1, 1], [3, 14, 15, 9]]
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -40,15 +40,17 @@ class Rows:
 
 
 def make_corpus(dtype: torch.dtype, shape: tuple[int, ...] = (24,)) -> Corpus:
-    """Captions of which many begin as others of their picture do; some are all of another's beginning."""
+    """Captions of which many have a beginning in common with others of their image; some are another one's
+    beginning.
+    """
     generator = torch.Generator().manual_seed(1)
     length = np.array([n for some in LENGTHS for n in some])
     token = []
     for some in LENGTHS:
         beginning = torch.randint(VOCABULARY, (LONGEST,), generator=generator)
         for n in some:
-            alike = int(torch.randint(n + 1, (), generator=generator))
-            token += [beginning[:alike], torch.randint(VOCABULARY, (n - alike,), generator=generator)]
+            common = int(torch.randint(n + 1, (), generator=generator))
+            token += [beginning[:common], torch.randint(VOCABULARY, (n - common,), generator=generator)]
     return Corpus(
         embedding=Rows(torch.randn(len(LENGTHS), *shape, generator=generator, dtype=dtype)),
         image=np.repeat(np.arange(len(LENGTHS)), [len(some) for some in LENGTHS]),
@@ -72,14 +74,14 @@ def make_model(kind: str, dtype: torch.dtype, patches: int = 0, **options: Any) 
         **{"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **options},
     )  # fmt: skip
     model = ClipCapModel(Mapper(mapper), GPT2LMHeadModel(config)).to(dtype)
-    with torch.no_grad():  # biases and norms begin as zeros and ones, behind which a mistake could hide
+    with torch.no_grad():  # biases and norms start as zeros and ones, which could hide a mistake
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 
 def plain_batch(corpus: Corpus, captions: Any) -> Batch:
-    """Embedding (B, d), tokens (B, T) padded at the right, and lengths (B) of the captions of these numbers."""
+    """Embedding (B, d), tokens (B, T) padded at the right, and lengths (B) of the captions with these indices."""
     captions = np.asarray(captions)
     first, length = corpus.first_token[captions], corpus.length[captions]
     rows = [torch.from_numpy(corpus.token[a : a + n]) for a, n in zip(first.tolist(), length.tolist(), strict=True)]
@@ -88,19 +90,22 @@ def plain_batch(corpus: Corpus, captions: Any) -> Batch:
 
 
 def read_back(batch: Packing | PackedBatch, prefix_length: int) -> list[tuple[int, list[int]]]:
-    """Of each target, its pack, and the words that its row sees with the target behind them."""
-    columns = ("word", "target", "position", "row_of_cell", "cell_of_row", "end", "used", "target_row")
-    word, target, position, row_of_cell, cell_of_row, end, used, target_row = (
-        np.asarray(getattr(batch, name)) for name in columns
+    """For each target, its pack, and the tokens that its row sees followed by the target."""
+    input_token, target, position, row_of_cell, cell_of_row, branch_end, predicting_row, target_row = (
+        np.asarray(getattr(batch, name))
+        for name in (
+            *("input_token", "target", "position", "row_of_cell", "cell_of_row", "branch_end", "predicting_row"),
+            "target_row",
+        )
     )
-    packs, cells = end.shape
+    packs, cells = branch_end.shape
     found = []
-    for row, token in zip(used[target_row], target, strict=True):
+    for row, token in zip(predicting_row[target_row], target, strict=True):
         pack, column = divmod(int(cell_of_row[row]), cells)
-        seen = row_of_cell[pack * cells + np.flatnonzero((np.arange(cells) <= column) & (column < end[pack]))]
+        seen = row_of_cell[pack * cells + np.flatnonzero((np.arange(cells) <= column) & (column < branch_end[pack]))]
         assert seen[:prefix_length].tolist() == [pack * prefix_length + i for i in range(prefix_length)]
         assert position[seen].tolist() == list(range(len(seen)))
-        found.append((pack, [*word[seen[prefix_length:] - packs * prefix_length].tolist(), int(token)]))
+        found.append((pack, [*input_token[seen[prefix_length:] - packs * prefix_length].tolist(), int(token)]))
     return found
 
 

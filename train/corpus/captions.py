@@ -1,7 +1,8 @@
-"""The captions of a cache in memory, and batches of them: gathers, no worker processes.
+"""The captions of one split of a cache in memory, and packed batches of them, made by gathers without worker processes.
 
-n pictures, m captions, K positions of the prefix. What decides how a batch is laid out is on the CPU, what the model
-takes on the device.
+Arrays that decide the layout of a batch are on the CPU; tensors that the model takes are on the device.
+
+Letters for shapes: n images, m captions, B captions in a batch, K positions of the prefix.
 """
 
 from dataclasses import dataclass, replace
@@ -28,17 +29,17 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """All captions of one split.
+    """All captions of one split, with the embeddings of their images.
 
     Attributes:
-        embedding: of its n pictures.
-        image: int64 (m), the picture of each caption, ascending.
-        first_token: int64 (m).
-        length: int64 (m), tokens of each caption that are trained on.
-        token: int64, the tokens of all captions.
-        path: the pictures' paths.
-        text: the captions' texts.
-        cut: captions that are longer than the model has positions for, and were cut.
+        embedding: of the n images.
+        image: int64 (m), the image of each caption, ascending.
+        first_token: int64 (m), the index in `token` of each caption's first token.
+        length: int64 (m), how many tokens of each caption are trained on.
+        token: int64, the token ids of all captions, one after the other.
+        path: paths of the images (n).
+        text: texts of the captions (m).
+        cut: how many captions were cut, because the model has no positions for more.
     """
 
     embedding: Embeddings
@@ -55,31 +56,39 @@ class Corpus:
 
     @property
     def images(self) -> int:
-        """Pictures that have captions here."""
+        """How many images have captions."""
         return len(np.unique(self.image))
 
-    def subset(self, part: float, seed: int) -> "Corpus":
-        """The captions of so many of the pictures, chosen by the seed; at least of one."""
+    def subset(self, fraction: float, seed: int) -> "Corpus":
+        """The captions of a fraction of the images, drawn by the seed; of one image at least."""
         images = np.unique(self.image)
-        count = max(1, round(part * len(images)))
+        count = max(1, round(fraction * len(images)))
         kept = np.flatnonzero(np.isin(self.image, np.random.default_rng(seed).permutation(images)[:count]))
         columns = {name: getattr(self, name)[kept] for name in ("image", "first_token", "length")}
         return replace(self, **columns, text=[self.text[i] for i in kept])
 
     def packed(self, captions: Numbers, prefix_length: int) -> PackedBatch:
-        """The captions of these numbers as a batch, those of one picture behind one prefix of K positions."""
+        """Pack captions into a batch.
+
+        Args:
+            captions: int64 (B), indices of captions.
+            prefix_length: K.
+
+        Returns:
+            The batch on the device of the embeddings; layout.py draws it.
+        """
         length = self.length[captions, None]
-        place = np.arange(length.max())
-        token = self.token[self.first_token[captions, None] + np.minimum(place, length - 1)]
-        packing = pack(self.image[captions], np.where(place < length, token, -1), prefix_length)
-        embedding = self.embedding[self.image[captions[packing.first]]]
-        # One copy to the device for all.
-        names = ("word", "target", "position", "row_of_cell", "cell_of_row", "end", "used")
-        parts = {name: getattr(packing, name).ravel() for name in names}
-        joined = torch.from_numpy(np.concatenate(list(parts.values())))
-        pieces = to_device(joined, embedding.device).split([len(part) for part in parts.values()])
-        columns = dict(zip(parts, pieces, strict=True))
-        columns["end"] = columns["end"].view(packing.end.shape)
+        offset = np.arange(length.max())
+        token = self.token[self.first_token[captions, None] + np.minimum(offset, length - 1)]  # (B, longest)
+        packing = pack(self.image[captions], np.where(offset < length, token, -1), prefix_length)
+        embedding = self.embedding[self.image[captions[packing.first_caption]]]
+        # All index arrays go to the device in one copy.
+        names = ("input_token", "target", "position", "row_of_cell", "cell_of_row", "branch_end", "predicting_row")
+        arrays = {name: getattr(packing, name).ravel() for name in names}
+        joined = torch.from_numpy(np.concatenate(list(arrays.values())))
+        pieces = to_device(joined, embedding.device).split([len(array) for array in arrays.values()])
+        columns = dict(zip(arrays, pieces, strict=True))
+        columns["branch_end"] = columns["branch_end"].view(packing.branch_end.shape)
         return PackedBatch(embedding=embedding, target_row=torch.from_numpy(packing.target_row), **columns)
 
 
@@ -91,14 +100,17 @@ def load_corpora(
     device: torch.device | None = None,
     stream: bool = False,
 ) -> dict[str, Corpus]:
-    """Read a cache, a corpus a split; splits without captions are left out.
+    """Read a cache into a corpus for each split that has captions.
 
     Args:
         cache: an opened cache.
-        max_tokens: captions are cut to so many tokens (then without their end-of-text: the caption does not end there).
-        retokenize: make the tokens anew from the texts with this tokenizer.
-        device: where batches will be; the CPU by default.
+        max_tokens: longer captions are cut to this many tokens. A cut caption has no end-of-text token.
+        retokenize: tokenizer with which to tokenise the texts again, instead of reading the cached tokens.
+        device: of the batches; by default the CPU.
         stream: keep only a few blocks of the embeddings in memory.
+
+    Returns:
+        Corpora by the names of their splits.
 
     Raises:
         CacheError: a shard cannot be read.
@@ -133,7 +145,15 @@ def load_corpora(
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What one shard has of a split: rows of pictures, captions of each, tokens of each caption, and the tokens."""
+    """What one shard has of a split.
+
+    Attributes:
+        shard: its file, and the rows of its images that belong to the split.
+        captions: int64, captions of each image.
+        length: int64, tokens of each caption.
+        token: int64, the tokens, one caption after the other.
+        path, text: of images and captions.
+    """
 
     shard: tuple[Path, Numbers]
     captions: Numbers
@@ -161,6 +181,6 @@ def _join(parts: list[_Part], shape: tuple[int, ...], max_tokens: int, device: t
 
 
 def in_order(corpus: Corpus, images: Numbers, batch_size: int) -> list[Numbers]:
-    """The numbers of all captions of some pictures, picture after picture, in batches."""
+    """The indices of all captions of some images in batches, one image after the other."""
     chosen = np.flatnonzero(np.isin(corpus.image, images))
     return [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]

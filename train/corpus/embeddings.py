@@ -1,6 +1,9 @@
-"""The embeddings of one split of a cache: all in memory, or streamed from its shards in contiguous blocks.
+r"""The embeddings of one split of a cache: all in memory, or streamed from its shards in contiguous blocks.
 
-n pictures, d numbers in an embedding, t patches.
+    shards on disk --StoredEmbeddings--> ResidentEmbeddings   all rows, on the device
+                                     \-> StreamedEmbeddings   a few blocks of rows, on the device; others are read ahead
+
+Knows nothing of captions. Letters for shapes: n images, B images in a batch, d numbers in an embedding, t patches.
 """
 
 import math
@@ -20,29 +23,29 @@ from clipcap.data.errors import DamagedCacheError
 from clipcap.data.pretrained.device import to_device
 from clipcap.train.corpus.sampler import POOL_BLOCKS
 
-BLOCK_BYTES = 32 << 20  # of a streamed cache, read at once
-BLOCKS = 2 * POOL_BLOCKS  # in memory at a time: those that are mixed with each other, and the next ones
+BLOCK_BYTES = 32 << 20  # bytes of embeddings in a block, which is read at once
+BLOCKS = 2 * POOL_BLOCKS  # blocks in memory: those that are shuffled together, and the next ones
 
 Numbers = NDArray[np.int64]
 
 
 class Embeddings(Protocol):
-    """The embeddings of n pictures."""
+    """The embeddings of n images, by index."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, images: Numbers) -> torch.Tensor:
-        """Those of these pictures (B): float32 (B, d) or (B, t, d), on the device."""
+        """The embeddings of the images with indices int64 (B): float32 (B, d) or (B, t, d), on the device."""
         ...
 
 
 @dataclass(frozen=True)
 class StoredEmbeddings:
-    """Where the embeddings of a split lie.
+    """The embeddings of a split in their files.
 
     Attributes:
-        shards: each shard's file, and its rows that are of this split, ascending.
-        shape: of one picture's embedding.
+        shards: for each shard, its file and its rows that belong to this split, ascending.
+        shape: of one image's embedding: (d,) or (t, d).
     """
 
     shards: list[tuple[Path, Numbers]]
@@ -52,13 +55,16 @@ class StoredEmbeddings:
         return sum(len(rows) for _, rows in self.shards)
 
     def read(self, first: int, last: int) -> NDArray[np.float16]:
-        """Those of the pictures from `first` to before `last`: float16 (last - first, d) or (.., t, d).
+        """Read the embeddings of the images from `first` to before `last`.
+
+        Returns:
+            float16 (last - first, d) or (last - first, t, d).
 
         Raises:
             CacheError: a shard cannot be read any more.
         """
         found = np.empty((last - first, *self.shape), dtype=np.float16)
-        begin = 0  # of the shard's pictures among all
+        begin = 0  # index of the shard's first image
         for path, rows in self.shards:
             some = rows[max(0, first - begin) : max(0, last - begin)]
             if len(some):
@@ -72,16 +78,16 @@ class StoredEmbeddings:
 
     @property
     def block_images(self) -> int:
-        """Pictures in a block. It decides the order of a streamed run, so it depends on nothing but the shape."""
+        """Images in a block. It decides the order of a streamed run, so it depends on the shape alone."""
         return max(1, BLOCK_BYTES // (2 * math.prod(self.shape)))
 
 
 class ResidentEmbeddings:
-    """All in memory, on the device, from the first time that some are wanted.
+    """All embeddings in memory, on the device. They are read at the first access.
 
     Args:
-        stored: where they lie.
-        device: where to.
+        stored: what to read.
+        device: of the embeddings.
     """
 
     def __init__(self, stored: StoredEmbeddings, device: torch.device) -> None:
@@ -99,11 +105,11 @@ class ResidentEmbeddings:
 
 
 class StreamedEmbeddings:
-    """Some blocks in memory, on the device; others are read when they are asked for, or before.
+    """A few blocks of embeddings in memory, on the device. Others are read at access, or ahead of it by a thread.
 
     Args:
-        stored: where they lie.
-        device: where to.
+        stored: what to read.
+        device: of the embeddings.
     """
 
     def __init__(self, stored: StoredEmbeddings, device: torch.device) -> None:
@@ -111,7 +117,7 @@ class StreamedEmbeddings:
         self.block_images = stored.block_images
         count = min(BLOCKS, math.ceil(len(stored) / self.block_images))
         self._memory = torch.empty((count, self.block_images, *stored.shape), dtype=torch.float16, device=device)
-        self._slot: OrderedDict[int, int] = OrderedDict()  # of each block in memory, the longest unused first
+        self._slot: OrderedDict[int, int] = OrderedDict()  # the slot of each block in memory, least recently used first
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
         self._expected: deque[int] = deque()
         self._coming: dict[int, Future[NDArray[np.float16]]] = {}
@@ -124,22 +130,22 @@ class StreamedEmbeddings:
         found = torch.empty((len(images), *self._stored.shape), device=self._memory.device)
         for number in np.unique(block):
             members = np.flatnonzero(block == number)
-            rows, there = (
+            rows, places = (
                 to_device(torch.from_numpy(numbers), found.device)
                 for numbers in (images[members] % self.block_images, members)
             )
-            found[there] = self._memory[self._load(int(number))][rows].float()
+            found[places] = self._memory[self._load(int(number))][rows].float()
         return found
 
     def expect(self, images: Numbers) -> None:
-        """Say in what order pictures will be asked for: their blocks are then read ahead, in a thread."""
+        """Announce the images (m) that will be accessed, in order, so that their blocks are read ahead by a thread."""
         blocks, at = np.unique(images // self.block_images, return_index=True)
-        self._coming = {}  # what was read ahead in another order is not waited for
+        self._coming = {}  # blocks read ahead for another order are dropped
         self._expected = deque(int(number) for number in blocks[np.argsort(at)] if int(number) not in self._slot)
         self._read_ahead()
 
     def _load(self, block: int) -> int:
-        """The slot of a block, which is read if it is in none."""
+        """The slot of a block, which is read unless it is in memory."""
         if block not in self._slot:
             reading = self._coming.pop(block, None)
             rows = reading.result() if reading is not None else self._read(block)

@@ -1,6 +1,17 @@
-"""In what order an epoch goes through the captions: decided by the seed and the number of the epoch alone.
+"""The order in which an epoch visits the captions: decided by the seed and the number of the epoch alone.
 
-m captions, n pictures, B captions in a batch.
+With `sampling` "image", images are shuffled, and each is visited with all of its captions, so that they share one
+prefix. A batch has B captions, so an image may have to be cut. Six captions of three images in random order, with B =
+4:
+
+    shuffled images    C: c0 c1 c2    A: a0 a1    B: b0
+    batch 0            c0 c1 c2 | a0                     A does not fit whole: it is cut
+    batch 1            b0 | a1                           whole images first, then the rest of A
+
+Were a1 to begin batch 1, it would shift every later image, and nearly all of them would be cut, each with its prefix
+computed twice. Knows nothing of embeddings and tokens.
+
+Letters for shapes: m captions, B captions in a batch.
 """
 
 from bisect import bisect_right
@@ -11,28 +22,27 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
 
-POOL_BLOCKS = 4  # blocks of a streamed cache that are mixed with each other
+POOL_BLOCKS = 4  # blocks of a streamed cache that are shuffled together
 
 
 def epoch_batches(
     image: Numbers, batch_size: int, *, sampling: str, seed: int, epoch: int, block_images: int | None = None
 ) -> list[Numbers]:
-    """All captions once, in batches.
+    """Put all captions of an epoch into batches.
 
     Args:
-        image: the picture of each caption (m), ascending.
-        batch_size: B; the last batch may have fewer.
-        sampling: `image`: pictures in random order, each with all its captions; where the last does not fit, the
-            rest of them fill up a later batch. `caption`: captions in random order, each for itself.
-        seed, epoch: of the order.
-        block_images: pictures in a block, where only a few blocks are in memory at a time. Then blocks come in random
-            order, some at a time, and only these are mixed.
+        image: int64 (m), the image of each caption, ascending.
+        batch_size: B. The last batch may have fewer captions.
+        sampling: `image` shuffles images, and visits all captions of an image together; `caption` shuffles captions.
+        seed, epoch: decide the order.
+        block_images: images in a block of a streamed cache, of which only a few are in memory at a time. Blocks then
+            come in random order, a few at a time, and only these are shuffled together.
 
     Returns:
-        The captions' numbers (B) each.
+        For each batch, the indices of its captions: int64 (B).
     """
     random = np.random.default_rng([seed, epoch])
-    unit = image if sampling == "image" else np.arange(len(image))  # what is moved as a whole
+    unit = image if sampling == "image" else np.arange(len(image))  # what is shuffled as a whole
     if block_images is None:
         order = _fitted(_shuffled(unit, random), unit, batch_size)
     else:
@@ -41,49 +51,48 @@ def epoch_batches(
 
 
 def _shuffled(unit: Numbers, random: np.random.Generator) -> Any:
-    """Indices that put units (ascending) into random order and leave each together."""
+    """Indices that put units (ascending) into random order, with the captions of a unit together."""
     place = random.permutation(len(np.unique(unit)))
     return np.argsort(place[np.unique(unit, return_inverse=True)[1]], kind="stable")
 
 
 def _fitted(order: Numbers, unit: Numbers, batch_size: int, filled: int = 0) -> Any:
-    """The same captions, so that few units are cut where a batch ends.
+    """Reorder captions so that few units are cut where a batch ends.
 
-    A batch takes units as they come while they fit as a whole, then the rest of the one that was cut before, and only
-    then a part of the next. Were that one's rest to begin the next batch, one picture of six captions would have all
-    that follow it cut, and their prefixes computed twice. Only a rest that fills a whole batch goes first.
+    A batch takes units as they come while they fit whole, then the rest of the unit that was cut before, and only then
+    a piece of the next unit. A rest that fills a whole batch goes first.
 
     Args:
-        order: captions, those of a unit behind each other.
-        unit: of each caption (m).
+        order: captions, those of a unit together.
+        unit: int64 (m), the unit of each caption.
         batch_size: B.
         filled: captions that the first batch has already.
     """
     ends = [0, *(np.flatnonzero(np.diff(unit[order])) + 1).tolist(), len(order)]
-    parts, rest, start, room = [], order[:0], 0, batch_size - filled
+    pieces, rest, start, room = [], order[:0], 0, batch_size - filled
     while start < len(order):
         following = bisect_right(ends, start + room)
         whole = start if len(rest) >= room else ends[following - 1]
         room -= whole - start
-        parts += [order[start:whole], rest[:room]]
+        pieces += [order[start:whole], rest[:room]]
         room, rest = max(room - len(rest), 0), rest[room:]
         start = whole
         if room and following < len(ends):
-            parts.append(order[whole : whole + room])
+            pieces.append(order[whole : whole + room])
             start = ends[following]
             rest = order[whole + room : start]
         room = batch_size
-    return np.concatenate([*parts, rest])
+    return np.concatenate([*pieces, rest])
 
 
 def _by_pools(image: Numbers, unit: Numbers, batch_size: int, block_images: int, random: np.random.Generator) -> Any:
     block = image // block_images
     place = random.permutation(int(block.max()) + 1)  # of each block in this epoch
     pool = place[block] // POOL_BLOCKS
-    parts: list[Numbers] = []
+    pools: list[Numbers] = []
     filled = 0
     for number in range(int(pool.max()) + 1):
         members = np.flatnonzero(pool == number)
-        parts.append(_fitted(members[_shuffled(unit[members], random)], unit, batch_size, filled))
+        pools.append(_fitted(members[_shuffled(unit[members], random)], unit, batch_size, filled))
         filled = (filled + len(members)) % batch_size
-    return np.concatenate(parts)
+    return np.concatenate(pools)

@@ -1,8 +1,9 @@
-"""Cross entropy over a large vocabulary without ever holding all logits: a part of the rows at a time, and the
-gradient with it.
+"""Cross entropy over a large vocabulary, a chunk of rows at a time, with its gradient in the same pass.
 
-Going by parts, and computing the gradient while the logits are there, is the idea of Liger Kernel (arXiv:2410.10989).
-R rows, N targets, D width, V vocabulary.
+The logits of all rows are never in memory together. Chunks, and a gradient that is computed while the logits are there,
+are the idea of Liger Kernel (arXiv:2410.10989).
+
+Letters for shapes: R rows, N targets, D width, V vocabulary.
 """
 
 import math
@@ -14,12 +15,12 @@ import torch
 from clipcap.data.pretrained.device import to_device
 from clipcap.train.packed.tied_embedding import SharedGradient
 
-# Rows whose logits are there at a time: 77 MB in bf16 with GPT-2's vocabulary. Each part adds to all of the weight's
-# gradient, which a GPU does less gladly than it holds 206 MB.
+# Rows whose logits are in memory at a time: 77 MB in bf16 with GPT-2's vocabulary. Every chunk adds to the whole
+# gradient of the weight, which costs a GPU more than the 206 MB of a larger chunk.
 CHUNK_ROWS = {"cpu": 768, "cuda": 2048}
-# On a CPU, what is to stay in its cache: rows that are float32 at a time, and tokens that a product makes at a time.
+# On a CPU, what its cache holds: rows of float32 scores at a time, and tokens of the vocabulary in one product.
 SOFTMAX_ROWS = 64
-VOCABULARY_PART = 4096
+VOCABULARY_CHUNK = 4096
 
 
 def linear_cross_entropy(
@@ -32,21 +33,21 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     shared: SharedGradient | None = None,
 ) -> torch.Tensor:
-    """The sum of `F.cross_entropy(hidden[row] @ weight.T, target)`, times a number.
+    """Sum the cross entropy of all targets, `F.cross_entropy(hidden[row] @ weight.T, target, reduction="sum")`.
 
     Args:
-        hidden: (R, D), in the dtype of the products.
-        weight: (V, D).
-        row: int64 (N) on the CPU, ascending: the row that predicts each target. Several may have the same.
-        target: int64 (N).
-        scale: of the sum, and so of its gradient; before anything is rounded to the products' dtype.
-        label_smoothing: the part of the target's probability that is spread over all tokens (arXiv:1512.00567).
-        shared: of `weight`, where it embeds the words as well.
+        hidden: float (R, D), in the dtype of the matrix products.
+        weight: float (V, D).
+        row: int64 (N), on the CPU, ascending: the row that predicts each target. A row may predict several targets.
+        target: int64 (N), token ids.
+        scale: factor of the sum and of its gradient, applied before anything is rounded to the products' dtype.
+        label_smoothing: share of the target's probability that is spread over all tokens (arXiv:1512.00567).
+        shared: carries the gradient of `weight` to the token embedding, if `weight` embeds the input tokens as well.
 
     Returns:
-        One number, float32, or float64 where `hidden` is.
+        The sum in nats, times `scale`: one number, float32, or float64 if `hidden` is.
     """
-    # Inside, a weight asks for a gradient even where nobody will.
+    # Inside of the function, requires_grad is True even under torch.no_grad().
     gradients = torch.is_grad_enabled()
     loss = _LinearCrossEntropy.apply(hidden, weight, row, target, scale, label_smoothing, shared, gradients)
     assert isinstance(loss, torch.Tensor)
@@ -54,7 +55,7 @@ def linear_cross_entropy(
 
 
 def logits_bytes(device: torch.device, vocabulary: int) -> int:
-    """The most memory that logits take at a time, in 16 bits and in float32."""
+    """The most bytes that logits take at a time, in 16 bits and in float32 together."""
     on_cpu = device.type == "cpu"
     rows = CHUNK_ROWS["cpu" if on_cpu else "cuda"]
     return vocabulary * (2 * rows + 4 * (SOFTMAX_ROWS if on_cpu else rows))
@@ -80,18 +81,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         most = CHUNK_ROWS["cpu" if on_cpu else "cuda"]
         chunk = math.ceil(len(hidden) / math.ceil(len(hidden) / most))
         step = min(SOFTMAX_ROWS, chunk) if on_cpu else chunk
-        tokens = VOCABULARY_PART if on_cpu else len(weight)
+        tokens = VOCABULARY_CHUNK if on_cpu else len(weight)
         rows = row.numpy()
-        # How many targets each row predicts: the last of a prefix, and a word that captions share,
-        # may predict several; filling predicts none.
+        # How many targets each row predicts: several for the last row of a prefix and for input tokens that captions
+        # share, none for filling.
         count = to_device(torch.from_numpy(np.bincount(rows, minlength=len(hidden))), hidden.device).to(wide)
         row = to_device(row, hidden.device)
         loss = torch.zeros((), device=hidden.device, dtype=wide)
         hidden_gradient = torch.empty_like(hidden) if needs_hidden else None
         weight_gradient = torch.empty_like(weight) if needs_weight else None
-        # Rows that begin at multiples of 64 numbers are written a third faster than at those of 50,257.
+        # Rows that begin at multiples of 64 numbers are written a third faster than rows of 50,257 numbers.
         padded_memory = hidden.new_empty(chunk, -(-len(weight) // 64) * 64)
-        # oneDNN's products in bf16 read the columns behind a row too: a NaN that memory held there would come out.
+        # oneDNN's products in bf16 read the columns after a row too, where memory may hold a NaN.
         padded_memory[:, len(weight) :] = 0
         logits_memory = padded_memory[:, : len(weight)]
         scores_memory = torch.empty(step, len(weight), device=hidden.device, dtype=wide)
@@ -111,11 +112,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     known += smoothing * scores.mean(dim=1)[at]
                 top = scores.amax(dim=1)
                 torch.softmax(scores, dim=1, out=scores)
-                log_sum = top - scores.amax(dim=1).log()  # the largest probability is never rounded to 0
+                log_sum = top - scores.amax(dim=1).log()  # the largest probability is never rounded to zero
                 loss += (log_sum[at] - known).sum()
                 if not (needs_hidden or needs_weight):
                     continue
-                # The gradient of the logits: probabilities minus what they should be, for each of a row's targets.
+                # The gradient of the logits: probabilities minus target distribution, summed over the row's targets.
                 if smoothing:
                     scores.sub_(smoothing / len(weight))
                 scores.mul_(scale * count[start:stop, None])
@@ -134,8 +135,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden_gradient, weight_gradient = ctx.saved_tensors  # theirs who call: there is no second pass over them
-        # Nearly always it is 1, and 154 MB need not be multiplied by it; to ask a GPU would cost more.
+        hidden_gradient, weight_gradient = ctx.saved_tensors  # changed in place: there is one backward pass only
+        # `upstream` is nearly always 1, and then 154 MB need no multiplication; asking a GPU would cost more than that.
         if upstream.device.type != "cpu" or upstream.item() != 1:
             hidden_gradient = None if hidden_gradient is None else hidden_gradient.mul_(upstream)
             weight_gradient = None if weight_gradient is None else weight_gradient.mul_(upstream)

@@ -1,6 +1,7 @@
-"""Dropout for a CPU: torch draws its random numbers one by one, and compares and selects without vector instructions.
+"""Dropout with a fast mask generator for CPUs.
 
-Here they are drawn 64 bits at a time, four or two numbers in one, and what is dropped is masked out bit by bit.
+On a CPU, torch draws random numbers one by one, and compares and selects without vector instructions. Here 64 random
+bits make two or four numbers at a time, and what is dropped is masked out bit by bit. On other devices it is torch's.
 """
 
 from typing import Any
@@ -9,49 +10,60 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the size of a number
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 
 
-def dropout(x: torch.Tensor, part: float, training: bool) -> torch.Tensor:
-    """As `F.dropout`; on a CPU with `part` rounded to a 32,768th where `x` is in 16 bits."""
-    if not training or not part:
+def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
+    """Apply dropout like `F.dropout`.
+
+    Args:
+        x: float, any shape.
+        p: probability with which a number becomes zero. For 16-bit numbers on a CPU it is rounded to a multiple of
+            1 / 32,768.
+        training: whether dropout is applied at all.
+    """
+    if not training or not p:
         return x
     if x.device.type != "cpu":
-        return F.dropout(x, part)
-    dropped: torch.Tensor = _Dropout.apply(x, part)
+        return F.dropout(x, p)
+    dropped: torch.Tensor = _Dropout.apply(x, p)
     return dropped
 
 
-def draw_kept(x: torch.Tensor, part: float) -> tuple[torch.Tensor, float]:
-    """What to keep of numbers on a CPU when so many are dropped, and what the rest is to be multiplied by.
+def draw_kept(x: torch.Tensor, p: float) -> tuple[torch.Tensor, float]:
+    """Draw a mask of the numbers that dropout keeps, on a CPU. It depends on torch's seed.
+
+    Args:
+        x: float, any shape.
+        p: probability with which a number is dropped.
 
     Returns:
-        Integers of the shape and size of `x`: all bits set where a number is kept, none where not. What they are
-        depends on torch's seed.
+        The mask, integers of the shape and size of `x` with all bits set where a number is kept and none where it is
+        dropped; and the factor for the numbers that are kept.
     """
     integer = _INTEGERS[x.element_size()]
     half = -(torch.iinfo(integer).min // 2)
-    dropped = round(part * 2 * half)
-    # Half the time that torch's own generator takes.
+    dropped = round(p * 2 * half)
+    # SFC64 takes half the time of torch's own generator.
     generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
-    words = -(-x.numel() * x.element_size() // 8)
-    bits = torch.from_numpy(generator.integers(-(2**63), 2**63, words, dtype=np.int64))
+    count = -(-x.numel() * x.element_size() // 8)
+    bits = torch.from_numpy(generator.integers(-(2**63), 2**63, count, dtype=np.int64))
     number = bits.view(integer)[: x.numel()].view(x.shape)
-    number >>= 1  # from -half to half - 1, each as likely
-    number += dropped - half  # negative where it is kept
-    number >>= 8 * x.element_size() - 1  # the sign, in all bits
+    number >>= 1  # uniform from -half to half - 1
+    number += dropped - half  # negative where the number is kept
+    number >>= 8 * x.element_size() - 1  # the sign bit, copied to all bits
     return number, 2 * half / (2 * half - dropped)
 
 
 def keep(x: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-    """`x` with zeros where it is not kept; all of it is where `kept` is None."""
+    """`x` with zeros where the mask `kept` has no bits set; `x` itself if `kept` is None."""
     return x if kept is None else (x.view(kept.dtype) & kept).view(x.dtype)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, part: float) -> torch.Tensor:
-        kept, ctx.scale = draw_kept(x, part)
+    def forward(ctx: Any, x: torch.Tensor, p: float) -> torch.Tensor:
+        kept, ctx.scale = draw_kept(x, p)
         ctx.save_for_backward(kept)
         return keep(x, kept).mul_(ctx.scale)
 

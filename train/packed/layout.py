@@ -1,15 +1,38 @@
-"""How captions lie in a batch: packed, those of one picture behind one shared prefix, without padding between rows.
+r"""How captions lie in a batch: the captions of an image behind one shared prefix, with almost no padding.
 
-P packs, K positions of the prefix, R rows, S cells of a pack, B captions, W words that are read, N targets.
+Knows nothing of models: it computes index arrays from token ids.
 
-A caption of L tokens is read as L - 1 words (its last token is predicted, never read) and predicted as L targets, the
-first of them by the last position of the prefix. Captions of a pack that begin alike share those words as they share
-the prefix: they are a tree, which lies in the order of a walk that goes down first, so that who sees a row are those
-behind it up to the end of its branch.
+Letters for shapes: B captions, P packs, K positions of the prefix, R rows, S cells of a pack, I input tokens, N
+targets.
 
-All rows of a batch lie one behind the other, and every layer but attention works on them so: first K rows for each
-pack's prefix, then the words, then up to 31 rows of filling, which make shapes few. For attention alone they are laid
-out as P x S cells, a pack behind the other, padded at the right.
+A *pack* is an image with its captions (or a part of them, if they are many). A caption of L tokens has L targets and
+L - 1 input tokens: the last position of the prefix predicts the first token, and the last token is predicted but never
+read. Captions of a pack that begin with the same tokens share these input tokens, as they share the prefix, so that
+a pack is a tree. With K = 2 and three captions, two of one image and one of another (`.` is end-of-text):
+
+    a dog runs.       pack 0:  p0 p1 a dog --- runs        pack 1:  p2 p3 two cats
+    a dog sleeps.                          \-- sleeps
+    two cats.
+
+*Rows* are what every layer but attention works on: first the prefixes of all packs, then all input tokens, each tree
+depth first, then filling up to a multiple of 32, which keeps the number of different shapes small:
+
+    row               0  1  2  3  4  5    6    7       8    9     10 ... 31
+    is                p0 p1 p2 p3 a  dog  runs sleeps  two  cats  filling
+    position          0  1  0  1  2  3    4    4       2    3     0 ...
+    predicts             a     two dog runs,   .  .    cats .     nothing
+                         a                sleeps
+
+Row 1 predicts `a` for two captions; row 5, `dog`, predicts `runs` and `sleeps`.
+
+*Cells* are the rows as attention sees them: P x S, one pack after the other, padded at the right. Here S is 16:
+
+    cell of pack 0    0  1  2  3    4    5       6 ... 15         cell of pack 1    0  1  2   3     4 ... 15
+    is                p0 p1 a  dog  runs sleeps  empty            is                p2 p3 two cats  empty
+    branch_end        6  6  6  6    5    6       7 ... 16         branch_end        4  4  4   4     5 ... 16
+
+A cell is seen by itself and by the cells after it up to its `branch_end`: `runs` (cell 4, branch_end 5) by itself
+alone, `dog` (cell 3, branch_end 6) by `runs` and `sleeps` too. Empty cells see only themselves.
 """
 
 from dataclasses import dataclass
@@ -17,10 +40,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Matrix units of CPUs take 32 numbers of a sum at a time, and every new shape costs their kernels a compilation.
+# Matrix units of CPUs add 32 products at a time, and their kernels are compiled anew for every shape.
 ROW_MULTIPLE = 32
 CELL_MULTIPLE = 16
-# A picture with more captions than this in one batch becomes several packs: attention's cost grows with S squared.
+# An image with more captions than this in a batch becomes several packs, because attention costs S squared.
 PACK_CAPTIONS = 16
 
 Numbers = NDArray[np.int64]
@@ -28,29 +51,29 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Where everything lies; int64, on the CPU.
+    """The layout of a batch: index arrays, int64, on the CPU. The module's docstring draws them.
 
     Attributes:
-        first: a caption of each pack (P), as an index of those that were given.
-        word: the tokens that are read (W).
-        target: the tokens that are predicted (N).
-        position: of each row (R), as GPT-2 counts.
-        row_of_cell: the row in each cell (P * S); cells that are empty have the last row, filling or not.
-        cell_of_row: the cell of each row (R); rows of filling have the last cell, which is empty.
-        end: of each cell (P, S), the cell of its pack behind the last that sees it; empty ones see only themselves.
-        used: rows whose state predicts something: the last of each prefix, then all words; then, to a multiple of 32,
-            the last row again and again, from which nothing is predicted.
-        target_row: where in `used` each target (N) is predicted; ascending.
+        first_caption: (P), a caption of each pack, as an index into the captions of the batch.
+        input_token: (I), the token ids that are read, in the order of their rows.
+        target: (N), the token ids that are predicted.
+        position: (R), the position of each row, as GPT-2 counts.
+        row_of_cell: (P * S), the row in each cell. Empty cells have the last row.
+        cell_of_row: (R), the cell of each row. Filling has the last cell, which is empty.
+        branch_end: (P, S), the cell after the last one that sees this cell.
+        predicting_row: rows that predict something: the last of each prefix, then all input tokens; then the last row,
+            repeated up to a multiple of 32, which predicts nothing.
+        target_row: (N), ascending, the index in `predicting_row` of the row that predicts each target.
     """
 
-    first: Numbers
-    word: Numbers
+    first_caption: Numbers
+    input_token: Numbers
     target: Numbers
     position: Numbers
     row_of_cell: Numbers
     cell_of_row: Numbers
-    end: Numbers
-    used: Numbers
+    branch_end: Numbers
+    predicting_row: Numbers
     target_row: Numbers
 
 
@@ -58,35 +81,35 @@ def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
     """Lay out a batch.
 
     Args:
-        image: the picture of each caption (B).
-        token: its tokens, at least one, then -1 (B, the longest).
+        image: int64 (B), the image of each caption.
+        token: int64 (B, longest), the token ids of each caption, at least one, then -1.
         prefix_length: K.
     """
-    order = np.lexsort([*token.T[::-1], image])  # of a picture, captions that begin alike lie side by side
+    order = np.lexsort([*token.T[::-1], image])  # captions of an image with a common beginning become neighbours
     image, token = image[order], token[order]
-    words = (token >= 0).sum(axis=1) - 1
+    inputs = (token >= 0).sum(axis=1) - 1  # input tokens of each caption
     number = np.arange(len(order))
     new = np.concatenate([[True], image[1:] != image[:-1]])
-    within = number - np.maximum.accumulate(np.where(new, number, 0))  # place among the captions of its picture
+    within = number - np.maximum.accumulate(np.where(new, number, 0))  # index among the captions of its image
     first = np.flatnonzero(within % PACK_CAPTIONS == 0)
     pack_of = np.cumsum(within % PACK_CAPTIONS == 0) - 1
     packs = len(first)
 
-    # Words that each caption has from the one before it; its others are its own.
-    alike = np.logical_and.accumulate(token[1:] == token[:-1], axis=1).sum(axis=1)
-    shared = np.concatenate([[0], np.minimum(alike, np.minimum(words[1:], words[:-1]))])
+    # How many input tokens each caption shares with the one before it. The others are its own.
+    common = np.logical_and.accumulate(token[1:] == token[:-1], axis=1).sum(axis=1)
+    shared = np.concatenate([[0], np.minimum(common, np.minimum(inputs[1:], inputs[:-1]))])
     shared[first] = 0
     offset = np.arange(token.shape[1])
-    own = (offset >= shared[:, None]) & (offset < words[:, None])
-    word_caption, word_offset = np.nonzero(own)
-    count = len(word_caption)
-    begin = np.searchsorted(word_caption, np.arange(len(order) + 1))  # of each caption's own words
-    # The word at each place of each caption, (B, longest): one that is not its own is that of the last caption before
-    # it that has it. Places that are no word hold anything.
-    word_of = np.zeros_like(token)
-    word_of[own] = np.arange(count)
-    word_of = np.maximum.accumulate(word_of, axis=0)
-    # A word's branch ends where a caption begins that shares less than it.
+    own = (offset >= shared[:, None]) & (offset < inputs[:, None])
+    input_caption, input_offset = np.nonzero(own)
+    count = len(input_caption)
+    begin = np.searchsorted(input_caption, np.arange(len(order) + 1))  # where each caption's own input tokens begin
+    # The index of the input token at each offset of each caption, (B, longest). A shared one is that of the last
+    # caption before it that owns it. Offsets without an input token hold any number.
+    input_of = np.zeros_like(token)
+    input_of[own] = np.arange(count)
+    input_of = np.maximum.accumulate(input_of, axis=0)
+    # The branch of an input token ends at the first later caption that does not share it.
     ends = np.where(offset >= shared[1:, None], begin[1:-1, None], count)
     ends = np.concatenate([ends, np.full((1, len(offset)), count)])
     ends = np.minimum.accumulate(ends[::-1], axis=0)[::-1]
@@ -95,44 +118,46 @@ def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
     rows = _filled(prefix_rows + count, ROW_MULTIPLE)
     position = np.zeros(rows, dtype=np.int64)
     position[:prefix_rows] = np.tile(np.arange(prefix_length), packs)
-    position[prefix_rows : prefix_rows + count] = prefix_length + word_offset
+    position[prefix_rows : prefix_rows + count] = prefix_length + input_offset
 
-    pack_begin = begin[[*first, len(order)]]  # of each pack's words
+    pack_begin = begin[[*first, len(order)]]  # where each pack's input tokens begin
     full = prefix_length + np.diff(pack_begin)
     cells = _filled(int(full.max()) + 1, CELL_MULTIPLE)
-    word_pack = pack_of[word_caption]
-    into_pack = prefix_length - pack_begin[word_pack]  # from a word's number to its place in its pack
+    input_pack = pack_of[input_caption]
+    into_pack = prefix_length - pack_begin[input_pack]  # from an input token's index to its cell within the pack
     prefix_cells = np.arange(packs)[:, None] * cells + np.arange(prefix_length)
-    word_cells = word_pack * cells + np.arange(count) + into_pack
+    input_cells = input_pack * cells + np.arange(count) + into_pack
     cell_of_row = np.full(rows, packs * cells - 1)
     cell_of_row[:prefix_rows] = prefix_cells.ravel()
-    cell_of_row[prefix_rows : prefix_rows + count] = word_cells
+    cell_of_row[prefix_rows : prefix_rows + count] = input_cells
     row_of_cell = np.full(packs * cells, rows - 1)
     row_of_cell[prefix_cells.ravel()] = np.arange(prefix_rows)
-    row_of_cell[word_cells] = prefix_rows + np.arange(count)
-    end = np.tile(np.arange(cells) + 1, packs)
-    end[prefix_cells] = full[:, None]
-    end[word_cells] = ends[own] + into_pack
+    row_of_cell[input_cells] = prefix_rows + np.arange(count)
+    branch_end = np.tile(np.arange(cells) + 1, packs)
+    branch_end[prefix_cells] = full[:, None]
+    branch_end[input_cells] = ends[own] + into_pack
 
-    used = np.full(_filled(packs + count, ROW_MULTIPLE), rows - 1)
-    used[:packs] = np.arange(packs) * prefix_length + prefix_length - 1
-    used[packs : packs + count] = prefix_rows + np.arange(count)
+    predicting_row = np.full(_filled(packs + count, ROW_MULTIPLE), rows - 1)
+    predicting_row[:packs] = np.arange(packs) * prefix_length + prefix_length - 1
+    predicting_row[packs : packs + count] = prefix_rows + np.arange(count)
     target_caption, target_offset = np.nonzero(token >= 0)
-    after = packs + word_of[target_caption, target_offset - 1]  # anything for a first token, which the prefix predicts
-    target_row = np.where(target_offset == 0, pack_of[target_caption], after)
+    # The input token before each target. For a first token, which the prefix predicts, this is any number.
+    before = packs + input_of[target_caption, target_offset - 1]
+    target_row = np.where(target_offset == 0, pack_of[target_caption], before)
     by_row = np.argsort(target_row, kind="stable")
     return Packing(
-        first=order[first],
-        word=token[own],
+        first_caption=order[first],
+        input_token=token[own],
         target=token[target_caption, target_offset][by_row],
         position=position,
         row_of_cell=row_of_cell,
         cell_of_row=cell_of_row,
-        end=end.reshape(packs, cells),
-        used=used,
+        branch_end=branch_end.reshape(packs, cells),
+        predicting_row=predicting_row,
         target_row=target_row[by_row],
     )
 
 
 def _filled(count: int, multiple: int) -> int:
+    """The least multiple that is at least `count`."""
     return -(-count // multiple) * multiple

@@ -1,8 +1,16 @@
-"""The captioning model over packed captions: ClipCapModel's loss, computed on real tokens only.
+"""The loss of the captioning model over packed captions, computed on real tokens only.
 
-The weights are those of transformers' GPT2LMHeadModel; what is written out here is its forward pass, because that one
-takes batches padded to a rectangle. `ClipCapModel.token_losses` is the same, plainly, a caption a row; the tests hold
-every loss and gradient of this file against it. Letters as in train/packed/layout.py; H heads, D width.
+Knows nothing of caches, optimisers and devices' memory.
+
+    embedding (P, d) -> mapper -> prefix rows   \
+    token ids (I) -> wte -> input rows           rows (R, D) -> blocks -> predicting rows -> cross entropy -> loss
+    filling                                     /
+
+The weights are those of transformers' GPT2LMHeadModel. Its forward pass takes batches padded to a rectangle, so the
+forward pass over rows is written out here. `ClipCapModel.token_losses` computes the same plainly, with a row for each
+caption, and the tests compare every loss and gradient of this file with it.
+
+Letters for shapes are those of layout.py, which draws rows and cells; H heads, D width of the language model.
 """
 
 from contextlib import nullcontext
@@ -23,33 +31,33 @@ from clipcap.train.packed.tied_embedding import SharedGradient, embed
 
 @dataclass(frozen=True, kw_only=True)
 class PackedBatch:
-    """A batch on its device.
+    """A batch on its device: the embeddings of its packs, and a `Packing` as tensors.
 
     Attributes:
         embedding: float32 (P, d) or (P, t, d), one for each pack.
-        word: int64 (W), the tokens that are read.
-        target: int64 (N), the tokens that are predicted.
-        position, row_of_cell, cell_of_row, end, used: as in `Packing`.
-        target_row: as in `Packing`, on the CPU.
+        input_token: int64 (I), the token ids that are read.
+        target: int64 (N), the token ids that are predicted.
+        position, row_of_cell, cell_of_row, branch_end, predicting_row: int64, as in `Packing`.
+        target_row: int64 (N), as in `Packing`; on the CPU.
     """
 
     embedding: torch.Tensor
-    word: torch.Tensor
+    input_token: torch.Tensor
     target: torch.Tensor
     position: torch.Tensor
     row_of_cell: torch.Tensor
     cell_of_row: torch.Tensor
-    end: torch.Tensor
-    used: torch.Tensor
+    branch_end: torch.Tensor
+    predicting_row: torch.Tensor
     target_row: torch.Tensor
 
 
 class PackedLoss(nn.Module):
-    """A model as a module whose forward is its loss, as DistributedDataParallel wants it.
+    """A module whose forward pass returns the loss of a model, which is what DistributedDataParallel needs.
 
     Args:
-        model: stays the caller's.
-        label_smoothing: as for `ClipCapModel.token_losses`.
+        model: is not copied.
+        label_smoothing: share of each target's probability that is spread over all tokens.
     """
 
     def __init__(self, model: ClipCapModel, label_smoothing: float = 0.0) -> None:
@@ -58,7 +66,7 @@ class PackedLoss(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, batch: PackedBatch, scale: float = 1.0) -> torch.Tensor:
-        """The losses of all targets, summed and times `scale`: one number, float32 or float64."""
+        """The sum of the losses of all targets, in nats, times `scale`: float32 or float64, one number."""
         shared = SharedGradient()
         hidden = hidden_states(self.model, batch, shared)
         return linear_cross_entropy(
@@ -73,45 +81,49 @@ class PackedLoss(nn.Module):
 
 
 def hidden_states(model: ClipCapModel, batch: PackedBatch, shared: SharedGradient) -> torch.Tensor:
-    """The states that predict something, behind the final norm: float (len(batch.used), D).
+    """Run mapper and language model, up to the final norm.
 
     Args:
-        model, batch: see there.
-        shared: of the word embedding, for the output layer.
+        model: mapper and language model.
+        batch: on the model's device.
+        shared: carries the gradient of the output layer to the token embedding of the same pass.
+
+    Returns:
+        The hidden states of the predicting rows: float (len(batch.predicting_row), D).
     """
     lm: Any = model.gpt.transformer
-    # A CPU reads the weights of a mapper that has one row a picture faster than it converts them to bf16.
-    wide = model.clip_project.config.one_row and batch.embedding.device.type == "cpu"
-    with torch.autocast(batch.embedding.device.type, enabled=False) if wide else nullcontext():
+    # With one row for each image, a CPU reads the mapper's weights faster than it converts them to bf16.
+    in_fp32 = model.clip_project.config.one_row and batch.embedding.device.type == "cpu"
+    with torch.autocast(batch.embedding.device.type, enabled=False) if in_fp32 else nullcontext():
         prefix = model.clip_project(batch.embedding).flatten(0, 1)  # (P * K, D)
-    words = embed(lm.wte.weight, batch.word, shared)
-    filling = words.new_zeros(len(batch.position) - len(prefix) - len(words), words.shape[1])
-    rows = torch.cat([prefix.to(words.dtype), words, filling])
+    inputs = embed(lm.wte.weight, batch.input_token, shared)  # (I, D)
+    filling = inputs.new_zeros(len(batch.position) - len(prefix) - len(inputs), inputs.shape[1])
+    rows = torch.cat([prefix.to(inputs.dtype), inputs, filling])  # (R, D)
     rows = dropout(rows + lm.wpe(batch.position), lm.drop.p, lm.training)
     dtype = products_dtype(rows.device) or rows.dtype
-    cells = lay_out(batch.row_of_cell, batch.cell_of_row, batch.end, lm.h[0].attn.num_heads, dtype)
+    cells = lay_out(batch.row_of_cell, batch.cell_of_row, batch.branch_end, lm.h[0].attn.num_heads, dtype)
     for block in lm.h:
         rows = rows + _attention(block.attn, block.ln_1(rows), cells)
         if block is lm.h[-1]:
-            rows = rows[batch.used]  # behind the last attention nobody sees the others
+            rows = rows[batch.predicting_row]  # after the last attention the other rows have no effect
         rows = rows + _feed_forward(block.mlp, block.ln_2(rows))
     hidden: torch.Tensor = lm.ln_f(rows)
     return hidden
 
 
 def products_dtype(device: torch.device) -> torch.dtype | None:
-    """The dtype of matrix products, where autocast is on; else None."""
+    """The dtype of matrix products if autocast is on, else None."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def _attention(attention: Any, rows: torch.Tensor, cells: Cells) -> torch.Tensor:
-    part = attention.attn_dropout.p if attention.training else 0.0
-    mixed = attend(attention.c_attn(rows), cells, attention.scaling, part)
+    p = attention.attn_dropout.p if attention.training else 0.0
+    mixed = attend(attention.c_attn(rows), cells, attention.scaling, p)
     return dropout(attention.c_proj(mixed), attention.resid_dropout.p, attention.training)
 
 
 def _feed_forward(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
     hidden = mlp.c_fc(rows)
-    # "gelu_new" of transformers is written in eight operations; torch has it in one.
+    # transformers computes "gelu_new" with eight operations, torch with one.
     hidden = F.gelu(hidden, approximate="tanh") if isinstance(mlp.act, NewGELUActivation) else mlp.act(hidden)
     return dropout(mlp.c_proj(hidden), mlp.dropout.p, mlp.training)

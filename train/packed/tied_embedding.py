@@ -1,8 +1,13 @@
-"""The gradient of a matrix that embeds the words at the bottom and is the output layer at the top.
+"""The gradient of the token embedding, which in GPT-2 is the output layer as well.
 
-Autograd would make a matrix of zeros for the few words of a batch, and add it to the output layer's: with GPT-2 that
-writes 154 MB and adds 154 MB for some hundred rows. Here the rows are added where they belong. W words, D width, V
-vocabulary.
+    forward    token ids -> embed(weight) -> ... -> hidden -> output layer(weight) -> loss
+    backward   2. rows of the batch are added  <- ... <-  1. gradient (V, D), left in SharedGradient
+
+Autograd would make a second matrix of zeros for the few tokens of a batch and add it to the gradient of the output
+layer: with GPT-2 small that writes 154 MB and adds 154 MB for some hundred rows. Here these rows are added in place. If
+the batch reads the tokens 7, 9 and 7, rows 0 and 2 of the incoming gradient are added to row 7, and row 1 to row 9.
+
+Letters for shapes: I input tokens, D width, V vocabulary.
 """
 
 from typing import Any
@@ -11,44 +16,48 @@ import torch
 
 
 class SharedGradient:
-    """Of one forward and backward pass: where the output layer, whose gradient comes first, leaves it.
+    """Carries the gradient of the output layer to the embedding, within one forward and backward pass.
 
-    Autograd hands a gradient on only when it has all parts of it, and the embedding of the words, which is the other
-    part, is the last to come. Until then it is nobody else's.
+    The output layer's backward pass runs first, and leaves its gradient here. Autograd uses a gradient only when all of
+    its terms are there, and the embedding gives the last one, so the buffer may be changed until then. The caller must
+    not use it before `backward` has run.
 
     Attributes:
-        gradient: (V, D), or None as long as there is none.
+        gradient: (V, D), or None before the output layer's backward pass.
     """
 
     gradient: torch.Tensor | None = None
 
 
-def embed(weight: torch.Tensor, word: torch.Tensor, shared: SharedGradient) -> torch.Tensor:
-    """`weight[word]`, float (W, D), whose gradient goes into that of the output layer.
+def embed(weight: torch.Tensor, token: torch.Tensor, shared: SharedGradient) -> torch.Tensor:
+    """Embed tokens: `weight[token]`, whose gradient is added to that of the output layer.
 
     Args:
-        weight: (V, D).
-        word: int64 (W).
-        shared: what the output layer of the same pass was given too.
+        weight: float (V, D).
+        token: int64 (I), token ids.
+        shared: the object that the output layer of the same pass gets.
+
+    Returns:
+        float (I, D).
     """
-    rows = _Embed.apply(weight, word, shared)
+    rows = _Embed.apply(weight, token, shared)
     assert isinstance(rows, torch.Tensor)
     return rows
 
 
 class _Embed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, word: torch.Tensor, shared: SharedGradient) -> torch.Tensor:
-        ctx.save_for_backward(word)
+    def forward(ctx: Any, weight: torch.Tensor, token: torch.Tensor, shared: SharedGradient) -> torch.Tensor:
+        ctx.save_for_backward(token)
         ctx.shared, ctx.shape = shared, weight.shape
-        return weight.index_select(0, word)
+        return weight.index_select(0, token)
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
-        (word,) = ctx.saved_tensors
+        (token,) = ctx.saved_tensors
         if ctx.shared.gradient is None:
-            return upstream.new_zeros(ctx.shape).index_add_(0, word, upstream), None, None
-        # Not index_add_: on a GPU that adds in whatever order.
-        ctx.shared.gradient.index_put_((word,), upstream, accumulate=True)
+            return upstream.new_zeros(ctx.shape).index_add_(0, token, upstream), None, None
+        # index_add_ would add in an order that changes from run to run on a GPU.
+        ctx.shared.gradient.index_put_((token,), upstream, accumulate=True)
         ctx.shared.gradient = None
         return None, None, None

@@ -1,4 +1,4 @@
-"""A cache in memory: the right tokens beside the right embedding, each caption behind its picture."""
+"""A corpus has the right tokens for each caption, and the right embedding for each image."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def expected(cache: Path, split: int) -> list[tuple[list[float], list[int], str]
     return rows
 
 
-def test_every_caption_has_its_tokens_and_its_picture(small_cache: Path) -> None:
+def test_every_caption_has_its_tokens_and_its_image(small_cache: Path) -> None:
     corpora = load_corpora(Cache.open(small_cache), 60)
     assert set(corpora) == {"train", "val"}
     for number, split in enumerate(("train", "val")):
@@ -38,7 +38,7 @@ def test_every_caption_has_its_tokens_and_its_picture(small_cache: Path) -> None
             assert corpus.text[i] == text
 
 
-def test_a_packed_batch_holds_each_caption_behind_its_picture(small_cache: Path) -> None:
+def test_a_packed_batch_has_each_caption_after_the_prefix_of_its_image(small_cache: Path) -> None:
     corpus = load_corpora(Cache.open(small_cache), 60)["train"]
     rows = expected(small_cache, 0)
     numbers = np.random.default_rng(0).permutation(len(corpus))[:20]
@@ -58,7 +58,7 @@ def test_long_captions_are_cut_and_counted(small_cache: Path) -> None:
     assert tokens.tolist() == [tokens[:5] for _, tokens, _ in whole]
 
 
-def test_another_tokenizer_makes_the_tokens_anew_without_any_picture(shared: Path, small_cache: Path) -> None:
+def test_another_tokenizer_tokenises_the_texts_again(shared: Path, small_cache: Path) -> None:
     tokenizer = load_tokenizer(str(shared / "data/gpt2"))
     corpus = load_corpora(Cache.open(small_cache), 60, tokenizer)["train"]
     _, tokens, lengths = plain_batch(corpus, range(len(corpus)))
@@ -66,7 +66,7 @@ def test_another_tokenizer_makes_the_tokens_anew_without_any_picture(shared: Pat
         assert tokens[row, : lengths[row]].tolist() == [*tokenizer.encode(" ".join(text.split())), 50256]
 
 
-def test_the_captions_of_some_pictures(small_cache: Path) -> None:
+def test_captions_of_some_images_in_order(small_cache: Path) -> None:
     corpus = load_corpora(Cache.open(small_cache), 60)["train"]
     chosen = np.concatenate(in_order(corpus, np.array([1, 4]), 3))
     assert chosen.tolist() == [i for i, image in enumerate(corpus.image.tolist()) if image in (1, 4)]

@@ -1,4 +1,4 @@
-"""Embeddings in memory and streamed are the same embeddings, whatever is asked for and in whatever order."""
+"""Resident and streamed embeddings give the same rows, whichever are accessed and in whatever order."""
 
 import shutil
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def stored(small_cache: Path) -> StoredEmbeddings:
-    """Every second picture of a cache of two shards."""
+    """Every second image of a cache of two shards."""
     cache = Cache.open(small_cache)
     assert len(cache.shards) == 2
     shards = [(shard.path, np.arange(0, shard.images, 2)) for shard in cache.shards]
@@ -30,7 +30,7 @@ def stored(small_cache: Path) -> StoredEmbeddings:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch, stored: StoredEmbeddings) -> Iterator[list[Any]]:
-    """Blocks of two pictures, three in memory; the blocks that were read."""
+    """Blocks of two images, three in memory; gives the blocks that were read."""
     monkeypatch.setattr(module, "BLOCK_BYTES", 2 * 2 * stored.shape[0])
     monkeypatch.setattr(module, "BLOCKS", 3)
     monkeypatch.setattr(module, "POOL_BLOCKS", 2)
@@ -45,7 +45,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch, stored: StoredEmbeddings) -> I
     yield reads
 
 
-def test_what_is_stored_is_read(stored: StoredEmbeddings, small_cache: Path) -> None:
+def test_stored_rows_are_read(stored: StoredEmbeddings, small_cache: Path) -> None:
     rows = np.concatenate([tables.embedding[::2] for tables in Cache.open(small_cache).tables()])
     assert len(stored) == len(rows) == 9
     for first in range(9):
@@ -55,7 +55,7 @@ def test_what_is_stored_is_read(stored: StoredEmbeddings, small_cache: Path) -> 
     assert ResidentEmbeddings(stored, CPU)[images].tolist() == rows[images].tolist()
 
 
-def test_streamed_they_are_the_same(stored: StoredEmbeddings, small_blocks: list[Any]) -> None:
+def test_streamed_rows_equal_resident_rows(stored: StoredEmbeddings, small_blocks: list[Any]) -> None:
     resident, streamed = ResidentEmbeddings(stored, CPU), StreamedEmbeddings(stored, CPU)
     assert streamed.block_images == 2
     assert len(streamed) == len(resident) == 9
@@ -69,9 +69,7 @@ def test_streamed_they_are_the_same(stored: StoredEmbeddings, small_blocks: list
             assert torch.equal(streamed[some], resident[some])
 
 
-def test_an_epoch_in_its_order_reads_every_block_once_and_ahead(
-    stored: StoredEmbeddings, small_blocks: list[Any]
-) -> None:
+def test_an_announced_epoch_reads_every_block_once_and_ahead(stored: StoredEmbeddings, small_blocks: list[Any]) -> None:
     streamed = StreamedEmbeddings(stored, CPU)
     images = np.array([5, 4, 5, 8, 1, 0, 1, 7, 6, 3, 2])
     streamed.expect(images)
@@ -79,15 +77,13 @@ def test_an_epoch_in_its_order_reads_every_block_once_and_ahead(
         streamed[np.array([image])]
     assert small_blocks == [(4, 6), (8, 9), (0, 2), (6, 8), (2, 4)]
     del small_blocks[:]
-    streamed.expect(np.array([2, 0, 4]))  # the next epoch: what is still there is not read again
+    streamed.expect(np.array([2, 0, 4]))  # the next epoch: blocks in memory are not read again
     for image in (2, 0, 4):
         streamed[np.array([image])]
     assert small_blocks == [(4, 6)]
 
 
-def test_a_shard_that_vanishes_is_one_clear_error(
-    stored: StoredEmbeddings, small_blocks: list[Any], tmp_path: Path
-) -> None:
+def test_a_shard_that_vanishes_is_one_error(stored: StoredEmbeddings, small_blocks: list[Any], tmp_path: Path) -> None:
     gone = StoredEmbeddings([(tmp_path / "gone.h5", stored.shards[0][1])], stored.shape)
     streamed = StreamedEmbeddings(gone, CPU)
     streamed.expect(np.arange(4))
@@ -103,8 +99,8 @@ def test_a_streamed_corpus_makes_the_same_batches(small_cache: Path, small_block
         assert torch.equal(value, getattr(other, name)), name
 
 
-def test_embeddings_of_another_kind_are_refused(small_cache: Path, tmp_path: Path) -> None:
-    """They are read apart from the other tables, and are held against the format all the same."""
+def test_embeddings_of_another_dtype_or_shape_are_refused(small_cache: Path, tmp_path: Path) -> None:
+    """Embeddings are read apart from the other tables, and are checked against the format too."""
     for file in small_cache.parent.glob("*.h5"):
         shutil.copy(file, tmp_path)
     cache = Cache.open(tmp_path / small_cache.name)

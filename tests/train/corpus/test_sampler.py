@@ -1,4 +1,4 @@
-"""The order of an epoch: every caption once, decided by seed and epoch; pictures whole, or captions each for itself."""
+"""The order of an epoch: every caption once, decided by seed and epoch, with whole images or single captions."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipcap.train.corpus.sampler import POOL_BLOCKS, epoch_batches
+from clipcap.train.corpus.sampler import POOL_BLOCKS, _fitted, epoch_batches
 
-IMAGE = np.repeat(np.arange(400), np.random.default_rng(0).integers(0, 6, 400))  # some pictures have no captions
+IMAGE = np.repeat(np.arange(400), np.random.default_rng(0).integers(0, 6, 400))  # some images have no captions
 
 
 @pytest.mark.parametrize("sampling", ["image", "caption"])
 @pytest.mark.parametrize("block_images", [None, 7, 1000])
-def test_every_caption_once_in_an_order_of_its_own(sampling: str, block_images: int | None) -> None:
+def test_an_epoch_visits_every_caption_once_as_seed_and_epoch_decide(sampling: str, block_images: int | None) -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
         batches = epoch_batches(
             IMAGE, 16, sampling=sampling, seed=seed, epoch=epoch, block_images=block_images
@@ -28,12 +28,18 @@ def test_every_caption_once_in_an_order_of_its_own(sampling: str, block_images: 
     assert {len(batch) for batch in first[:-1]} == {16}
 
 
+def test_the_example_in_the_docstring_is_the_order() -> None:
+    (a0, a1), b0, (c0, c1, c2) = (0, 1), 2, (3, 4, 5)
+    unit = np.array([0, 0, 1, 2, 2, 2])
+    assert _fitted(np.array([c0, c1, c2, a0, a1, b0]), unit, 4).tolist() == [c0, c1, c2, a0, b0, a1]
+
+
 def packs(image: NDArray[np.int64], batches: list[NDArray[np.int64]]) -> int:
     """How many prefixes an epoch computes."""
     return sum(len(np.unique(image[batch])) for batch in batches)
 
 
-def test_pictures_stay_whole_and_captions_do_not() -> None:
+def test_images_stay_whole_and_captions_are_shuffled() -> None:
     def runs(sampling: str) -> int:
         order = np.concatenate(epoch_batches(IMAGE, len(IMAGE), sampling=sampling, seed=3, epoch=0))
         return 1 + int((np.diff(IMAGE[order]) != 0).sum())
@@ -43,21 +49,21 @@ def test_pictures_stay_whole_and_captions_do_not() -> None:
 
 
 @pytest.mark.parametrize("block_images", [None, 50])
-def test_one_picture_of_six_captions_does_not_have_all_others_cut(block_images: int | None) -> None:
+def test_an_image_of_six_captions_does_not_make_all_later_images_cut(block_images: int | None) -> None:
     captions = np.full(400, 5)
     captions[[7, 99, 300]] = 6
     image = np.repeat(np.arange(400), captions)
     for epoch in range(5):
         batches = epoch_batches(image, 40, sampling="image", seed=0, epoch=epoch, block_images=block_images)
         assert [len(batch) for batch in batches] == [40] * 50 + [3]
-        # Each of the three has one other cut, at most, whose rest may be cut again where it fills up a batch; and so
-        # may what stands where the second of two pools begins.
+        # Each of the three cuts at most one other image, whose rest may be cut again where it fills a batch; the same
+        # holds where the second of two pools begins.
         assert 400 <= packs(image, batches) <= 400 + 2 * 3 * (1 if block_images is None else 2)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 17, 64])
 @pytest.mark.parametrize("block_images", [None, 100])
-def test_fewer_pictures_are_cut_than_where_each_batch_ends(batch_size: int, block_images: int | None) -> None:
+def test_fewer_images_are_cut_than_without_reordering(batch_size: int, block_images: int | None) -> None:
     found = plainly = 0
     for epoch in range(10):
         order: Any = {"sampling": "image", "seed": 0, "epoch": epoch, "block_images": block_images}
@@ -70,7 +76,7 @@ def test_fewer_pictures_are_cut_than_where_each_batch_ends(batch_size: int, bloc
     assert found <= plainly
 
 
-def test_a_picture_larger_than_a_batch_goes_on_in_the_next() -> None:
+def test_an_image_larger_than_a_batch_continues_in_the_next() -> None:
     image = np.concatenate([np.zeros(100, dtype=np.int64), np.arange(1, 500)])
     starts = set()
     for epoch in range(5):
@@ -81,8 +87,7 @@ def test_a_picture_larger_than_a_batch_goes_on_in_the_next() -> None:
     assert len(starts) > 3
 
 
-def test_batches_are_a_fresh_mixture() -> None:
-    """Where in an epoch a picture comes says nothing about where it comes in the next."""
+def test_the_order_of_an_epoch_is_independent_of_the_last() -> None:
     places = []
     for epoch in range(2):
         order = np.concatenate(epoch_batches(IMAGE, 16, sampling="image", seed=0, epoch=epoch))
@@ -91,8 +96,8 @@ def test_batches_are_a_fresh_mixture() -> None:
     assert abs(np.corrcoef(places[0], np.arange(len(IMAGE)))[0, 1]) < 0.15
 
 
-def test_an_epoch_is_in_memory_once() -> None:
-    """COCO's has 14,169 batches of 40: a copy of the order behind each would take 64 GB."""
+def test_all_batches_of_an_epoch_share_one_array() -> None:
+    """COCO has 14,169 batches of 40: a copy of the order for each would take 64 GB."""
     for block_images in (None, 7):
         batches = epoch_batches(IMAGE, 16, sampling="image", seed=0, epoch=0, block_images=block_images)
         order = batches[0].base

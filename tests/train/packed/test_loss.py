@@ -1,4 +1,4 @@
-"""The packed engine is the same training: every loss and every gradient is the plain loop's, whatever is trained."""
+"""The packed loss and each of its gradients equal those of the plain loss, whatever is trained."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +38,7 @@ def assert_same(
     smoothing: float = 0.0,
     captions: NDArray[np.int64] | None = None,
 ) -> None:
-    """Loss and every gradient of a batch; without `captions` of all, in an order of no picture's."""
+    """Compare loss and every gradient of a batch; by default of all captions, in an order that mixes images."""
     train_mode(model)
     if captions is None:
         captions = np.random.default_rng(0).permutation(len(corpus))
@@ -58,29 +58,29 @@ def assert_same(
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("kind", MAPPERS)
-def test_loss_and_gradients_are_the_plain_loops(kind: str, tuning: str, dtype: torch.dtype) -> None:
+def test_loss_and_gradients_equal_the_plain_ones(kind: str, tuning: str, dtype: torch.dtype) -> None:
     model = make_model(kind, dtype)
     tune(model, tuning)
     assert_same(model, make_corpus(dtype), dtype)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-def test_with_patches_label_smoothing_and_parts_of_the_rows(
+def test_patches_label_smoothing_and_small_chunks_change_nothing(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert_same(make_model("transformer", dtype, patches=4), make_corpus(dtype, (4, 24)), dtype)
     assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype, smoothing=0.3)
     monkeypatch.setattr(cross_entropy, "CHUNK_ROWS", {"cpu": 37})
     monkeypatch.setattr(cross_entropy, "SOFTMAX_ROWS", 5)
-    monkeypatch.setattr(cross_entropy, "VOCABULARY_PART", 50)
+    monkeypatch.setattr(cross_entropy, "VOCABULARY_CHUNK", 50)
     assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype)
     assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype, smoothing=0.3)
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_the_same_where_no_row_is_filling(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty cells then hold copies of a row that counts."""
-    monkeypatch.setattr(attention, "by_hand", lambda device: ours)
+@pytest.mark.parametrize("manual", [True, False])
+def test_batches_without_filling_are_the_same(manual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty cells then hold copies of a real row."""
+    monkeypatch.setattr(attention, "uses_manual_attention", lambda device: manual)
     corpus, model = make_corpus(torch.float64), make_model("mlp", torch.float64)
     random = np.random.default_rng(0)
     batches = (random.permutation(len(corpus))[: random.integers(1, len(corpus))] for _ in range(400))
@@ -92,7 +92,7 @@ def test_the_same_where_no_row_is_filling(ours: bool, monkeypatch: pytest.Monkey
 
 def _real_rows(corpus: Corpus, captions: NDArray[np.int64]) -> int:
     batch = corpus.packed(captions, PREFIX)
-    return len(batch.embedding) * PREFIX + len(batch.word)
+    return len(batch.embedding) * PREFIX + len(batch.input_token)
 
 
 @pytest.mark.parametrize(
@@ -101,51 +101,53 @@ def _real_rows(corpus: Corpus, captions: NDArray[np.int64]) -> int:
      {"n_inner": 48}, {"layer_norm_epsilon": 0.01}],
     ids=str,
 )  # fmt: skip
-def test_whatever_gpt2_a_folder_describes(options: dict[str, Any]) -> None:
+def test_variants_of_gpt2_are_the_same(options: dict[str, Any]) -> None:
     assert_same(make_model("mlp", torch.float64, **options), make_corpus(torch.float64), torch.float64)
 
 
-def test_the_same_with_attention_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU."""
-    monkeypatch.setattr(attention, "by_hand", lambda device: False)
+def test_attention_of_torch_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is used on GPUs."""
+    monkeypatch.setattr(attention, "uses_manual_attention", lambda device: False)
     for dtype in BOUNDS:
         assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype)
 
 
-def test_attentions_gradient_is_that_of_what_dropout_left() -> None:
+def test_the_gradient_of_attention_is_right_with_dropout() -> None:
     corpus = make_corpus(torch.float64)
     packing = corpus.packed(np.array([0, 1, 2, 3]), PREFIX)
     rows, heads, width = len(packing.position), 2, 3
-    cells = attention.lay_out(packing.row_of_cell, packing.cell_of_row, packing.end, heads, torch.float64)
-    last = packing.used[: int(packing.used.ne(rows - 1).sum())]
+    cells = attention.lay_out(packing.row_of_cell, packing.cell_of_row, packing.branch_end, heads, torch.float64)
+    last = packing.predicting_row[: int(packing.predicting_row.ne(rows - 1).sum())]
 
     def attended(projected: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(0)
-        return attention.attend(projected, cells, scaling=0.7, part=0.4)[last]
+        return attention.attend(projected, cells, scaling=0.7, p=0.4)[last]
 
     projected = torch.randn(rows, 3 * heads * width, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(attended, projected)
-    everything = attention.attend(projected, cells, scaling=0.7, part=0.0)[last]
+    everything = attention.attend(projected, cells, scaling=0.7, p=0.0)[last]
     drawn = torch.stack([attention.attend(projected, cells, 0.7, 0.4)[last] for _ in range(3000)])
     assert (drawn.mean(dim=0) - everything).abs().max() < 5 * drawn.std(dim=0).max() / 3000**0.5
 
 
-def test_what_a_mistake_would_look_like() -> None:
+def test_a_wrong_layout_changes_the_loss() -> None:
     """The comparison notices a position that is off by one, and a caption that sees another."""
     corpus, model = make_corpus(torch.float64), make_model("mlp", torch.float64)
     captions = np.arange(len(corpus))
     batch = corpus.packed(captions, PREFIX)
     right = plain_loss(model, plain_batch(corpus, captions)).item()
     assert PackedLoss(model)(batch).item() == pytest.approx(right, rel=1e-10)
-    full = torch.maximum(batch.end, batch.end[:, :1])
-    for name, wrong in (("position", batch.position + 1), ("end", full)):
+    full = torch.maximum(batch.branch_end, batch.branch_end[:, :1])
+    for name, wrong in (("position", batch.position + 1), ("branch_end", full)):
         changed = type(batch)(**{**vars(batch), name: wrong})
         loss = PackedLoss(model)(changed)
         assert loss.isfinite() and loss.item() != pytest.approx(right, rel=1e-6)
 
 
 def packings() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pictures and tokens; of three words, so that many captions begin alike and some are the same, and of many."""
+    """Images and tokens: with a vocabulary of three, so that many captions have common beginnings, and with a large
+    one.
+    """
     random = np.random.default_rng(0)
     yield np.array([3]), np.array([[7]])
     for words in [3, 50000] * 10:
@@ -158,40 +160,59 @@ def packings() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         )
 
 
-def test_a_packing_leads_there_and_back() -> None:
+def test_the_example_in_the_docstring_is_what_pack_returns() -> None:
+    a, dog, runs, sleeps, two, cats, end = range(7)
+    token = np.array([[a, dog, runs, end], [a, dog, sleeps, end], [two, cats, end, -1]])
+    found = pack(np.array([0, 0, 1]), token, prefix_length=2)
+    assert found.first_caption.tolist() == [0, 2]
+    assert found.input_token.tolist() == [a, dog, runs, sleeps, two, cats]
+    assert (len(found.position), found.branch_end.shape) == (32, (2, 16))
+    assert found.position.tolist()[:11] == [0, 1, 0, 1, 2, 3, 4, 4, 2, 3, 0]
+    predicts = {1: [a, a], 3: [two], 4: [dog, dog], 5: [runs, sleeps], 6: [end], 7: [end], 8: [cats], 9: [end]}
+    rows = found.predicting_row[found.target_row].tolist()
+    assert {row: [t for r, t in zip(rows, found.target.tolist(), strict=True) if r == row] for row in rows} == predicts
+    assert found.row_of_cell[:6].tolist() == [0, 1, 4, 5, 6, 7]
+    assert found.row_of_cell[16:20].tolist() == [2, 3, 8, 9]
+    assert found.branch_end[0].tolist() == [6, 6, 6, 6, 5, *range(6, 17)]
+    assert found.branch_end[1].tolist() == [4, 4, 4, 4, *range(5, 17)]
+    seen = [[c for c in range(6) if c <= cell < found.branch_end[0, c]] for cell in range(2, 6)]
+    assert seen == [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 5]]
+
+
+def test_rows_and_cells_are_inverse_to_each_other() -> None:
     for image, token in packings():
         found = pack(image, token, PREFIX)
-        rows, packs, cells = len(found.position), *found.end.shape
-        assert rows % ROW_MULTIPLE == cells % CELL_MULTIPLE == len(found.used) % ROW_MULTIPLE == 0
-        real = np.arange(packs * PREFIX + len(found.word))
+        rows, packs, cells = len(found.position), *found.branch_end.shape
+        assert rows % ROW_MULTIPLE == cells % CELL_MULTIPLE == len(found.predicting_row) % ROW_MULTIPLE == 0
+        real = np.arange(packs * PREFIX + len(found.input_token))
         assert len(real) <= rows < len(real) + ROW_MULTIPLE
         assert (found.row_of_cell[found.cell_of_row[real]] == real).all()
         full = found.cell_of_row[real]
         empty = np.setdiff1d(np.arange(packs * cells), full)
         assert len(np.unique(full)) == len(real) < packs * cells
         assert (found.row_of_cell[empty] == rows - 1).all()
-        # What is empty sees itself alone; filling is nowhere but there.
+        # An empty cell sees only itself; filling is in empty cells only.
         column = np.tile(np.arange(cells), packs)
-        assert (found.end.ravel()[empty] == column[empty] + 1).all()
+        assert (found.branch_end.ravel()[empty] == column[empty] + 1).all()
         assert (found.cell_of_row[len(real) :] == packs * cells - 1).all()
         assert (np.diff(found.target_row) >= 0).all()
         assert packs == sum(-(-n // PACK_CAPTIONS) for n in np.bincount(image))
 
 
-def test_each_target_is_predicted_from_its_own_caption_and_nothing_is_read_twice() -> None:
+def test_each_target_is_predicted_from_its_own_caption_and_no_token_is_read_twice() -> None:
     for image, token in packings():
         captions = [(int(i), [int(t) for t in row if t >= 0]) for i, row in zip(image, token, strict=True)]
         found = pack(image, token, PREFIX)
         targets = read_back(found, PREFIX)
-        assert sorted((int(image[found.first[number]]), seen) for number, seen in targets) == sorted(
+        assert sorted((int(image[found.first_caption[number]]), seen) for number, seen in targets) == sorted(
             (i, caption[: n + 1]) for i, caption in captions for n in range(len(caption))
         )
         read = {(number, *seen[:-1]) for number, seen in targets if len(seen) > 1}
-        assert len(read) == len(found.word)
+        assert len(read) == len(found.input_token)
 
 
-def test_little_is_filling_and_shapes_are_few() -> None:
-    """With captions as long as COCO's, five or six a picture, 40 in a batch."""
+def test_filling_is_below_3_percent_and_shapes_are_few() -> None:
+    """Captions are as long as COCO's, five or six an image, 40 in a batch."""
     random = np.random.default_rng(0)
     image = np.repeat(np.arange(800), random.choice([5, 6], 800, p=[0.98, 0.02]))
     length = random.normal(12.9, 2.5, len(image)).round().clip(8, 40).astype(np.int64)
@@ -199,14 +220,14 @@ def test_little_is_filling_and_shapes_are_few() -> None:
     batches = epoch_batches(image, 40, sampling="image", seed=0, epoch=0)[:-1]
     found = [pack(image[batch], token[batch], 10) for batch in batches]
     rows = [len(packing.position) for packing in found]
-    real = sum(len(packing.first) * 10 + len(packing.word) for packing in found)
+    real = sum(len(packing.first_caption) * 10 + len(packing.input_token) for packing in found)
     assert 1 - real / sum(rows) < 0.03
     assert len(set(rows)) <= 6
-    assert len({(len(packing.position), packing.end.shape) for packing in found}) <= 18
+    assert len({(len(packing.position), packing.branch_end.shape) for packing in found}) <= 18
 
 
-def test_no_row_sees_what_is_not_its_own() -> None:
-    """Together captions lose what each loses alone."""
+def test_the_loss_of_a_batch_is_the_sum_of_its_captions_alone() -> None:
+
     corpus, model = make_corpus(torch.float64), make_model("mlp", torch.float64)
     captions = np.arange(len(corpus))
 
@@ -214,7 +235,7 @@ def test_no_row_sees_what_is_not_its_own() -> None:
     assert PackedLoss(model)(corpus.packed(captions, PREFIX)).item() == pytest.approx(sum(alone), rel=1e-12)
 
 
-def test_cross_entropy_is_torchs() -> None:
+def test_cross_entropy_equals_torch() -> None:
     torch.manual_seed(0)
     hidden = torch.randn(40, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(99, 8, dtype=torch.float64, requires_grad=True)
@@ -245,7 +266,7 @@ def test_cross_entropy_in_bf16_reads_no_uninitialised_memory(monkeypatch: pytest
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_dropout_drops_its_part_and_keeps_the_mean() -> None:
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     x = torch.ones(1001, 999)
     for part in (0.1, 0.5):
@@ -260,7 +281,7 @@ def test_dropout_drops_its_part_and_keeps_the_mean() -> None:
     assert dropout(x, 0.0, training=True) is x
 
 
-def test_bf16_stays_near() -> None:
+def test_bf16_is_close_to_fp32() -> None:
     corpus, model = make_corpus(torch.float32), make_model("mlp", torch.float32)
     captions = np.arange(len(corpus))
     exact = gradients(model, PackedLoss(model)(corpus.packed(captions, PREFIX), 1e-3))
@@ -271,7 +292,7 @@ def test_bf16_stays_near() -> None:
         assert (rounded[name] - gradient).norm() < 0.05 * gradient.norm(), name
 
 
-def test_without_gradients_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gradient_is_computed_under_no_grad(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus, model = make_corpus(torch.float32), make_model("mlp", torch.float32)
     batch = corpus.packed(np.arange(20), PREFIX)
     with torch.no_grad():
