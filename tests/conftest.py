@@ -33,6 +33,16 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # for models of this size, more threads are slower
 
 
+SLOW_FIXTURES = ("demo_run",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test `slow` that uses a slow fixture, directly or through another one."""
+    for item in items:
+        if any(name in getattr(item, "fixturenames", ()) for name in SLOW_FIXTURES):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that is marked `gpu` on a machine without one."""
     if item.get_closest_marker("gpu") is not None:

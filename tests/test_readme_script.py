@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from small_world import command_line
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_the_script_of_the_readme_runs(tmp_path: Path) -> None:
     (script,) = re.findall(r"```python\n(import clipcap\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len([line for line in script.splitlines() if line]) <= 15

@@ -334,6 +334,7 @@ def test_an_encoder_with_other_preprocessing_is_refused(
     assert "is not the encoder that this model was trained on (preprocess: " in result.err
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(trained: Path, small_cache: Path) -> None:
     process = spawn("caption", small_cache, "--model", trained, "--device", "cpu")
     assert process.stdout is not None

@@ -16,7 +16,7 @@ from clipcap.precompute.encoder import Encoder, freeze_tower, load_encoder
 from clipcap.precompute.features import FEATURES
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("all_cores")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("all_cores")]
 
 
 def pictures(encoder: Encoder) -> torch.Tensor:

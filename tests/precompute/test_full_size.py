@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from clipcap.data.cache.index import Cache
 from clipcap.precompute.encoder import load_encoder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["pt", "safetensors"])
 def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -79,6 +79,7 @@ def test_a_progressive_picture(tmp_path: Path) -> None:
     assert plain == progressive
 
 
+@pytest.mark.slow
 def test_an_enormous_picture_is_read_or_named(tmp_path: Path) -> None:
     Image.new("1", (9_600, 9_600), 1).save(tmp_path / "large.png")  # 92 million pixels: Pillow would only warn
     assert open_image(tmp_path / "large.png").size == (9_600, 9_600)

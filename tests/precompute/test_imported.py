@@ -262,6 +262,7 @@ def test_arrays_that_are_none(tmp_path: Path) -> None:
             read_source(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_clipcap_dental_for_real(shared: Path, run: Any, tmp_path: Path) -> None:
     for name, width in (("ViT-B_32", 512), ("RN50x4", 640)):
         file = shared / f"data/embeddings/clipcap-dental/oscar_split_{name}_train.pkl"
@@ -275,6 +276,7 @@ def test_clipcap_dental_for_real(shared: Path, run: Any, tmp_path: Path) -> None
         assert set(np.diff(tables.first_caption)) == {3}
 
 
+@pytest.mark.slow
 def test_mobilenet_for_real_is_trained_on_and_says_that_nobody_knows_its_encoder(
     shared: Path, run: Any, tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ import pytest
 from clipcap.data.cache.index import Cache
 from small_world import Crash, crash_at, make_coco, small_models, spawn
 
+pytestmark = pytest.mark.slow
+
 SHARDS = ["--shard-size", 5]
 
 

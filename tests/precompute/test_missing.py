@@ -29,6 +29,7 @@ def test_more_than_half_is_missing(run: Any, source: Path, tmp_path: Path) -> No
     assert not list(tmp_path.glob("cache*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "pictures"), [(["--skip-missing"], 159), (["--limit", 20], 20)])
 def test_a_person_who_knows_goes_on(
     run: Any, source: Path, tmp_path: Path, clip_folder: Path, tokenizer_folder: Path, option: list[Any], pictures: int

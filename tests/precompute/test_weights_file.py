@@ -21,6 +21,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_the_architecture_that_a_file_fits_is_named(resnet: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as raised:
         load_encoder("ViT-B-32", str(resnet), device=CPU)
@@ -42,6 +43,7 @@ def test_a_file_of_no_architecture(tmp_path: Path) -> None:
         load_encoder("RN50", str(tmp_path / "other.safetensors"), device=CPU)
 
 
+@pytest.mark.slow
 def test_damaged_files_and_programs(resnet: Path, tmp_path: Path) -> None:
     whole = resnet.read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])

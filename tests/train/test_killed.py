@@ -7,10 +7,13 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from small_world import spawn
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_at_random_moments(tmp_path: Path, small_cache: Path, lm_folder: Path) -> None:

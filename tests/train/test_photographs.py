@@ -12,6 +12,8 @@ from safetensors import safe_open
 from clipcap.data.cache.index import Cache
 from small_world import make_lm, small_models
 
+pytestmark = pytest.mark.slow
+
 
 def subset(shared: Path, folder: Path, count: int) -> Path:
     """The first photographs of each split with one caption each, as a COCO folder of links."""

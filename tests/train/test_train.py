@@ -103,6 +103,7 @@ def test_what_a_run_leaves(tmp_path: Path, run: Any, options: Options, small_cac
     assert config["progress"] == {"step": 8, "epoch": 2, "best_val_loss": lines[3]["val_loss"]}
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path, run: Any, options: Options) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert run("train", *options, "-o", tmp_path / name, "--seed", seed).status == 0
@@ -145,6 +146,7 @@ def test_tune_all_changes_and_stores_everything(tmp_path: Path, run: Any, option
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", range(1, 9))
 def test_stopped_by_ctrl_c_after_any_step_it_goes_on_to_the_same_weights(
     tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch, step: int
@@ -171,6 +173,7 @@ def test_stopped_by_ctrl_c_after_any_step_it_goes_on_to_the_same_weights(
     assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_crash_at_every_change_of_the_disk(
     tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +281,7 @@ def test_a_language_model_without_a_tokenizer_takes_the_caches(
     assert result.status == 0, result.err
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_told_and_the_captions_tokenised_again(
     shared: Path, tmp_path: Path, run: Any, small_cache: Path
 ) -> None:
@@ -377,6 +381,7 @@ def interrupt_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None
     monkeypatch.setattr(owner, name, pressing)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_validation_stops_there_and_makes_it_again_on_resume(
     tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +395,7 @@ def test_ctrl_c_in_a_validation_stops_there_and_makes_it_again_on_resume(
     assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_what_overwrite_took_away_does_not_come_back_on_resume(
     tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:

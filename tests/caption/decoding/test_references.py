@@ -148,6 +148,7 @@ def plain_sample(
     return total / tokens.shape[1], tokens[0].tolist()
 
 
+@pytest.mark.slow
 def test_sampling_equals_the_plain_algorithm(tokenizer: Any) -> None:
     for seed in range(25):
         draw = random.Random(seed)

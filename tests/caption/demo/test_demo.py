@@ -87,6 +87,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, run: Any) -> None:
     assert "Not a directory" in result.err
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_command_and_waits_for_it(tmp_path: Path) -> None:
     arguments = command_line("demo", [tmp_path / "demo", "--images", 180])
     process = subprocess.Popen(

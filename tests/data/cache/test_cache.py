@@ -400,6 +400,7 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path: Path) -> None:
         Cache.open(index)
 
 
+@pytest.mark.slow
 def test_2000_shards_under_a_limit_of_256_open_files(tmp_path: Path) -> None:
     shards = 2000
     make_cache(tmp_path, shards)

@@ -5,7 +5,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from small_world import command_line, make_coco
+
+pytestmark = pytest.mark.slow
 
 CODE = """
 from pathlib import Path

@@ -50,6 +50,7 @@ def assert_same_run(one: Path, other: Path) -> None:
             torch.testing.assert_close(tensor, second[name], rtol=0, atol=3e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path, run: Any, options: Options) -> None:
     # 33 captions: one is left for the last batch, and a process without any.
     options += ["--dropout", 0.0, "--batch-size", 4, "--accumulate", 2, "--stream"]
@@ -63,6 +64,7 @@ def test_two_processes_train_as_one(tmp_path: Path, run: Any, options: Options) 
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_stopped_they_go_on_to_the_same_weights(tmp_path: Path, options: Options) -> None:
     options = [*options, "--epochs", 60]
     undisturbed = torchrun(*options, "-o", tmp_path / "undisturbed")

@@ -112,6 +112,7 @@ def test_attention_of_torch_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
         assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_attention_is_right_with_dropout() -> None:
     corpus = make_corpus(torch.float64)
     packing = corpus.packed(np.array([0, 1, 2, 3]), PREFIX)
