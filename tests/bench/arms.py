@@ -1,4 +1,4 @@
-"""The ways to train that the benchmarks compare: (a) as ClipCap published it, (b) a plain loop of today, (c) ours."""
+"""The three training loops that the benchmarks compare: as ClipCap published it, a modern plain one, and ours."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ from clipcap.train.engine.step import Engine
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.settings import TrainSettings
 
-PUBLISHED_TOKENS = 39  # to which ClipCap pads COCO's captions
+PUBLISHED_TOKENS = 39  # ClipCap pads COCO's captions to this length
 
-Step = Callable[[int], int]  # trains on batch `number`; returns how many captions that was
+Step = Callable[[int], int]  # trains on batch `number` and returns its number of captions
 Rate = Callable[[int], float]  # the learning rate of a step
 
 
 def ours(model: ClipCapModel, data: Corpus, settings: TrainSettings, device: torch.device, rate: Rate) -> Step:
-    """The engine of clipcap-train."""
+    """Make a step of the engine of clipcap-train."""
     engine = Engine(model, settings, device, World())
     steps = len(data) // settings.batch_size
     epoch, batches, unread = -1, [], []  # type: int, list[Any], list[Any]
@@ -45,13 +45,14 @@ def ours(model: ClipCapModel, data: Corpus, settings: TrainSettings, device: tor
 def plain(
     model: ClipCapModel, data: Corpus, settings: TrainSettings, device: torch.device, rate: Rate, *, published: bool
 ) -> Step:
-    """Both plain loops: a DataLoader of padded captions, transformers' own loss, AdamW.
+    """Make a step of a plain loop: a DataLoader of padded captions, transformers' own loss, and AdamW.
 
-    Published: fp32, everything padded to 39 tokens. Modern: bf16 autocast, padded to the longest of the batch, a fused
-    optimiser, clipped gradients, torch.compile on a GPU.
+    The published loop computes in fp32 and pads every caption to 39 tokens. The modern loop uses bf16 autocast, pads to
+    the longest caption of the batch, uses a fused optimiser, clips gradients, and uses torch.compile on a GPU.
 
     Args:
-        data: on the CPU.
+        data: the corpus, on the CPU.
+        published: whether to make the published loop, instead of the modern one.
     """
     prefix_length = model.clip_project.config.prefix_length
     embedding = data.embedding[data.image]

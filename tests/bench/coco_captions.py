@@ -1,4 +1,4 @@
-"""COCO's captions in GPT-2 tokens, with end-of-text, picture by picture."""
+"""COCO's captions in tokens of GPT-2, each with its end-of-text token, grouped by image."""
 
 import json
 import os
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-IMAGES, CAPTIONS = 113_287, 566_747  # of Karpathy's training split, which ClipCap trains on
+IMAGES, CAPTIONS = 113_287, 566_747  # in Karpathy's training split, on which ClipCap trains
 END_OF_TEXT = 50256
-# Captions of val2017 by their length.
+# Number of captions of val2017 by their length in tokens, end-of-text included.
 HISTOGRAM = {
     9: 632, 10: 2813, 11: 4247, 12: 4695, 13: 4119, 14: 3041, 15: 2013, 16: 1242, 17: 781, 18: 462, 19: 310, 20: 203,
     21: 118, 22: 100, 23: 52, 24: 37, 25: 31, 26: 31, 27: 22, 28: 22, 29: 10, 30: 4, 31: 4, 32: 4, 33: 2, 34: 3, 35: 2,
@@ -17,7 +17,7 @@ HISTOGRAM = {
 
 
 def captions() -> list[list[list[int]]]:
-    """Of each of 5,000 pictures, the tokens of its captions: real ones, or five of random tokens as long as those."""
+    """Return the captions of 5,000 images as tokens: the real ones, or five random ones with the same lengths."""
     shared = os.environ.get("CLIPCAP_SHARED")
     if shared:
         from clipcap.data.pretrained.tokenizer import load_tokenizer

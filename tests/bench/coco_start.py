@@ -1,9 +1,9 @@
-"""How long `clipcap-train` takes from its start to its first step on a cache of COCO's size.
+"""Measure the time from the start of `clipcap-train` to the end of its first step, on a cache of COCO's size.
 
 CLIPCAP_SHARED=... python tests/bench/coco_start.py [--device cpu]
 
-Makes the cache (113,287 pictures with random embeddings, 566,747 captions of COCO's lengths) and a GPT-2 small with
-random weights in a temporary folder, then starts the command three times and stops it behind its first step.
+The script makes the cache (113,287 images with random embeddings, 566,747 captions of COCO's lengths) and a GPT-2 small
+with random weights in a temporary folder. It then starts the command three times, and stops it after its first step.
 """
 
 import argparse
@@ -24,7 +24,7 @@ TEXT = "A man riding a wave on top of a surfboard."
 
 
 def make_cache(folder: Path, tokenizer: Path) -> Path:
-    """Write it."""
+    """Write the cache, and return the path of its index."""
     from clipcap.data.cache.fingerprint import Fingerprint
     from clipcap.data.cache.index import ShardEntry, write_index
     from clipcap.data.cache.shard import ShardTables, write_shard
@@ -63,7 +63,7 @@ def make_cache(folder: Path, tokenizer: Path) -> Path:
 
 
 def make_lm(folder: Path) -> Path:
-    """GPT-2 small with random weights, saved as a downloaded one is."""
+    """Save a GPT-2 small with random weights, as transformers saves it."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
@@ -71,7 +71,7 @@ def make_lm(folder: Path) -> Path:
 
 
 def one_step(arguments: list[str]) -> None:
-    """Run clipcap-train in this process as far as its first step, and print the time."""
+    """Run clipcap-train in this process until its first step is done, and print the time."""
     from clipcap.train import cli
     from clipcap.train.engine.step import Engine
 
@@ -88,7 +88,7 @@ def one_step(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Print the seconds of three starts."""
+    """Print the seconds that three starts take."""
     if sys.argv[1:2] == ["--one"]:
         one_step(sys.argv[2:])
         return
@@ -100,7 +100,7 @@ def main() -> None:
         folder = Path(name)
         cache, lm = make_cache(folder, tokenizer), make_lm(folder / "lm")
         size = sum(path.stat().st_size for path in folder.glob("*.h5"))
-        print(f"{IMAGES:,} pictures, {CAPTIONS:,} captions, {size / 1e6:.0f} MB")
+        print(f"{IMAGES:,} images, {CAPTIONS:,} captions, {size / 1e6:.0f} MB")
         for number in range(3):
             begin = time.time()
             done = subprocess.run(

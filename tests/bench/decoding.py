@@ -1,4 +1,4 @@
-"""How right and how fast the demo's captions are under each way to decode that is deterministic.
+"""Measure how many of the demo's captions are right, and how long they take, with each deterministic way to decode.
 
 python tests/bench/decoding.py demo/        # the folder that clipcap-demo wrote
 """
@@ -30,13 +30,13 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Print a row a way: percent right of the held-out scenes, captions that differ from greedy's, seconds."""
+    """Print a row for each way: the percentage of right captions, the captions that differ from greedy, the seconds."""
     folder = Path(sys.argv[1])
     cache = Cache.open(folder / "cache.h5")
     rows = np.concatenate([tables.embedding[tables.split == SPLITS.index("val")] for tables in cache.tables()])
     truth = [dataset.make_scene(number) for number in dataset.held_out(cache.images)]
     captioner = Captioner.from_checkpoint(folder / "checkpoints", device="cpu", precision="fp32")
-    captioner(rows[:32])  # warm
+    captioner(rows[:32])  # warms up
     greedy: list[str] = []
     for name, options in WAYS.items():
         begin = time.perf_counter()

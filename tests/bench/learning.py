@@ -1,10 +1,10 @@
-"""Whether packing hurts learning: validation loss against captions seen and against seconds, for every way to train.
+"""Measure whether packing hurts learning: the validation loss against captions seen and against seconds.
 
 CLIPCAP_SHARED=... python tests/bench/learning.py OUTPUT.png
 
-Real pictures (Flickr8k through a frozen MobileNetV2) and real captions; a small GPT-2 and an MLP mapper from scratch;
-(a), (b) and (c) of tests/bench/arms.py, (c) with both samplings, three seeds each, the same schedule of the rate. One
-run after the other; the clock stands still while the validation loss is computed, which is done alike for all, in fp32.
+The data are the images of Flickr8k, as embeddings of a frozen MobileNetV2, and their captions. A small GPT-2 and an MLP
+mapper are trained from scratch by each loop of tests/bench/arms.py, ours with both samplings, with three seeds and the
+same learning-rate schedule. One run follows the other. The clock stops during validation, which is in fp32 for all.
 """
 
 import argparse
@@ -22,7 +22,7 @@ WIDTH, LAYERS, PREFIX = 128, 4, 10
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the plot; the figures go beside it as JSON")
     parser.add_argument("--images", type=int, default=2000, help="of Flickr8k's 6,000 for training")
@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
 
 
 def make_cache(folder: Path) -> Path:
-    """The embeddings as a cache, with Flickr8k's own splits; made once."""
+    """Make the cache of the embeddings, and return the path of its index."""
     from clipcap.precompute.cli import main
 
     shared = Path(os.environ["CLIPCAP_SHARED"]) / "data"
@@ -50,7 +50,7 @@ def make_cache(folder: Path) -> Path:
 
 
 def load(index: Path, images: int, device: Any) -> tuple[Any, Any]:
-    """What is trained on, and 250 pictures that are not, by the names in Flickr8k's lists."""
+    """Load the captions to train on, and those of 250 other images, after Flickr8k's lists."""
     from dataclasses import replace
 
     import numpy as np
@@ -72,7 +72,7 @@ def load(index: Path, images: int, device: Any) -> tuple[Any, Any]:
 
 
 def run(arm: str, seed: int, train: Any, val: Any, options: argparse.Namespace, device: Any) -> list[list[float]]:
-    """One run: captions seen, seconds, validation loss, at each point."""
+    """Train once, and return the captions seen, the seconds and the validation loss at each point."""
     import numpy as np
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -122,7 +122,7 @@ def run(arm: str, seed: int, train: Any, val: Any, options: argparse.Namespace, 
 
 
 def draw(runs: dict[str, list[list[list[float]]]], output: Path) -> None:
-    """Two panels, against captions seen and against seconds: each seed faintly, their mean on top."""
+    """Draw the loss against captions seen and against seconds: each seed in a faint colour, their mean on top."""
     from PIL import Image, ImageDraw, ImageFont
 
     width, height, margin = 620, 420, 60
@@ -157,7 +157,7 @@ def draw(runs: dict[str, list[list[list[float]]]], output: Path) -> None:
 
 
 def main() -> None:
-    """Train everything, print a table, draw."""
+    """Train with every loop and seed, print a table, and draw the plot."""
     options = arguments()
     from clipcap.train.engine.allocator import keep_freed_memory
 
@@ -183,7 +183,7 @@ def main() -> None:
 
 
 def report(runs: dict[str, list[list[list[float]]]]) -> None:
-    """A row an arm: the loss at the end, its seconds, and how long until the loss with which the published run ends."""
+    """Print a row for each loop: the final loss, the seconds, and the time to reach the published loop's loss."""
     reached = statistics.mean(points[-1][2] for points in runs["published"])
     print(f"| | validation loss at the end: mean (least to most of the seeds) | seconds | until {reached:.3f} |")
     print("|---|---|---|---|")

@@ -1,4 +1,4 @@
-"""How long a cache takes to open, to read and to verify, a shard: COCO-sized shards and many small ones.
+"""Measure the time per shard to open, read and verify a cache: one of COCO's size, and one of many small shards.
 
 python tests/bench/open_cache.py
 """
@@ -23,14 +23,14 @@ TEXT = "A man riding a wave on top of a surfboard."
 
 
 def fingerprint() -> Fingerprint:
-    """A recipe; what it says does not matter here."""
+    """Return a fingerprint. Its values do not matter here."""
     names = dict.fromkeys(Fingerprint.__dataclass_fields__, "x")
     numbers = {"width": 512, "batch_size": 128, "shard_size": 4096, "split_seed": None, "normalized": False}
     return Fingerprint.from_json(json.dumps({**names, **numbers, "preprocess": {}}))
 
 
 def make(folder: Path, shards: int, images: int) -> Path:
-    """A cache of random embeddings with five captions of 13 tokens a picture."""
+    """Write a cache of random embeddings with five captions of 13 tokens for each image, and return its index."""
     generator = np.random.default_rng(0)
     recipe = fingerprint()
     entries = []
@@ -56,7 +56,7 @@ def make(folder: Path, shards: int, images: int) -> Path:
 
 
 def median(action: Callable[[], object]) -> float:
-    """Median seconds of several calls, after one that is not counted."""
+    """Return the median seconds of several calls, after one that is not counted."""
     times = []
     for _ in range(REPEATS + 1):
         begin = time.perf_counter()
@@ -66,17 +66,17 @@ def median(action: Callable[[], object]) -> float:
 
 
 def read(cache: Cache) -> int:
-    """All tables, one shard at a time."""
+    """Read all tables, one shard at a time, and return the number of images."""
     return sum(len(tables.id) for tables in cache.tables())
 
 
 def verify(cache: Cache) -> int:
-    """All sums."""
+    """Verify every shard, and return the number of shards."""
     return sum(1 for _ in cache.verify())
 
 
 def main() -> None:
-    """Print a row a size."""
+    """Print a row for each size of cache."""
     for shards, images in ((28, 4096), (2000, 2)):
         with tempfile.TemporaryDirectory() as folder:
             index = make(Path(folder), shards, images)
@@ -87,7 +87,7 @@ def main() -> None:
                 "verify": median(partial(verify, cache)),
             }
             row = ", ".join(f"{name} {1000 * taken / shards:.2f} ms a shard" for name, taken in times.items())
-            print(f"{shards:,} shards of {images:,} pictures: {row}; to open all {times['open']:.2f} s")
+            print(f"{shards:,} shards of {images:,} images: {row}; to open all {times['open']:.2f} s")
             sys.stdout.flush()
 
 

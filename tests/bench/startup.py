@@ -1,8 +1,8 @@
-"""How long `--help` of every command takes, as a person waits for it: whole processes, the median of several.
+"""Measure the time that `--help` of every command takes, as whole processes, beside that of the bare interpreter.
 
     python tests/bench/startup.py
 
-Beside it `python -c pass`, in turn with the commands: what the interpreter alone costs on this machine.
+The commands and `python -c pass` run in turn; the figures are medians.
 """
 
 import statistics
@@ -21,21 +21,21 @@ REPEATS = 15
 
 
 def seconds(arguments: list[str]) -> float:
-    """Wall-clock seconds of one process."""
+    """Return the wall-clock seconds of one process."""
     begin = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
     return time.perf_counter() - begin
 
 
 def main() -> None:
-    """Print a row a command: median, minimum, maximum, and the ratio to the bare interpreter."""
+    """Print a row for each command: median, minimum, maximum, and the ratio to the bare interpreter."""
     rows = {name: ["-m", module, "--help"] for name, module in COMMANDS.items()}
     runs = {"(python -c pass)": ["-c", "pass"], **rows}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(REPEATS + 1):
         for name, arguments in runs.items():
             taken = seconds(arguments)
-            if repeat:  # the first round warms the disk's cache
+            if repeat:  # the first round warms up the disk cache
                 times[name].append(taken)
     bare = statistics.median(times["(python -c pass)"])
     for name, taken_times in times.items():

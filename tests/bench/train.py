@@ -1,10 +1,10 @@
-"""How fast stage 2 trains: (a) as ClipCap published it, (b) a good plain loop of today, (c) ours.
+"""Measure how fast stage 2 trains: as ClipCap published it, with a modern plain loop, and with our engine.
 
 python tests/bench/train.py [--mapper mlp|transformer] [--tune all|none] [--batch-size N ...] [--arms ARM ...]
 
-The same model (GPT-2 small and the mapper, random weights), COCO's captions, one process an arm, one
-after the other in one run; each step is timed after a warm-up, and the median counts. "Useful" operations are those
-that packed captions need; MFU is what part of a matrix product's rate, measured in the same run, they come to.
+All arms train the same model (GPT-2 small and the mapper, random weights) on COCO's captions, each in a process of its
+own, one after the other. Each step is timed after a warm-up, and the median counts. "Useful" operations are those
+that packed captions need. MFU is their rate divided by the rate of a large matrix product, measured in the same run.
 """
 
 import argparse
@@ -24,28 +24,30 @@ import numpy as np
 from coco_captions import CAPTIONS, captions
 
 WIDTH, EMBEDDING, LAYERS, VOCABULARY = 768, 512, 12, 50257
-IMAGES = 2000  # in memory; how many there are does not change a step
+IMAGES = 2000  # in memory; the number does not change the time of a step
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mapper", default="mlp", choices=("mlp", "transformer"))
     parser.add_argument("--tune", default="all", choices=("all", "none"))
     parser.add_argument("--batch-size", type=int, nargs="+", default=[40])
     parser.add_argument("--arms", nargs="+", default=["published", "modern", "ours"])
-    parser.add_argument("--precision", default="auto", help="of modern and ours; published is fp32")
-    parser.add_argument("--sampling", default="image", help="of ours")
+    parser.add_argument("--precision", default="auto", help="precision of modern and ours; published uses fp32")
+    parser.add_argument("--sampling", default="image", help="sampling of ours")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=12)
-    parser.add_argument("--warmup", type=int, default=12, help="steps; published, which has one shape, takes 2")
-    parser.add_argument("--memory-gb", type=float, default=0.0, help="hold a GPU to so much")
+    parser.add_argument(
+        "--warmup", type=int, default=12, help="warm-up steps; published, whose batches have one shape, takes 2"
+    )
+    parser.add_argument("--memory-gb", type=float, default=0.0, help="limit of GPU memory; 0: none")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def make_model(options: argparse.Namespace, device: Any) -> Any:
-    """GPT-2 small behind the mapper, with dropout as GPT-2 has it."""
+    """Make the mapper and GPT-2 small, with GPT-2's own dropout."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -66,7 +68,7 @@ def make_model(options: argparse.Namespace, device: Any) -> Any:
 
 
 def corpus(device: Any) -> Any:
-    """Pictures with random embeddings, and their captions."""
+    """Make a corpus of images with random embeddings, and their captions."""
     import torch
 
     from clipcap.train.corpus.captions import Corpus
@@ -80,14 +82,14 @@ def corpus(device: Any) -> Any:
         def __getitem__(self, images: Any) -> torch.Tensor:
             return self.rows[torch.from_numpy(images).to(device)]
 
-    pictures = captions()[:IMAGES]
-    length = np.array([len(tokens) for some in pictures for tokens in some])
+    images = captions()[:IMAGES]
+    length = np.array([len(tokens) for some in images for tokens in some])
     return Corpus(
         embedding=Embeddings(),
-        image=np.repeat(np.arange(IMAGES), [len(some) for some in pictures]),
+        image=np.repeat(np.arange(IMAGES), [len(some) for some in images]),
         first_token=np.cumsum(length) - length,
         length=length,
-        token=np.array([token for some in pictures for tokens in some for token in tokens]),
+        token=np.array([token for some in images for tokens in some for token in tokens]),
         path=[],
         text=[],
         cut=0,
@@ -150,28 +152,30 @@ def run_arm(options: argparse.Namespace) -> None:
 
 
 def useful_operations(options: argparse.Namespace) -> float:
-    """Multiplications and additions that one caption of packed pictures needs, forward and backward."""
-    pictures = captions()[:IMAGES]
-    count = sum(map(len, pictures))
+    """Return the operations that one packed caption needs, forward and backward, as the mean over all."""
+    images = captions()[:IMAGES]
+    count = sum(map(len, images))
     prefix = 10 if options.mapper == "mlp" else 40
-    # What is read: each beginning once that captions of a picture have, but for whole captions.
-    beginnings = [{tuple(tokens[:n]) for tokens in some for n in range(1, len(tokens))} for some in pictures]
+    # Rows of tokens: captions of one image share their common beginnings; the last token of a caption is only a target.
+    beginnings = [{tuple(tokens[:n]) for tokens in some for n in range(1, len(tokens))} for some in images]
     words = sum(map(len, beginnings))
-    rows = words + prefix * len(pictures)
-    seen = len(pictures) * prefix * (prefix + 1) / 2 + sum(prefix + len(one) for some in beginnings for one in some)
+    rows = words + prefix * len(images)
+    seen = len(images) * prefix * (prefix + 1) / 2 + sum(prefix + len(one) for some in beginnings for one in some)
     if options.mapper == "mlp":
-        mapper = len(pictures) * (EMBEDDING * prefix * WIDTH // 2 + (prefix * WIDTH) ** 2 // 2)
+        mapper = len(images) * (EMBEDDING * prefix * WIDTH // 2 + (prefix * WIDTH) ** 2 // 2)
     else:
-        positions = 2 * prefix * len(pictures)
+        positions = 2 * prefix * len(images)
         mapper = positions * 8 * 8 * WIDTH**2 + 8 * positions * 2 * (2 * prefix) * WIDTH
-        mapper += len(pictures) * EMBEDDING * prefix * WIDTH
-    products = rows * LAYERS * 12 * WIDTH**2 + (words + len(pictures)) * WIDTH * VOCABULARY + seen * LAYERS * 2 * WIDTH
-    passes = 3 if options.tune == "all" else 2  # forward, activations, and weights where they train
+        mapper += len(images) * EMBEDDING * prefix * WIDTH
+    products = rows * LAYERS * 12 * WIDTH**2 + (words + len(images)) * WIDTH * VOCABULARY + seen * LAYERS * 2 * WIDTH
+    passes = (
+        3 if options.tune == "all" else 2
+    )  # forward, gradients of activations, and gradients of weights where GPT-2 trains
     return float(2 * (passes * products + 3 * mapper) / count)
 
 
 def matrix_rate(options: argparse.Namespace) -> tuple[float, str]:
-    """Operations a second of a large matrix product, in bf16 where the device has it; and the device's name."""
+    """Return the operations per second of a large matrix product, in bf16 where possible, and the device's name."""
     import torch
 
     from clipcap.data.pretrained.device import choose_device, has_bf16
@@ -200,7 +204,7 @@ def _cpu_name() -> str:
 
 
 def main() -> None:
-    """Run the arms one after the other, and print a table."""
+    """Run all arms one after the other, and print a table."""
     options = arguments()
     if options.one:
         run_arm(options)
