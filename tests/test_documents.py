@@ -64,6 +64,14 @@ def test_the_map_lists_every_file_of_the_code() -> None:
     assert sorted(listed) == sorted(names)
 
 
+def test_every_module_opens_with_one_sentence_on_one_line() -> None:
+    for folder in generate.FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            first, *rest = generate.docstring(path).splitlines()
+            assert first.endswith("."), (path, first)
+            assert not rest or not rest[0], (path, rest[0])
+
+
 def test_the_reference_of_options_is_generated_from_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")  # the width of the terminal must not matter
     assert generate.OPTIONS.read_text() == generate.options_reference(), "run `make docs`"
