@@ -33,7 +33,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # for models of this size, more threads are slower
 
 
-SLOW_FIXTURES = ("demo_run",)
+SLOW_FIXTURES = ("demo_run", "trained")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
