@@ -1,6 +1,8 @@
-"""Opening checkpoints of the systems before ours. One file a system; a new one is its file and its line in `SYSTEMS`.
+"""Opens checkpoints of other captioning systems. A new system is one file with a `System`, and its line in `SYSTEMS`.
 
-Nothing in such a file is run: they are read as tensors, texts and numbers, and refused where they name anything else.
+A `System` recognises its weights by their names, reads all sizes from their shapes, and renames them to ours (base.py).
+How it decodes is a strategy in caption/decoding/. Nothing in a file is run: it is read as tensors, texts and numbers,
+and refused if it names anything else.
 """
 
 import zipfile
@@ -28,7 +30,7 @@ SYSTEMS: dict[str, System] = {
     "jmisilo": Jmisilo(),
     "lahdhirim": Lahdhirim(),
 }
-# Where a file that holds more than weights has them.
+# Keys under which files that hold more than weights have them.
 _WEIGHTS = ("model_state_dict", "caption_model_state_dict", "state_dict")
 
 
@@ -37,10 +39,10 @@ def open_foreign(path: Path, heads: int | None = None) -> ForeignCheckpoint:
 
     Args:
         path: a `.pt` or `.pkl` file.
-        heads: of GPT-2's attention, where they are not those of a published size.
+        heads: of GPT-2's attention, if it does not have a published size.
 
     Raises:
-        CheckpointError: it cannot be read, would run code, or is of no system that is known here.
+        CheckpointError: it cannot be read, would run code, or belongs to no system in `SYSTEMS`.
     """
     try:
         state = _weights(_read(path))
@@ -52,35 +54,37 @@ def open_foreign(path: Path, heads: int | None = None) -> ForeignCheckpoint:
                 return system.convert(state, heads)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from error
-            except (IndexError, KeyError, ValueError, RuntimeError) as error:  # tensors of shapes that nobody expects
-                raise CheckpointError(f"{path}: its tensors have odd shapes ({one_line(error)[:120]})") from error
+            except (IndexError, KeyError, ValueError, RuntimeError) as error:  # tensors with unexpected shapes
+                raise CheckpointError(
+                    f"{path}: its tensors have unexpected shapes ({one_line(error)[:120]}); use another"
+                ) from error
     raise CheckpointError(
-        f"{path} is a checkpoint of no system that is known here ({', '.join(SYSTEMS)}); give the folder that "
-        "clipcap-train wrote, or a file of theirs"
+        f"{path} is not a checkpoint of a known system ({', '.join(SYSTEMS)}); give one of those, or the folder that "
+        "clipcap-train wrote"
     )
 
 
 def load_foreign(
     path: Path, *, tokenizer: str | None = None, normalize: bool = False, heads: int | None = None
 ) -> "tuple[ForeignModel, PreTrainedTokenizerBase, CheckpointConfig]":
-    """A checkpoint of another system as `load_checkpoint` gives ours: float32, on the CPU, in evaluation mode.
+    """Load a checkpoint of another system, as `load_checkpoint` loads ours: float32, on the CPU, in evaluation mode.
 
     Args:
         path: a `.pt` or `.pkl` file.
-        tokenizer: name or folder; by default GPT-2's, which all of them use.
-        normalize: whether it was trained on rows of length 1, which the file does not say.
-        heads: of GPT-2's attention, where they are not those of a published size.
+        tokenizer: name or folder; by default GPT-2's, which all of these systems use.
+        normalize: whether the model was trained on embeddings of length 1, which the file does not say.
+        heads: of GPT-2's attention, if it does not have a published size.
 
     Raises:
-        CheckpointError: it cannot be read, would run code, is incomplete, or of no system that is known here.
-        ModelError: the tokenizer cannot be had.
+        CheckpointError: it cannot be read, would run code, is incomplete, or belongs to no system in `SYSTEMS`.
+        ModelError: the tokenizer cannot be loaded.
     """
     found = open_foreign(path, heads)
-    words = load_tokenizer(tokenizer or TOKENIZER)
-    if len(words) > found.lm_config["vocab_size"]:
-        fact = f"{path} knows {found.lm_config['vocab_size']:,} tokens, the tokenizer has {len(words):,}"
-        raise CheckpointError(f"{fact}; name the one that belongs to it with --tokenizer")
-    end = words.eos_token_id
+    loaded = load_tokenizer(tokenizer or TOKENIZER)
+    if len(loaded) > found.lm_config["vocab_size"]:
+        fact = f"{path} has {found.lm_config['vocab_size']:,} tokens, the tokenizer has {len(loaded):,}"
+        raise CheckpointError(f"{fact}; give the tokenizer of the checkpoint as `tokenizer`")
+    end = loaded.eos_token_id
     assert isinstance(end, int), end
     try:
         model = found.build(end)
@@ -99,24 +103,24 @@ def load_foreign(
             normalized=normalize,
             quick_gelu=found.pretrained == "openai",
             tokenizer=tokenizer or TOKENIZER,
-            tokenizer_sha256=tokenizer_sha256(words),
+            tokenizer_sha256=tokenizer_sha256(loaded),
         ),
         training={},
         progress={},
         system=found.system,
     )
-    return model, words, config
+    return model, loaded, config
 
 
 def _read(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         return read_torch(path)
     content = read_pickle(path, STUBS)
-    return read_torch(path) if isinstance(content, int) else content  # a number begins what torch wrote before 1.6
+    return read_torch(path) if isinstance(content, int) else content  # files of torch before 1.6 begin with a number
 
 
 def _weights(content: Any) -> State:
-    """The tensors in what was read; none where it holds none."""
+    """The tensors by name in what was read; empty if it holds none."""
     if not isinstance(content, dict):
         return {}
     inner = next((content[name] for name in _WEIGHTS if isinstance(content.get(name), dict)), content)

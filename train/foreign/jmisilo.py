@@ -1,7 +1,7 @@
-"""CLIPxGPT's checkpoints (jmisilo/clip-gpt-captioning, and its ViT-g-14 + GPT-2 XL fork).
+"""Checkpoints of CLIPxGPT (jmisilo/clip-gpt-captioning, and its ViT-g-14 + GPT-2 XL fork).
 
-Released files are a bare state dict, those of its training hold it as `model_state_dict`: `mp.*` is the mapper,
-`td.model.*` GPT-2, and `ie.*` the frozen CLIP, which is left out. The encoder is CLIP before its projection.
+Released files are a bare state dict; files of its training hold it as `model_state_dict`. `mp.*` is the mapper,
+`td.model.*` is GPT-2, and `ie.*` is the frozen CLIP, which is left out. Embeddings are CLIP's before its projection.
 """
 
 import torch
@@ -23,12 +23,12 @@ _ENCODERS = {1024: ("ViT-L-14", "openai"), 1408: ("ViT-g-14", "laion2b_s12b_b42k
 
 
 class JmisiloModel(ForeignModel):
-    """GPT-2 behind a beginning-of-text token and the prefix, with positions added by hand, and again by GPT-2."""
+    """GPT-2 after a beginning-of-text token and the prefix, with position embeddings added twice, as CLIPxGPT does."""
 
     def next_logits(self, start: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-        """What their loop computes in its step number T: logits at all 1 + K + T positions.
+        """Compute what step T of CLIPxGPT's decoding loop computes: logits at all 1 + K + T positions.
 
-        Their first step adds the positions to the beginning in place, so every later one finds them there already.
+        The first step of that loop adds the position embeddings to the start in place, so later steps add them again.
 
         Args:
             start: float (B, 1 + K, D), as `start` makes it.
@@ -46,7 +46,7 @@ class JmisiloModel(ForeignModel):
         return logits
 
     def start(self, embedding: torch.Tensor) -> torch.Tensor:
-        """What the text is begun with: float (B, 1 + K, D)."""
+        """What the text starts with, a beginning-of-text token and the prefix: float (B, 1 + K, D)."""
         prefix: torch.Tensor = self.clip_project(embedding)
         begin = self.gpt.transformer.wte.weight[self.end].to(prefix.dtype)
         return torch.cat([begin.expand(len(prefix), 1, -1), prefix], dim=1)
@@ -54,7 +54,7 @@ class JmisiloModel(ForeignModel):
     def target_logits(
         self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As ours: the logits that their loop would see before each token, had it said the ones before."""
+        """Compute the logits with which CLIPxGPT's loop would choose each token, given the tokens before it."""
         start = self.start(embedding)
         first = self.next_logits(start, tokens[:, :0])[:, -1:]
         later = self.next_logits(start, tokens[:, :-1])[:, start.shape[1] :] if tokens.shape[1] > 1 else first[:, :0]

@@ -1,4 +1,4 @@
-"""Checkpoints of Lahdhirim/CV-image-captioning-clip-gpt2: a pickle of weights, configurations and figures.
+"""Checkpoints of Lahdhirim/CV-image-captioning-clip-gpt2: a pickle of weights, configurations and metrics.
 
 The configurations are objects of that repository's classes, which are not imported: the weights are enough.
 """
@@ -14,12 +14,12 @@ from clipcap.train.foreign.base import (
 )
 from clipcap.train.mappers import mapper_config
 
-# Objects in the pickle that are passed over.
+# Classes of objects in the pickle that are skipped.
 STUBS = [("src.config_loader.config_loader", name) for name in ("ClipConfig", "GPT2Config", "TrainingConfig")]
 
 
 class Lahdhirim(System):
-    """`projector.0.*`, a linear with a tanh behind it, and `gpt.*`."""
+    """`projector.0.*`, a linear followed by a tanh, and `gpt.*`."""
 
     name = "lahdhirim"
 

@@ -1,7 +1,7 @@
-"""ClipCap's own checkpoints (rmokady/CLIP_prefix_caption): a bare state dict, `clip_project.*` and `gpt.*`.
+"""Checkpoints of rmokady/CLIP_prefix_caption, the original ClipCap: a bare state dict, `clip_project.*` and `gpt.*`.
 
-MLP and transformer mappers go by the names that ours have; a single linear is what their predict.py makes of an MLP
-with a prefix longer than 10. The published transformer is for RN50x4, the published MLPs for ViT-B/32.
+The weights of MLP and transformer mappers have the same names as ours. A single linear is what predict.py builds
+instead of an MLP for a prefix longer than 10. The published transformer is for RN50x4, the published MLPs for ViT-B/32.
 """
 
 from collections.abc import Mapping
@@ -49,20 +49,20 @@ class Rmokady(System):
 
 
 def export(model_state: Mapping[str, torch.Tensor], mapper: MapperConfig) -> dict[str, torch.Tensor]:
-    """Our weights as their tools load them: every key of theirs, the output layer included.
+    """Rename our weights to what the tools of rmokady load: every key that they expect, the output layer included.
 
-    Their environment has transformers 4.10, whose GPT-2 saved its attention masks with the weights and wants them back.
+    Their environment has transformers 4.10, whose GPT-2 saves its attention masks with the weights and expects them.
 
     Args:
         model_state: the state of a `ClipCapModel`.
         mapper: its configuration.
 
     Raises:
-        CheckpointError: they have no such mapper.
+        CheckpointError: that system has no such mapper.
     """
     single = isinstance(mapper, LinearMapper) and not mapper.tanh
     if mapper.patches or not (mapper.kind in ("mlp", "transformer") or single):
-        raise CheckpointError(f"rmokady's code has no mapper like this one ({mapper.kind}); only mlp and transformer")
+        raise CheckpointError(f"rmokady's code has no mapper {mapper.kind}; it has mlp and transformer")
     renamed = {"clip_project.linear.weight": "clip_project.weight", "clip_project.linear.bias": "clip_project.bias"}
     state = {(renamed.get(name, name) if single else name): tensor.clone() for name, tensor in model_state.items()}
     state["gpt.lm_head.weight"] = state["gpt.transformer.wte.weight"]
@@ -92,7 +92,7 @@ def _mapper_config(mapper: Mapping[str, torch.Tensor], width: int) -> MapperConf
         kind, first = "linear", "linear.weight"
         prefix_length = quotient(sizes(mapper, first)[0], width, "linear")
     else:
-        raise CheckpointError(f"its mapper is none of ClipCap's (it has {next(iter(mapper))})")
+        raise CheckpointError(f"its mapper is not one of ClipCap's (it has {next(iter(mapper))}); use another")
     return mapper_config(
         kind=kind,
         embedding_width=sizes(mapper, first)[1],

@@ -1,7 +1,9 @@
-"""The captioning model: a mapper's prefix in front of GPT-2, its loss, and its continuation.
+"""The captioning model: a mapper's prefix in front of GPT-2, with its plain loss and the continuation of a prefix.
 
-B captions, T tokens of the longest, K positions of the prefix, D width, d numbers in an embedding, t patches, V
-vocabulary.
+    embedding (B, d) -> mapper -> prefix (B, K, D) | tokens (B, T) -> GPT-2 -> logits (B, K + T, V)
+
+Letters for shapes: B captions, T tokens of the longest, K positions of the prefix, D width of the language model, d
+numbers in an embedding, t patches, V vocabulary.
 """
 
 from typing import Any
@@ -15,23 +17,23 @@ from clipcap.train.mappers.module import Mapper
 
 
 class ClipCapModel(nn.Module):
-    """A mapper and a GPT-2, under the names that ClipCap's checkpoints give them.
+    """A mapper and a GPT-2, as attributes with the names that ClipCap's checkpoints have for them.
 
     Args:
-        mapper: embedding -> prefix.
-        lm: the language model; its width is the mapper's `lm_width`.
+        mapper: makes the prefix of an embedding.
+        lm: the language model, whose width is the mapper's `lm_width`.
     """
 
     def __init__(self, mapper: Mapper, lm: GPT2LMHeadModel) -> None:
         super().__init__()
         self.clip_project = mapper
         self.gpt = lm
-        # transformers fills what a call leaves open from here: a folder's own defaults would change what greedy means.
+        # transformers takes missing options of a call from here; a folder's own defaults would change greedy decoding.
         self.gpt.generation_config = GenerationConfig()
 
     @property
     def end(self) -> int:
-        """The token that ends a caption."""
+        """The id of the token that ends a caption."""
         end = self.gpt.config.eos_token_id
         assert isinstance(end, int), end
         return end
@@ -39,9 +41,9 @@ class ClipCapModel(nn.Module):
     def target_logits(
         self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The logits that predict each caption token, and these tokens; padding and prefix have none.
+        """Compute the logits that predict each caption token. Padding and prefix have none.
 
-        Position K - 1, the last of the prefix, predicts the first token; the last token is predicted, never read.
+        The last position of the prefix, K - 1, predicts the first token; the last token is predicted but never read.
 
         Args:
             embedding: float (B, d) or (B, t, d).
@@ -49,12 +51,13 @@ class ClipCapModel(nn.Module):
             lengths: int64 (B), real tokens in each row, at least 1.
 
         Returns:
-            Logits, float (N, V), and tokens, int64 (N): N is the sum of `lengths`, row after row.
+            Logits, float (N, V), and the tokens that they predict, int64 (N). N is the sum of `lengths`; captions come
+            one after the other.
         """
         prefix = self.clip_project(embedding)  # (B, K, D)
-        words = self.gpt.transformer.wte(tokens[:, :-1])  # (B, T - 1, D)
-        inputs = torch.cat([prefix.to(words.dtype), words], dim=1)
-        # No attention mask: attention is causal and padding is at the right, so no real token ever sees any.
+        read = self.gpt.transformer.wte(tokens[:, :-1])  # (B, T - 1, D)
+        inputs = torch.cat([prefix.to(read.dtype), read], dim=1)  # (B, K + T - 1, D)
+        # No attention mask: attention is causal and padding is at the right, so no real token sees padding.
         hidden = self.gpt.transformer(inputs_embeds=inputs, use_cache=False).last_hidden_state
         hidden = hidden[:, self.clip_project.config.prefix_length - 1 :]  # (B, T, D)
         real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]  # (B, T)
@@ -63,27 +66,31 @@ class ClipCapModel(nn.Module):
     def token_losses(
         self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, label_smoothing: float = 0.0
     ) -> torch.Tensor:
-        """The loss of every caption token, and of nothing else: float32 (sum of lengths), in nats, row after row.
+        """Compute the loss of every caption token.
 
         Args:
             embedding, tokens, lengths: as for `target_logits`.
-            label_smoothing: the part of the target's probability that is spread over all tokens (arXiv:1512.00567).
+            label_smoothing: share of the target's probability that is spread over all tokens (arXiv:1512.00567).
+
+        Returns:
+            float32 (N), in nats. N is the sum of `lengths`; captions come one after the other.
         """
         logits, targets = self.target_logits(embedding, tokens, lengths)
         return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
 
     @torch.no_grad()
     def continue_prefix(self, embedding: torch.Tensor, *, end: int | None = None, **options: Any) -> torch.Tensor:
-        """Let GPT-2 go on after the prefix, through transformers' own `generate`.
+        """Let GPT-2 continue the prefix with transformers' own `generate`.
 
         Args:
             embedding: float (B, d) or (B, t, d).
-            end: the token that ends a text; by default that of the language model.
-            options: of `GenerationConfig`, as `max_new_tokens`, `num_beams`, `num_return_sequences`; and `tokenizer`,
-                which `stop_strings` needs.
+            end: id of the token that ends a text; by default the language model's.
+            options: of `GenerationConfig`, such as `max_new_tokens`, `num_beams` and `num_return_sequences`; and
+                `tokenizer`, which `stop_strings` needs.
 
         Returns:
-            int64 (B * num_return_sequences, at most max_new_tokens), `end` at the end and after it.
+            Token ids, int64 (B * num_return_sequences, at most max_new_tokens). Texts that end earlier are padded with
+            `end`.
         """
         prefix = self.clip_project(embedding)
         end = self.end if end is None else end
@@ -101,7 +108,7 @@ class ClipCapModel(nn.Module):
 
 
 def train_mode(model: ClipCapModel) -> None:
-    """Switch dropout on where something is trained; a frozen language model stays as it is in use."""
+    """Put the model into training mode. A language model that is frozen as a whole stays in evaluation mode."""
     model.train()
     if not any(parameter.requires_grad for parameter in model.gpt.parameters()):
         model.gpt.eval()

@@ -193,15 +193,15 @@ def test_a_file_that_would_run_code_is_refused_by_name(
         (lambda t: t.pop("gpt.transformer.ln_f.bias"), "lacks gpt.transformer.ln_f.bias"),
         (
             lambda t: t.update({"gpt.transformer.wpf.weight": torch.ones(1)}),
-            "has gpt.transformer.wpf.weight, which is of",
+            "gpt.transformer.wpf.weight",
         ),
         (lambda t: t.pop("gpt.transformer.wte.weight"), "holds no GPT-2 under gpt.*"),
-        (lambda t: t.pop("clip_project.model.2.weight"), "its mapper is none of ClipCap's"),
+        (lambda t: t.pop("clip_project.model.2.weight"), "clip_project.model.0.weight"),
         (
             lambda t: t.update({"gpt.lm_head.weight": torch.ones(2, 2)}),
             "an output layer that is not its input embedding",
         ),
-        (lambda t: [t.pop(name) for name in list(t) if name.startswith("clip")], "of no system that is known here"),
+        (lambda t: [t.pop(name) for name in list(t) if name.startswith("clip")], "rmokady, jmisilo, lahdhirim"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(
