@@ -113,7 +113,7 @@ def test_frozen_weights_leave_less_behind() -> None:
         tune(model, tuning)
         kept[tuning] = memory._kept_bytes(PackedLoss(model), NARROW, BATCHES[1], CPU, "fp32")
     batch = NARROW.packed(BATCHES[1], PREFIX)
-    rows, used, blocks = len(batch.position), len(batch.used), len(model.gpt.transformer.h)
+    rows, used, blocks = len(batch.position), len(batch.predicting_row), len(model.gpt.transformer.h)
     inputs = 7 * rows * (blocks - 1) + 2 * rows + 5 * used  # the last block's feed-forward has fewer rows
     assert kept["all"] - kept["none"] >= 4 * model.gpt.config.n_embd * inputs
     assert kept["none"] > 0
