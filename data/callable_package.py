@@ -1,4 +1,4 @@
-"""Packages that can be called: `clipcap.train` is a package and, under the same name, the function of its stage.
+"""Packages that can be called: `clipcap.train` is a package and, under the same name, a function.
 
 Python makes a submodule an attribute of its parent, so a function of the same name would disappear with the first
 import below the package. A package that can be called keeps both.

@@ -1,4 +1,4 @@
-"""What long work shows on stderr: a bar in a terminal, a plain line every few seconds in a pipe."""
+"""The progress of long work on stderr: a bar in a terminal, a plain line every few seconds in a pipe."""
 
 import logging
 import sys
@@ -14,12 +14,12 @@ LINE_EVERY = 10.0  # seconds between two lines in a pipe
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 picture`, `2,048 pictures`."""
+    """A count with its noun: `1 image`, `2,048 images`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
-    """`8s`, `3m 20s`, `7h 05m`."""
+    """A duration in seconds as people write it: `8s`, `3m 20s`, `7h 05m`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -29,14 +29,14 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """How far a loop has come: count, rate, time left, what was skipped, and a word of the loop's own.
+    """Shows how far a loop has come: count, rate, time left, how many were skipped, and a remark.
 
     Args:
         what: the activity, as a verb: `encoding`.
-        unit: what is counted, in the plural: `pictures`.
-        total: how many there are, or None where nobody knows.
-        done: how many were there already when this run began (they do not count for the rate).
-        bar: whether a bar may be drawn where stderr is a terminal.
+        unit: what is counted, in the plural: `images`.
+        total: how many there are, or None if that is not known.
+        done: how many were done before this run. They do not count for the rate.
+        bar: whether a bar may be drawn if stderr is a terminal.
     """
 
     def __init__(self, what: str, unit: str, total: int | None, done: int = 0, *, bar: bool = True) -> None:
@@ -70,7 +70,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, count: int = 1, skipped: int = 0, remark: str = "") -> None:
-        """Count `count` more as done, `skipped` of them as left out."""
+        """Count `count` more as done, `skipped` of them as skipped; `remark` replaces the last remark."""
         self.done += count
         self.skipped += skipped
         self.remark = remark or self.remark
@@ -81,7 +81,7 @@ class Progress:
             logger.info(f"{self.what} {self.text()}")
 
     def text(self) -> str:
-        """The state on one line: `512/118,287 pictures, 230.1/s, 8m 32s left, 3 skipped`."""
+        """The state on one line: `512/118,287 images, 230.1/s, 8m 32s left, 3 skipped`."""
         elapsed = max(time.monotonic() - self._start, 1e-9)
         rate = (self.done - self._done_before) / elapsed
         count = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"

@@ -1,19 +1,24 @@
-"""The frame around the commands: exit statuses and one-line errors."""
+"""The frame of the commands: exit statuses and one-line errors."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import pytest
 import typer
 
-from clipcap.data.command.app import Debug, new_app, run_command
+from clipcap.data.command.app import Debug, Version, command, new_app, run_command
 from clipcap.data.errors import CacheError
+from clipcap.data.version import program_version
 
 
 def leave(action: Callable[[], None], arguments: list[str]) -> int:
     app = new_app()
 
-    @app.command()
-    def command(number: int = 0, debug: Debug = False) -> None:
+    @command(app, examples="")
+    def program(number: int = 0, debug: Debug = False, version: Version = False) -> None:
         action()
 
     with pytest.raises(SystemExit) as leaving:
@@ -67,3 +72,41 @@ def test_a_wrong_command_line_is_one_line_and_status_2(
 def test_success_is_status_0() -> None:
     assert leave(lambda: None, ["--number", "3"]) == 0
     assert leave(fail_with(typer.Exit()), []) == 0
+
+
+def test_help_lists_options_in_groups_with_examples_last(capsys: pytest.CaptureFixture[str]) -> None:
+    app = new_app()
+
+    @command(app, examples="clipcap-test one\nclipcap-test two  # not wrapped")
+    def program(
+        epochs: Annotated[int, typer.Option(rich_help_panel="Training", help="Passes.")] = 3, debug: Debug = False
+    ) -> None:
+        pass
+
+    for option in ("-h", "--help"):
+        with pytest.raises(SystemExit) as leaving:
+            run_command(app, "clipcap-test", [option])
+        assert leaving.value.code == 0
+        out = capsys.readouterr().out
+        headings = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+        assert headings == ["Training:", "Other:", "Examples:"]
+        assert out.endswith("  clipcap-test one\n  clipcap-test two  # not wrapped\n")
+
+
+def test_version_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(lambda: None, ["--version"]) == 0
+    assert capsys.readouterr().out == f"clipcap-test {program_version()}\n"
+
+
+def test_parameters_in_backticks_become_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(fail_with(CacheError("`number` is too large for `something_else`")), []) == 2
+    assert capsys.readouterr().err == "clipcap-test: --number is too large for `something_else`\n"
+
+
+def test_shell_completion_completes_options() -> None:
+    environment = {**os.environ, "_CLIPCAP_TRAIN_COMPLETE": "complete_bash", "COMP_WORDS": "clipcap-train --sam"}
+    code = "from clipcap.train.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**environment, "COMP_CWORD": "1"}, capture_output=True, text=True, check=True
+    )
+    assert "--sampling" in done.stdout.split()

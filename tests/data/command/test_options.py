@@ -1,4 +1,4 @@
-"""`--config` and `--preset`: what is on the command line goes before the file, the file before the preset."""
+"""`--config` and `--preset`: the command line wins over the file, the file over the preset."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,9 @@ def options(small_cache: Path, lm_folder: Path) -> list[Any]:
     return [small_cache, "--lm", lm_folder, "--epochs", 1, "--device", "cpu", "--precision", "fp32"]
 
 
-def test_a_file_and_a_preset_and_the_command_line(tmp_path: Path, run: Any, options: list[Any]) -> None:
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(
+    tmp_path: Path, run: Any, options: list[Any]
+) -> None:
     (tmp_path / "run.toml").write_text('preset = "visual-tokens"\nlr = 0.5e-3\nprefix-length = 3\ntune = "from:1"\n')
     arguments = [*options, "-o", tmp_path / "run", "--config", tmp_path / "run.toml"]
     result = run("train", *arguments, "--prefix-length", 4)
@@ -34,7 +36,7 @@ def test_a_file_and_a_preset_and_the_command_line(tmp_path: Path, run: Any, opti
     assert "was started with --prefix-length 4, not 3" in run("train", *arguments, "--resume").err
 
 
-def test_of_two_presets_the_one_on_the_command_line_counts(tmp_path: Path, run: Any, options: list[Any]) -> None:
+def test_a_preset_on_the_command_line_wins_over_one_in_the_file(tmp_path: Path, run: Any, options: list[Any]) -> None:
     (tmp_path / "c.toml").write_text('preset = "visual-tokens"\n')
     both = ["--config", tmp_path / "c.toml"], ["--preset", "clipcap-mlp"]
     for i, order in enumerate(([*both[0], *both[1]], [*both[1], *both[0]])):
@@ -43,7 +45,7 @@ def test_of_two_presets_the_one_on_the_command_line_counts(tmp_path: Path, run: 
         assert (found["mapper"], found["subset"], found["schedule"]) == ("mlp", 1.0, "linear")
 
 
-def test_json_with_everything_in_it(tmp_path: Path, run: Any, options: list[Any]) -> None:
+def test_a_json_file_may_hold_every_option(tmp_path: Path, run: Any, options: list[Any]) -> None:
     cache, _, lm, *_ = options
     content = {"cache": str(cache), "output": str(tmp_path / "run"), "lm": str(lm), "epochs": 1, "device": "cpu"}
     (tmp_path / "run.json").write_text(json.dumps({**content, "tanh": False, "mapper": "linear", "batch-size": 7}))
@@ -63,7 +65,9 @@ def test_json_with_everything_in_it(tmp_path: Path, run: Any, options: list[Any]
         ("c.toml", 'preset = "clipcap"', "the nearest is clipcap-mlp"),
     ],
 )
-def test_a_file_that_is_wrong(tmp_path: Path, run: Any, options: list[Any], name: str, text: str, fact: str) -> None:
+def test_a_wrong_file_is_an_error_that_names_the_key_or_the_value(
+    tmp_path: Path, run: Any, options: list[Any], name: str, text: str, fact: str
+) -> None:
     (tmp_path / name).write_text(text)
     result = run("train", *options[:1], "-o", tmp_path / "run", "--config", tmp_path / name)
     assert result.status == 2
@@ -73,7 +77,7 @@ def test_a_file_that_is_wrong(tmp_path: Path, run: Any, options: list[Any], name
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_both_stages_take_their_half_of_every_preset(tmp_path: Path, run: Any, coco: Path, preset: str) -> None:
+def test_both_stages_take_every_preset(tmp_path: Path, run: Any, coco: Path, preset: str) -> None:
     assert run("precompute", coco, "--dry-run", "--preset", preset).status == 0
     assert "does not exist" in run("train", tmp_path / "none.h5", "--preset", preset).err
 
