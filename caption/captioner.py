@@ -1,19 +1,21 @@
-"""What a person holds: a checkpoint that captions pictures and embeddings.
+"""`Captioner`: a checkpoint that captions images and embeddings, and scores captions.
 
     captioner = Captioner.from_checkpoint("checkpoints/best")
-    captioner("dog.jpg")                     # one caption
-    captioner(["dog.jpg", "cat.jpg"])        # a list of them
-    captioner(embeddings)                    # (n, d): a list; no CLIP is loaded
-    captioner.score(embeddings, captions)    # the loss of each token
+    captioner("dog.jpg")                            # "A dog runs on grass."
+    captioner(["dog.jpg", "cat.jpg"])               # a list of two captions
+    captioner("dog.jpg", decode="beam", n=3)        # a list of three captions, best first
+    captioner(embeddings)                           # float (n, d): a list of n captions; CLIP is not loaded
+    captioner.encode(["dog.jpg"])                   # float32 (1, d)
+    captioner.score(embeddings, captions)           # the loss of each token of each caption, in nats
 
-n pictures or embeddings, d numbers in an embedding. Where a model was trained on patches, an embedding is (t, d), and
-every (n, d) here is (n, t, d).
+n images or embeddings, d numbers in an embedding. For a model that was trained on patches, an embedding is (t, d), and
+(n, d) below stands for (n, t, d).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 import torch
@@ -21,7 +23,8 @@ from PIL import Image
 
 from clipcap.caption.decoding.base import Strategy
 from clipcap.caption.decoding.options import DecodeOptions
-from clipcap.caption.decoding.registry import choose_strategy
+from clipcap.caption.decoding.registry import choose_strategy, infer_strategy
+from clipcap.caption.settings import CaptionerChanges, CaptionerSettings, DecodeChanges
 from clipcap.caption.trained_encoder import load_trained_encoder
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
@@ -37,22 +40,28 @@ from clipcap.train.model.find import find_checkpoint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Picture = str | Path | Image.Image
+ImageInput = str | Path | Image.Image
 Embeddings = np.ndarray[Any, Any] | torch.Tensor
 
 
 class Captioner:
-    """Captions pictures and embeddings with one checkpoint. CLIP is loaded when the first picture comes, not before.
+    """Captions images and embeddings with one model. The image encoder is loaded with the first image.
+
+    `Captioner.from_checkpoint` builds one from a checkpoint; the constructor takes a model that is loaded already.
 
     Args:
-        model: in evaluation mode, on `device`.
-        tokenizer: of its language model.
-        config: what its checkpoint says of it.
-        device: of the model, and of CLIP.
+        model: mapper and language model; moved to the device, and put into evaluation mode.
+        tokenizer: of the language model.
+        config: the configuration in the model's checkpoint.
+        settings: device, precision, batch size, and what replaces the encoder that the configuration names.
+
+    Attributes:
+        device: of the model and of the encoder.
         precision: `fp32`, `bf16` or `fp16`.
-        encoder_name: CLIP, where the checkpoint does not say which, or is to be overruled.
-        pretrained: a file or folder of CLIP weights, where the one that the checkpoint names has moved.
-        batch_size: pictures, embeddings or captions in a forward pass.
+        batch_size: images, embeddings or captions in one forward pass.
+
+    Raises:
+        UsageError: this machine has no such device.
     """
 
     def __init__(
@@ -60,213 +69,240 @@ class Captioner:
         model: ClipCapModel,
         tokenizer: "PreTrainedTokenizerBase",
         config: CheckpointConfig,
-        device: torch.device,
-        precision: str,
-        encoder_name: str | None = None,
-        pretrained: str | None = None,
-        batch_size: int = 32,
+        settings: CaptionerSettings | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.device, self.precision = device, precision
-        self.batch_size = batch_size
-        self._encoder_name, self._pretrained = encoder_name, pretrained
+        self.settings = settings or CaptionerSettings()
+        self.device = choose_device(self.settings.device)
+        self.precision = choose_precision(self.settings.precision, self.device)
+        self.batch_size = self.settings.batch_size
+        self.model, self.tokenizer, self.config = model.to(self.device).eval(), tokenizer, config
         self._encoder: Encoder | None = None
 
     @classmethod
     def from_checkpoint(
-        cls,
-        path: str | Path,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        encoder: str | None = None,
-        pretrained: str | None = None,
-        tokenizer: str | None = None,
-        normalize: bool = False,
-        heads: int | None = None,
-        batch_size: int = 32,
+        cls, path: str | Path, settings: CaptionerSettings | None = None, **changes: Unpack[CaptionerChanges]
     ) -> "Captioner":
-        """Open a checkpoint that `clipcap-train` wrote, or a file of one of the systems before it.
+        """Open a checkpoint of clipcap-train, or a checkpoint file of another system.
+
+            Captioner.from_checkpoint("checkpoints/best", device="cpu")
+            Captioner.from_checkpoint("coco_weights.pt", encoder="ViT-B-32")
 
         Args:
-            path: its folder, or a run's folder (then its best); or a `.pt` or `.pkl` file of rmokady's, jmisilo's or
-                Lahdhirim's code.
-            device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-            precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it, else fp32.
-            encoder: CLIP, where the checkpoint does not know it; of a foreign file, by default the published one.
-            pretrained: CLIP weights, where they are no longer where the checkpoint says.
-            tokenizer: of a foreign file; by default GPT-2's.
-            normalize: a foreign file was trained on embeddings of length 1.
-            heads: of the attention of a foreign file's GPT-2, where it is of no published size.
-            batch_size: pictures, embeddings or captions in a forward pass.
+            path: the folder of a checkpoint, or the folder of a run, which stands for its best checkpoint; or a `.pt`
+                or `.pkl` file of rmokady/CLIP_prefix_caption, jmisilo/clip-gpt-captioning or
+                Lahdhirim/CV-image-captioning-clip-gpt2.
+            settings: by default `CaptionerSettings()`.
+            changes: fields of `CaptionerSettings` with other values than in `settings`.
 
         Raises:
-            CheckpointError: there is none, or it is broken.
-            UsageError: the device or the precision is not known, or what only a foreign file lacks is given for ours.
+            CheckpointError: there is no checkpoint at `path`, or it is damaged.
+            ModelError: the tokenizer of a file of another system cannot be loaded.
+            UsageError: a setting has a value that is not allowed, this machine has no such device, or `tokenizer`,
+                `normalize` or `heads` is given for a checkpoint of clipcap-train, which records them.
         """
+        settings = replace(settings or CaptionerSettings(), **changes)
         found = find_checkpoint(Path(path))
-        where = choose_device(device)
-        arithmetic = choose_precision(precision, where)
-        model: ClipCapModel
+        choose_device(settings.device)  # an unknown device is an error before the weights are read
+        tokenizer, normalize, heads = settings.tokenizer, settings.normalize, settings.heads
         if found.is_file():
-            model, words, config = load_foreign(found, tokenizer=tokenizer, normalize=normalize, heads=heads)
-        elif tokenizer is not None or normalize or heads is not None:
+            return cls(*load_foreign(found, tokenizer=tokenizer, normalize=normalize, heads=heads), settings)
+        if tokenizer is not None or normalize or heads is not None:
             raise UsageError(
-                f"{found} knows its tokenizer, rows and heads; leave --tokenizer, --normalize, --heads out"
+                f"{found} records its tokenizer and embeddings; leave `tokenizer`, `normalize` and `heads` out"
             )
-        else:
-            model, words, config = load_checkpoint(found)
-        return cls(model.to(where), words, config, where, arithmetic, encoder, pretrained, batch_size)
+        return cls(*load_checkpoint(found), settings)
 
     @property
     def encoder(self) -> Encoder:
-        """The image encoder that the model was trained on; loaded on first use.
+        """The image encoder that the model was trained on. It is loaded on first use.
 
         Raises:
-            ModelError: it cannot be had.
-            CheckpointError: its weights are not those that the model was trained on.
+            ModelError: it cannot be loaded.
+            CheckpointError: the checkpoint does not record an encoder and the settings name none, or its weights are
+                not those that the model was trained on.
         """
         if self._encoder is None:
             self._encoder = load_trained_encoder(
-                self.config, self._encoder_name, self._pretrained, device=self.device, precision=self.precision
+                self.config,
+                self.settings.encoder,
+                self.settings.pretrained,
+                device=self.device,
+                precision=self.precision,
             )
         return self._encoder
 
+    @overload
+    def __call__(self, inputs: ImageInput, *, decode: str | None = None, **options: Unpack[DecodeChanges]) -> str: ...
+
+    @overload
     def __call__(
         self,
-        inputs: "Picture | Sequence[Picture] | Embeddings",
+        inputs: list[str] | list[Path] | list[Image.Image],
+        *,
+        decode: str | None = None,
+        **options: Unpack[DecodeChanges],
+    ) -> list[str]: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: ImageInput | Sequence[ImageInput] | Embeddings,
         *,
         decode: str | Strategy | None = None,
         n: int = 1,
-        **options: Any,
+        **options: Unpack[DecodeChanges],
+    ) -> Any: ...
+
+    def __call__(
+        self,
+        inputs: ImageInput | Sequence[ImageInput] | Embeddings,
+        *,
+        decode: str | Strategy | None = None,
+        n: int = 1,
+        **options: Unpack[DecodeChanges],
     ) -> Any:
-        """Caption pictures or embeddings.
+        """Caption images or embeddings.
 
         Args:
-            inputs: a path, a PIL picture, a list of them, or embeddings, float (n, d) or (d,), as the cache has them.
-            decode: `greedy`, `beam`, `sample`, or a strategy (which brings its own options); by default greedy, or what
-                a foreign checkpoint's own code does.
+            inputs: an image, as a path or opened by PIL, or a sequence of images; or embeddings as in the cache, float
+                (n, d), or (d,) for one of them.
+            decode: `greedy`, `beam`, `sample`, or a strategy, which has its own options. Default: the strategy that
+                the options ask for (`beams` asks for beam, `temperature` for sample); without such options greedy, or
+                what the own code of a foreign checkpoint's system does.
             n: captions of each input.
-            options: of `DecodeOptions`: max_tokens, stop, beams, temperature, top_p, ...
+            options: the other fields of `DecodeOptions`: `max_tokens`, `stop`, `beams`, `temperature`, `top_p`, ...
 
         Returns:
-            A caption for a single input, a list for several. With `n` above 1 each caption is a list, best first.
+            `str` for one input and `list[str]` for several. If `n` is above 1, a list of captions, best first, stands
+            in the place of each caption; it is shorter than `n` where the model finds no more distinct captions.
 
         Raises:
-            ImageError: a picture cannot be read.
-            UsageError: the embeddings have another width, or an option cannot be honoured.
+            ImageError: an image cannot be read.
+            ModelError, CheckpointError: the image encoder cannot be loaded, see `encoder`.
+            UsageError: the embeddings have another shape than the model takes, or the strategy cannot honour an option.
         """
-        strategy = (
-            decode if isinstance(decode, Strategy) else self.strategy(decode, DecodeOptions(captions=n, **options))
-        )
+        if isinstance(decode, Strategy):
+            strategy = decode
+        else:
+            name = infer_strategy(options, decode)
+            strategy = self.strategy(name, DecodeOptions(captions=n, **options))
         if isinstance(inputs, np.ndarray | torch.Tensor):
             single = inputs.ndim == len(self.config.mapper.embedding_shape)
             embedding = self.check_embeddings(inputs[None] if single else inputs)
         else:
             single = isinstance(inputs, str | Path | Image.Image)
-            pictures: list[Picture] = [inputs] if single else list(inputs)  # type: ignore[list-item, arg-type]
-            embedding = self.encode(pictures)
+            images: list[ImageInput] = [inputs] if single else list(inputs)  # type: ignore[list-item, arg-type]
+            embedding = self.encode(images)
         several = strategy.options.captions > 1
-        results = [some if several else some[0] for some in self.caption(embedding, strategy)]
+        results = [captions if several else captions[0] for captions in self.caption(embedding, strategy)]
         return results[0] if single else results
 
     def strategy(self, name: str | None, options: DecodeOptions) -> Strategy:
-        """The decoding strategy of that name for this model, or its own.
+        """Build the decoding strategy of a name for this model.
+
+        Args:
+            name: `greedy`, `beam` or `sample`. None takes greedy, or what the own code of the system does that a
+                foreign checkpoint comes from.
+            options: what is asked of the strategy.
 
         Raises:
-            UsageError: there is none of that name, or it cannot do what the options ask for.
+            UsageError: the system has no strategy of that name, or it cannot honour an option.
         """
         return choose_strategy(name, options, self.config.system)
 
     def caption(self, embedding: torch.Tensor, strategy: Strategy) -> list[list[str]]:
-        """The captions of each embedding, float (n, d), best first."""
+        """Caption embeddings with a strategy, `batch_size` at a time.
+
+        Args:
+            embedding: float (n, d), as `encode` and `check_embeddings` return them.
+            strategy: built by `strategy`.
+
+        Returns:
+            For each embedding its captions, best first.
+        """
         captions: list[list[str]] = []
-        for part in self._scaled(embedding).split(self.batch_size) if len(embedding) else ():
+        for rows in self._batches(self._scaled(embedding)):
             with torch.inference_mode(), autocast(self.device, self.precision):
-                captions.extend(strategy.captions(self.model, part.to(self.device), self.tokenizer))
+                captions.extend(strategy.captions(self.model, rows.to(self.device), self.tokenizer))
         return captions
 
-    def encode(self, pictures: Sequence[Picture]) -> torch.Tensor:
-        """The embeddings of pictures, float32 (n, d), as stage 1 would cache them (but not rounded to float16).
+    def encode(self, images: Sequence[ImageInput]) -> torch.Tensor:
+        """Encode images, `batch_size` at a time.
+
+        Returns:
+            float32 (n, d), on the CPU: the embeddings that stage 1 would cache, before it rounds them to float16.
 
         Raises:
-            ImageError: one cannot be read; the message names it.
+            ImageError: an image cannot be read; the message names its file.
+            ModelError, CheckpointError: the encoder cannot be loaded, see `encoder`.
         """
         parts = [torch.empty(0, *self.encoder.shape)]
-        for start in range(0, len(pictures), self.batch_size):
-            some = pictures[start : start + self.batch_size]
-            parts.append(self.encoder.encode(torch.stack([self.pixels(picture) for picture in some])))
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            parts.append(self.encoder.encode(torch.stack([self.pixels(image) for image in batch])))
         return torch.cat(parts)
 
-    def pixels(self, picture: Picture) -> torch.Tensor:
-        """What the encoder takes of a picture, uint8 (H, W, 3).
+    def pixels(self, image: ImageInput) -> torch.Tensor:
+        """Resize and crop an image as the encoder takes it.
+
+        Returns:
+            uint8 (H, W, 3).
 
         Raises:
-            ImageError: it cannot be read; the message names its file.
+            ImageError: the image cannot be read; the message names its file.
         """
-        if isinstance(picture, Image.Image):
-            return to_pixels(to_rgb(picture), self.encoder.transform)
+        if isinstance(image, Image.Image):
+            return to_pixels(to_rgb(image), self.encoder.transform)
         try:
-            return to_pixels(open_image(Path(picture)), self.encoder.transform)
+            return to_pixels(open_image(Path(image)), self.encoder.transform)
         except ImageError as error:
-            raise ImageError(f"{picture}: {error}") from error
-
-    def _scaled(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Rows of length 1, where the model was trained on such; else as they are."""
-        return torch.nn.functional.normalize(embedding, dim=-1) if self.config.encoder.normalized else embedding
+            raise ImageError(f"{image}: {error}") from error
 
     def score(self, embeddings: Embeddings, captions: Sequence[str] | Sequence[Sequence[int]]) -> list[list[float]]:
-        """The loss of each token of each caption, the end-of-text that follows it included.
+        """Compute the loss of each token of captions, given the embeddings that they describe.
 
-        Captions of rmokady's models have none: they were trained without.
+        The mean over all tokens is the validation loss of training; the sum over a caption is its negative
+        log-probability.
 
         Args:
             embeddings: float (n, d).
-            captions: n texts, one an embedding; or their tokens, to which nothing is added.
+            captions: n texts, one for each embedding; or the token ids of each, to which nothing is added.
 
         Returns:
-            A list a caption: natural-log losses (nats) of its tokens in order.
+            For each caption the losses of its tokens in order, in nats (natural logarithm). After a text comes the loss
+            of end-of-text, except with rmokady's models, which were trained without it.
 
         Raises:
-            UsageError: the numbers or widths do not fit, or a caption has nothing in it or more than fits into the
-                model.
+            UsageError: the number of captions is not that of the embeddings, the embeddings have another shape than
+                the model takes, or a caption is empty or longer than the model has positions for.
         """
         if isinstance(captions, str) or not isinstance(embeddings, np.ndarray | torch.Tensor):
             raise UsageError("score takes embeddings, (n, d), and a list of n captions; encode() makes embeddings")
         embedding = self._scaled(self.check_embeddings(embeddings))
         if len(embedding) != len(captions):
-            raise UsageError(f"{len(embedding)} embeddings and {len(captions)} captions; give one caption an embedding")
+            raise UsageError(
+                f"there are {len(embedding)} embeddings and {len(captions)} captions; give one caption for each"
+            )
         tokens = [self._tokens(caption) for caption in captions]
-        room = self.model.gpt.config.n_positions - self.config.mapper.prefix_length
-        for text, row in zip(captions, tokens, strict=True):
-            nothing = not text.strip() if isinstance(text, str) else not text
-            if nothing or len(row) > room:
-                fact = f"a caption of {0 if nothing else len(row)} tokens cannot be scored"
-                raise UsageError(f"{fact} (1 to {room} can): {text[:60]!r}")
+        self._check_lengths(captions, tokens)
         losses: list[list[float]] = []
-        for start in range(0, len(tokens), self.batch_size):
-            rows = [torch.tensor(row) for row in tokens[start : start + self.batch_size]]
-            lengths = torch.tensor([len(row) for row in rows])
-            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-            part = embedding[start : start + self.batch_size]
+        for number, rows in enumerate(self._batches(embedding)):
+            start = number * self.batch_size
+            batch = [torch.tensor(row) for row in tokens[start : start + self.batch_size]]
+            lengths = torch.tensor([len(row) for row in batch])
+            padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)  # (rows, longest)
             with torch.inference_mode(), autocast(self.device, self.precision):
                 flat = self.model.token_losses(
-                    part.to(self.device), padded.to(self.device), lengths.to(self.device)
+                    rows.to(self.device), padded.to(self.device), lengths.to(self.device)
                 ).cpu()
-            losses.extend(part.tolist() for part in flat.split(lengths.tolist()))
+            losses.extend(row.tolist() for row in flat.split(lengths.tolist()))
         return losses
 
-    def _tokens(self, caption: str | Sequence[int]) -> list[int]:
-        if not isinstance(caption, str):
-            return list(caption)
-        (tokens,) = encode_captions(self.tokenizer, [caption])
-        return tokens[:-1] if self.config.system == "rmokady" else tokens
-
     def check_embeddings(self, embeddings: Embeddings) -> torch.Tensor:
-        """Embeddings as float32 (n, d).
+        """Convert embeddings to float32 (n, d).
 
         Raises:
-            UsageError: they have another shape, or values that are not finite.
+            UsageError: they have another shape than the model takes, or values that are not finite.
         """
         rows = torch.as_tensor(embeddings).float()
         shape = self.config.mapper.embedding_shape
@@ -280,15 +316,19 @@ class Captioner:
         return rows
 
     def check_fingerprint(self, cache: Path, fingerprint: Fingerprint) -> None:
-        """Refuse a cache whose embeddings came from another encoder than this model was trained on.
+        """Check that the embeddings of a cache come from the encoder that this model was trained on.
+
+        Args:
+            cache: the index, for the error.
+            fingerprint: of the cache.
 
         Raises:
-            CheckpointError: they did.
+            CheckpointError: they come from another encoder.
         """
         trained_on = self.config.encoder
-        if self._encoder_name:
-            trained_on = replace(trained_on, encoder=self._encoder_name)
-        if trained_on.normalized:  # rows are scaled here, whatever their length
+        if self.settings.encoder:
+            trained_on = replace(trained_on, encoder=self.settings.encoder)
+        if trained_on.normalized:  # the captioner scales rows of any length
             fingerprint = replace(fingerprint, normalized=True)
         differences = trained_on.encoder_differences(fingerprint)
         if differences:
@@ -296,3 +336,25 @@ class Captioner:
                 f"this model was trained on embeddings of another encoder than those in {cache} ({differences[0]}); "
                 "caption a cache of the same encoder"
             )
+
+    def _batches(self, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+        for start in range(0, len(rows), self.batch_size):
+            yield rows[start : start + self.batch_size]
+
+    def _scaled(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Scale rows to length 1, if the model was trained on such rows."""
+        return torch.nn.functional.normalize(embedding, dim=-1) if self.config.encoder.normalized else embedding
+
+    def _tokens(self, caption: str | Sequence[int]) -> list[int]:
+        if not isinstance(caption, str):
+            return list(caption)
+        (tokens,) = encode_captions(self.tokenizer, [caption])
+        return tokens[:-1] if self.config.system == "rmokady" else tokens
+
+    def _check_lengths(self, captions: Sequence[str | Sequence[int]], tokens: list[list[int]]) -> None:
+        longest = self.model.gpt.config.n_positions - self.config.mapper.prefix_length
+        for caption, row in zip(captions, tokens, strict=True):
+            empty = not caption.strip() if isinstance(caption, str) else not caption
+            if empty or len(row) > longest:
+                fact = f"a caption of {0 if empty else len(row)} tokens cannot be scored"
+                raise UsageError(f"{fact}; give 1 to {longest} tokens: {caption[:60]!r}")

@@ -1,16 +1,20 @@
-"""What `clipcap-caption` captions: files, folders, rows of `.npy` files and caches, as a stream of batches in order."""
+"""The inputs of a captioning run: images, folders, rows of `.npy` files and caches, as a stream of batches in order."""
 
 import glob
+import hashlib
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+from clipcap.caption.images import is_captioned_image
+from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.readers.images import SUFFIXES, walk_images
 from clipcap.data.records import SPLITS, storable
@@ -18,6 +22,8 @@ from clipcap.precompute.images import choose_workers, decode_pictures
 
 if TYPE_CHECKING:
     from clipcap.caption.captioner import Captioner
+
+logger = logging.getLogger(__name__)
 
 CACHES = {".h5", ".hdf5"}
 
@@ -27,85 +33,251 @@ class Group:
     """Inputs that are captioned together.
 
     Attributes:
-        names: as results name them: a path, the `images/path` of a cached row, `rows.npy[3]`.
-        embedding: float32 (len(names), d), or (len(names), t, d).
-        skipped: (path, reason) of pictures that could not be read.
-        pictures: the files, where the inputs are pictures.
+        names: of the inputs, as results name them: a path, the `images/path` of a cached row, or `rows.npy[3]`.
+        reasons: for each input None, or why it could not be read.
+        images: the files, if the inputs are images; else empty.
+        embedding: float32 (r, d) or (r, t, d) of the r inputs that could be read; None where the caller does not need
+            the group.
     """
 
     names: list[str]
-    embedding: torch.Tensor
-    skipped: list[tuple[str, str]]
-    pictures: list[Path] = field(default_factory=list)
+    reasons: list[str | None]
+    images: list[Path]
+    embedding: torch.Tensor | None
+
+
+class _Source(Protocol):
+    """Consecutive inputs of one kind."""
+
+    def groups(self, captioner: "Captioner", start: int) -> Iterator[Group]:
+        """Read and embed the inputs in batches; groups that end before input `start` are not read."""
+
+    def names(self) -> Iterator[str]:
+        """The names of all inputs in order."""
+
+    def identity(self) -> object:
+        """What tells these inputs from others, as JSON stores it."""
 
 
 class Inputs:
-    """All inputs, in the order in which they were given.
+    """All inputs of a run in the order in which they were given. Folders are listed once, when the object is built.
 
     Args:
-        given: files, folders, `.npy` files and caches; patterns as `*.jpg`; and `-`, a list of such paths on stdin, of
-            which those that do not exist are skipped when their turn comes.
-        split: only rows of this split, of caches.
+        given: images, folders, `.npy` files of embeddings and caches; patterns such as `*.jpg`; and `-`, which reads a
+            list of paths from stdin. A file of the list that does not exist is skipped with a reason, like a damaged
+            image. Images that `ImageFolder` wrote are left out of folders and patterns, which is logged.
+        split: of caches, the only split to caption.
+
+    Attributes:
+        images: all image files in order.
+        row_files: all `.npy` files and caches in order.
+        one_image: whether the only input is one image file.
 
     Raises:
-        SourceError: a path does not exist, a pattern matches nothing, or a folder holds no picture.
-        UsageError: a split that does not exist, or for inputs that have none.
+        SourceError: a path does not exist, a pattern matches nothing, or a folder holds no image.
+        UsageError: `split` is not the name of a split, or an input is not a cache.
     """
 
-    def __init__(self, given: list[Path], split: str | None = None) -> None:
+    def __init__(self, given: Sequence[str | Path], split: str | None = None) -> None:
         if split is not None and split not in SPLITS:
-            raise UsageError(f"--split {split} is not known; use {', '.join(SPLITS)}")
-        self.split = split
-        self.one_picture = len(given) == 1 and given[0].is_file() and not has_rows(given[0])
-        self.paths = [path for some in given for path in _expand(some)]
-        if not self.paths:
-            raise SourceError("nothing to caption: the list on stdin is empty")
-        for path in self.paths:
-            if split is not None and path.suffix.lower() not in CACHES:
-                raise UsageError(f"--split {split} is for caches; {path} is none")
-            if path.is_dir() and next(walk_images(path), None) is None:
-                raise SourceError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+            raise UsageError(f"`split` {split} is not known; use {', '.join(SPLITS)}")
+        self.images: list[Path] = []
+        self.row_files: list[Path] = []
+        self._sources: list[_Source] = []
+        self._left_out = 0
+        for path in map(Path, given):
+            for expanded in _expand(path):
+                self._add(expanded, split, chosen=expanded == path or str(path) == "-")
+        if self._left_out:
+            count = plural(self._left_out, "image")
+            logger.info(
+                f"{count} with captions, which an earlier run saved, left out; give a file itself to caption it"
+            )
+        if not self._sources:
+            raise SourceError("there is nothing to caption: " + _nothing(given, self._left_out))
+        self.one_image = len(given) == 1 and self.images == [Path(given[0])] and not self.row_files
 
-    def groups(self, captioner: "Captioner") -> Iterator[Group]:
-        """Read and embed the inputs, a group at a time.
+    def groups(self, captioner: "Captioner", start: int = 0) -> Iterator[Group]:
+        """Read and embed the inputs, at most `captioner.batch_size` at a time.
+
+        Args:
+            captioner: the model that the embeddings are for.
+            start: number of the first input that is needed. A group that ends before it comes without its embedding,
+                so that the other groups are the same for every `start`.
 
         Raises:
-            ClipCapError: a file of rows or a cache cannot be read or does not fit the model.
+            SourceError: a file of rows cannot be read or has another shape than the model takes.
+            CacheError: a cache is damaged.
+            CheckpointError: a cache holds embeddings of another encoder, or the image encoder cannot be found.
         """
-        pictures: list[Path] = []
-        for path in self.paths:
-            if has_rows(path):
-                yield from _picture_groups(pictures, captioner)
-                pictures = []
-                rows = _rows(path, captioner) if path.suffix.lower() == ".npy" else self._cached(path, captioner)
-                yield from rows
-            else:
-                pictures.extend(walk_images(path) if path.is_dir() else [path])
-        yield from _picture_groups(pictures, captioner)
+        for source in self._sources:
+            for group in source.groups(captioner, start):
+                yield group
+                start -= len(group.names)
 
-    def _cached(self, path: Path, captioner: "Captioner") -> Iterator[Group]:
+    def contains(self, path: Path) -> bool:
+        """Whether a file is one of the inputs."""
+        files = (*self.images, *self.row_files)
+        return path.exists() and any(file.exists() and file.samefile(path) for file in files)
+
+    def names(self) -> Iterator[str]:
+        """The names of all inputs in order."""
+        for source in self._sources:
+            yield from source.names()
+
+    def identity(self) -> object:
+        """What tells these inputs from others, as JSON stores it: names, and the sizes and times of files of rows."""
+        return [source.identity() for source in self._sources]
+
+    def _add(self, path: Path, split: str | None, *, chosen: bool) -> None:
+        """Add one path; captioned images are left out unless a person chose the file itself."""
+        if split is not None and path.suffix.lower() not in CACHES:
+            raise UsageError(f"`split` {split} is for caches; {path} is none")
+        if _has_rows(path):
+            self.row_files.append(path)
+            self._sources.append(_Rows(path) if path.suffix.lower() == ".npy" else _CachedRows(path, split))
+            return
+        found = list(walk_images(path)) if path.is_dir() else [path]
+        if not found:
+            raise SourceError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
+        images = found if chosen and not path.is_dir() else [image for image in found if not is_captioned_image(image)]
+        self._left_out += len(found) - len(images)
+        self.images += images
+        if images and self._sources and isinstance(self._sources[-1], _Images):
+            self._sources[-1].paths.extend(images)
+        elif images:
+            self._sources.append(_Images(images))
+
+
+class _Images:
+    """Image files.
+
+    Args:
+        paths: the files.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def groups(self, captioner: "Captioner", start: int) -> Iterator[Group]:
+        size = captioner.batch_size
+        batches = [list(range(first, min(first + size, len(self.paths)))) for first in range(0, len(self.paths), size)]
+        needed = [batch for batch in batches if batch[-1] >= start]
+        for batch in batches[: len(batches) - len(needed)]:
+            yield self._group(batch, [None] * len(batch), None)
+        if not needed:
+            return
+        # Processes are worth their start only where there is more than one batch.
+        workers = choose_workers() if len(needed) > 1 else 0
+        decoded = decode_pictures(self.paths, captioner.encoder.transform, needed, workers)
+        for batch, (pixels, reasons) in zip(needed, decoded, strict=True):
+            nothing = torch.empty(0, *captioner.encoder.shape)
+            yield self._group(batch, reasons, captioner.encoder.encode(pixels) if len(pixels) else nothing)
+
+    def names(self) -> Iterator[str]:
+        return (storable(str(path)) for path in self.paths)
+
+    def identity(self) -> object:
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(os.fsencode(path) + b"\0")
+        return ["images", len(self.paths), digest.hexdigest()]
+
+    def _group(self, batch: list[int], reasons: list[str | None], embedding: torch.Tensor | None) -> Group:
+        images = [self.paths[number] for number in batch]
+        names = [storable(str(image)) for image in images]
+        return Group(names=names, reasons=reasons, images=images, embedding=embedding)
+
+
+class _Rows:
+    """Embeddings in a `.npy` file, one a row; or a single one.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def groups(self, captioner: "Captioner", start: int) -> Iterator[Group]:
+        rows = self._open()
+        shape = captioner.config.mapper.embedding_shape
+        rows = rows[None] if rows.shape == shape else rows
+        if rows.shape[1:] != shape or not len(rows):
+            size = ", ".join(map(str, shape))
+            fact = f"{self.path} has the shape {rows.shape}"
+            raise SourceError(f"{fact}; this model takes rows of {size} numbers, (n, {size})")
+        for first in range(0, len(rows), captioner.batch_size):
+            batch = range(first, min(first + captioner.batch_size, len(rows)))
+            embedding = _finite(self.path, rows[first : batch.stop], batch) if batch.stop > start else None
+            names = [self._name(number) for number in batch]
+            yield Group(names=names, reasons=[None] * len(names), images=[], embedding=embedding)
+
+    def names(self) -> Iterator[str]:
+        rows = self._open()
+        return (self._name(number) for number in range(len(rows) if rows.ndim > 1 else 1))
+
+    def identity(self) -> object:
+        return _file_identity(self.path)
+
+    def _name(self, number: int) -> str:
+        return f"{storable(str(self.path))}[{number}]"
+
+    def _open(self) -> np.ndarray[Any, Any]:
+        try:
+            rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise SourceError(f"{self.path} holds no rows of numbers ({error}); save them with numpy.save") from error
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu":
+            what = rows.dtype if isinstance(rows, np.ndarray) else "an archive"
+            raise SourceError(f"{self.path} holds {what}, not rows of numbers; save float rows with numpy.save")
+        return rows
+
+
+class _CachedRows:
+    """The embeddings of a cache.
+
+    Args:
+        path: the index, or one shard.
+        split: the only split to caption; None for all.
+    """
+
+    def __init__(self, path: Path, split: str | None) -> None:
+        self.path, self.split = path, split
+
+    def groups(self, captioner: "Captioner", start: int) -> Iterator[Group]:
         from clipcap.data.cache.index import Cache
 
-        cache = Cache.open(path)
-        captioner.check_fingerprint(path, cache.fingerprint)
+        cache = Cache.open(self.path)
+        captioner.check_fingerprint(self.path, cache.fingerprint)
         found = 0
         splits: set[int] = set()
         for tables in cache.tables():
             splits.update(tables.split.tolist())
-            chosen = np.arange(len(tables.id))
-            if self.split is not None:
-                chosen = np.flatnonzero(tables.split == SPLITS.index(self.split))
-            found += len(chosen)
-            for start in range(0, len(chosen), captioner.batch_size):
-                rows = chosen[start : start + captioner.batch_size]
-                yield Group(
-                    names=[tables.path[row] for row in rows],
-                    embedding=_finite(path, tables.embedding[rows], rows.tolist()),
-                    skipped=[],
-                )
+            chosen = np.flatnonzero(self._chosen(tables.split))
+            for first in range(0, len(chosen), captioner.batch_size):
+                batch = chosen[first : first + captioner.batch_size]
+                found += len(batch)
+                embedding = _finite(self.path, tables.embedding[batch], batch.tolist()) if found > start else None
+                names = [tables.path[row] for row in batch]
+                yield Group(names=names, reasons=[None] * len(names), images=[], embedding=embedding)
         if not found:
-            has = ", ".join(SPLITS[number] for number in sorted(splits))
-            raise SourceError(f"{path} has no pictures" + (f" of --split {self.split}; it has {has}" if has else ""))
+            present = ", ".join(SPLITS[number] for number in sorted(splits))
+            fact = f"{self.path} has no images"
+            raise SourceError(fact + (f" of `split` {self.split}; it has {present}" if present else ""))
+
+    def names(self) -> Iterator[str]:
+        from clipcap.data.cache.index import Cache
+
+        for tables in Cache.open(self.path).tables(embeddings=False):
+            for row in np.flatnonzero(self._chosen(tables.split)):
+                yield tables.path[row]
+
+    def identity(self) -> object:
+        return _file_identity(self.path)
+
+    def _chosen(self, split: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.ones(len(split), dtype=bool) if self.split is None else split == SPLITS.index(self.split)
 
 
 def _expand(path: Path) -> list[Path]:
@@ -117,57 +289,28 @@ def _expand(path: Path) -> list[Path]:
     if glob.has_magic(str(path)):
         found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute one)
         if not found:
-            raise SourceError(f"{path} matches no file; give another pattern, a picture or a folder")
+            raise SourceError(f"{path} matches no file; give another pattern, an image or a folder")
         return [Path(name) for name in found]
-    raise SourceError(f"{path} does not exist; give a picture, a folder, rows (.npy) or a cache (.h5)")
+    raise SourceError(f"{path} does not exist; give an image, a folder, rows (.npy) or a cache (.h5)")
 
 
-def has_rows(path: Path) -> bool:
+def _nothing(given: Sequence[str | Path], left_out: int) -> str:
+    if left_out:
+        return f"{', '.join(map(str, given))} holds only images with captions that an earlier run saved"
+    return "the list on stdin is empty"
+
+
+def _has_rows(path: Path) -> bool:
     return path.suffix.lower() in {".npy", *CACHES}
 
 
-def _picture_groups(pictures: list[Path], captioner: "Captioner") -> Iterator[Group]:
-    numbers = range(len(pictures))
-    batches = [
-        list(numbers[start : start + captioner.batch_size]) for start in range(0, len(numbers), captioner.batch_size)
-    ]
-    if not batches:
-        return
-    # Processes are worth their start only where there is more than one batch.
-    workers = choose_workers() if len(batches) > 1 else 0
-    decoded = decode_pictures(pictures, captioner.encoder.transform, batches, workers)
-    for batch, (pixels, reasons) in zip(batches, decoded, strict=True):
-        paths = [str(pictures[number]) for number in batch]
-        yield Group(
-            names=[storable(path) for path, reason in zip(paths, reasons, strict=True) if reason is None],
-            embedding=captioner.encoder.encode(pixels) if len(pixels) else torch.empty(0, *captioner.encoder.shape),
-            skipped=[(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason is not None],
-            pictures=[Path(path) for path, reason in zip(paths, reasons, strict=True) if reason is None],
-        )
-
-
-def _rows(path: Path, captioner: "Captioner") -> Iterator[Group]:
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise SourceError(f"{path} holds no rows of numbers ({error}); save them with numpy.save") from error
-    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu":
-        what = rows.dtype if isinstance(rows, np.ndarray) else "an archive"
-        raise SourceError(f"{path} holds {what}, not rows of numbers; save float rows with numpy.save")
-    shape = captioner.config.mapper.embedding_shape
-    rows = rows[None] if rows.shape == shape else rows
-    if rows.shape[1:] != shape or not len(rows):
-        size = ", ".join(map(str, shape))
-        raise SourceError(f"{path} has the shape {rows.shape}; this model takes rows of {size} numbers, (n, {size})")
-    for start in range(0, len(rows), captioner.batch_size):
-        numbers = range(start, min(start + captioner.batch_size, len(rows)))
-        part = _finite(path, rows[start : numbers.stop], numbers)
-        names = [f"{storable(str(path))}[{number}]" for number in numbers]
-        yield Group(names=names, embedding=part, skipped=[])
+def _file_identity(path: Path) -> object:
+    status = path.stat() if path.exists() else None
+    return [str(path), status and status.st_size, status and status.st_mtime_ns]
 
 
 def _finite(path: Path, rows: np.ndarray[Any, Any], numbers: Sequence[int]) -> torch.Tensor:
-    """Embeddings (n, d) or (n, t, d) as float32; `numbers` are theirs in the file, for the error."""
+    """Convert embeddings (n, d) or (n, t, d) to float32; `numbers` are their rows in the file, for the error."""
     rows = rows.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
     if len(bad):

@@ -1,125 +1,219 @@
-"""How captions are written: one small class a format.
+"""The formats in which captions are written, one small class each.
 
-Each writes as captions come, so that thousands need no memory.
+A writer writes each result when it comes, so thousands of results need no memory. A new format is its class here and
+its line in `FORMATS`.
 """
 
 import csv
 import json
-from typing import Protocol, TextIO
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-
-class Writer(Protocol):
-    """Writes results to a text stream."""
-
-    def write(self, name: str, captions: list[str], model: str = "") -> None:
-        """One input and its captions, best first; of which model, where there are several."""
-
-    def close(self) -> None:
-        """What comes after the last."""
+from clipcap.data.errors import UsageError
 
 
-class Text:
-    """`name: caption`, a line each; for a single picture the captions alone.
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What the formats adapt to.
 
-    Args:
-        stream: where to.
-        bare: leave the names out.
+    Attributes:
+        bare: the run has a single image and a single model, so its captions need no name.
+        several_captions: each input has a list of captions.
+        several_models: the results of several models follow each other, so each names its model.
+        resumed: the stream holds the beginning of the output already.
     """
 
-    def __init__(self, stream: TextIO, bare: bool) -> None:
-        self.stream, self.bare = stream, bare
+    bare: bool = False
+    several_captions: bool = False
+    several_models: bool = False
+    resumed: bool = False
 
-    def write(self, name: str, captions: list[str], model: str = "") -> None:
-        name = f"{name} [{model}]" if model else name
+
+class Writer(ABC):
+    """Writes results to a text stream.
+
+    Args:
+        stream: the output.
+        layout: what the format adapts to.
+    """
+
+    def __init__(self, stream: TextIO, layout: Layout) -> None:
+        self.stream, self.layout = stream, layout
+
+    @abstractmethod
+    def write(self, name: str, captions: Sequence[str], model: str) -> None:
+        """Write the captions of one input, best first; `model` is written only if there are several."""
+
+    def close(self) -> None:  # noqa: B027 (most formats have nothing after the last result)
+        """Write what comes after the last result."""
+
+    @staticmethod
+    @abstractmethod
+    def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:
+        """Whether a file that is not empty was written in this format, and may be replaced.
+
+        Args:
+            lines: of the file, with their ends.
+            names: returns the names of the inputs, for a format whose shape alone proves nothing.
+        """
+
+    def label(self, name: str, model: str) -> str:
+        """The name of an input, with its model if there are several."""
+        return f"{name} [{model}]" if self.layout.several_models else name
+
+
+class Text(Writer):
+    """`name: caption`, a line for each caption; the captions alone if the only input is an image."""
+
+    def write(self, name: str, captions: Sequence[str], model: str) -> None:
         for caption in captions:
-            self.stream.write((caption if self.bare else f"{name}: {caption}") + "\n")
+            self.stream.write((caption if self.layout.bare else f"{self.label(name, model)}: {caption}") + "\n")
 
-    def close(self) -> None:
-        pass
+    @staticmethod
+    def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:
+        # Any text could stand in such a file. It is ours if each line begins with an input.
+        known = set(names())
+        return all(any(line[: found.start()] in known for found in re.finditer(r": | \[", line)) for line in lines)
 
 
-class Table:
-    """Two columns as wide as the terminal, long texts folded; each row is drawn when it comes.
+class Table(Writer):
+    """Two columns as wide as the terminal, with long texts folded."""
 
-    Args:
-        stream: where to.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, layout: Layout) -> None:
+        super().__init__(stream, layout)
         self._console = Console(file=stream, highlight=False)
-        self._first = True
+        self._header = not layout.resumed
 
-    def write(self, name: str, captions: list[str], model: str = "") -> None:
-        name = f"{name} [{model}]" if model else name
-        row = RichTable(box=None, expand=True, show_header=self._first, padding=(0, 2, 0, 0))
+    def write(self, name: str, captions: Sequence[str], model: str) -> None:
+        row = RichTable(box=None, expand=True, show_header=self._header, padding=(0, 2, 0, 0))
         row.add_column("input", ratio=2, overflow="fold", style="dim")
         row.add_column("caption", ratio=3, overflow="fold")
         for i, caption in enumerate(captions):
-            row.add_row(RichText("" if i else name), RichText(caption))
+            row.add_row(RichText("" if i else self.label(name, model)), RichText(caption))
         self._console.print(row)
-        self._first = False
+        self._header = False
 
-    def close(self) -> None:
-        pass
+    @staticmethod
+    def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:
+        header = next(lines)
+        # All lines are padded to the same width.
+        return re.fullmatch(r"input {2,}caption *\n", header) is not None and all(
+            len(line) == len(header) for line in lines
+        )
 
 
-class JsonLines:
-    """An object a line: `input` and `caption`, or `captions` where several were asked for.
+class JsonLines(Writer):
+    """A JSON object on each line: `input`, `model` if there are several, and `caption`, or `captions` if several."""
 
-    Args:
-        stream: where to.
-        several: whether `-n` is above 1.
-    """
-
-    def __init__(self, stream: TextIO, several: bool) -> None:
-        self.stream, self.several = stream, several
-
-    def write(self, name: str, captions: list[str], model: str = "") -> None:
+    def write(self, name: str, captions: Sequence[str], model: str) -> None:
         self.stream.write(self.object(name, captions, model) + "\n")
 
-    def object(self, name: str, captions: list[str], model: str) -> str:
+    def object(self, name: str, captions: Sequence[str], model: str) -> str:
         """The JSON of one input."""
-        result: dict[str, object] = {"input": name, **({"model": model} if model else {})}
-        result |= {"captions": captions} if self.several else {"caption": captions[0]}
+        result: dict[str, Any] = {"input": name, **({"model": model} if self.layout.several_models else {})}
+        result |= {"captions": list(captions)} if self.layout.several_captions else {"caption": captions[0]}
         return json.dumps(result, ensure_ascii=False)
 
-    def close(self) -> None:
-        pass
+    @staticmethod
+    def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:
+        return all(line.endswith("\n") and _is_result(line) for line in lines)
 
 
 class Json(JsonLines):
-    """One array of the same objects."""
+    """One JSON array of the same objects, an object on each line."""
 
-    def __init__(self, stream: TextIO, several: bool) -> None:
-        super().__init__(stream, several)
-        self._separator = "["
+    def __init__(self, stream: TextIO, layout: Layout) -> None:
+        super().__init__(stream, layout)
+        self._separator = "," if layout.resumed else "["
 
-    def write(self, name: str, captions: list[str], model: str = "") -> None:
+    def write(self, name: str, captions: Sequence[str], model: str) -> None:
         self.stream.write(f"{self._separator}\n{self.object(name, captions, model)}")
         self._separator = ","
 
     def close(self) -> None:
         self.stream.write("[]\n" if self._separator == "[" else "\n]\n")
 
+    @staticmethod
+    def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:
+        first = next(lines)
+        if first != "[\n":
+            return first == "[]\n" and next(lines, None) is None
+        last = ""
+        for line in lines:
+            if last and not _is_result(last.removesuffix(",\n")):
+                return False
+            last = line
+        return last == "]\n"
 
-class Csv:
-    """A table: `input,caption`, a row a caption; with several models `image,model,caption`.
+
+class Csv(Writer):
+    """A table with the header `input,caption`, or `image,model,caption` with several models; a row for each caption."""
+
+    _HEADERS = (["input", "caption"], ["image", "model", "caption"])
+
+    def __init__(self, stream: TextIO, layout: Layout) -> None:
+        super().__init__(stream, layout)
+        self._rows = csv.writer(stream, lineterminator="\n")
+        if not layout.resumed:
+            self._rows.writerow(self._HEADERS[layout.several_models])
+
+    def write(self, name: str, captions: Sequence[str], model: str) -> None:
+        models = [model] if self.layout.several_models else []
+        self._rows.writerows([name, *models, caption] for caption in captions)
+
+    @staticmethod
+    def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:
+        rows = csv.reader(lines)
+        header = next(rows)
+        try:
+            return header in Csv._HEADERS and all(len(row) == len(header) for row in rows)
+        except csv.Error:
+            return False
+
+
+FORMATS: dict[str, type[Writer]] = {
+    "text": Text,
+    "table": Table,
+    "json": Json,
+    "jsonl": JsonLines,
+    "csv": Csv,
+}
+
+
+def choose_format(asked: Sequence[str], output: Path | None) -> str:
+    """Choose the format of an output: the one that was asked for, or that the file's ending names, or text.
 
     Args:
-        stream: where to.
-        models: whether there are several.
+        asked: the names in `FORMATS` that were asked for.
+        output: the file; None for stdout.
+
+    Raises:
+        UsageError: two formats were asked for, or another one than the file's ending names.
     """
+    if len(asked) > 1:
+        raise UsageError(f"`{asked[0]}` and `{asked[1]}` are two formats; give one")
+    ending = output.suffix.lower().removeprefix(".") if output is not None else ""
+    named = ending if ending in ("json", "jsonl", "csv") else None
+    if asked and named not in (None, asked[0]):
+        raise UsageError(f"`output` {output} ends with .{named}, and `{asked[0]}` is given; leave one of them out")
+    return asked[0] if asked else named or "text"
 
-    def __init__(self, stream: TextIO, models: bool = False) -> None:
-        self._rows = csv.writer(stream, lineterminator="\n")
-        self._rows.writerow(["image", "model", "caption"] if models else ["input", "caption"])
 
-    def write(self, name: str, captions: list[str], model: str = "") -> None:
-        self._rows.writerows([name, *([model] if model else []), caption] for caption in captions)
-
-    def close(self) -> None:
-        pass
+def _is_result(line: str) -> bool:
+    """Whether a line holds the JSON of one input as `JsonLines` writes it, and nothing more."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and [name for name in found if name != "model"] in (
+        ["input", "caption"],
+        ["input", "captions"],
+    )

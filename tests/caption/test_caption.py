@@ -1,10 +1,11 @@
-"""`clipcap-caption`: inputs of every kind, outputs of every format, in order, with CLIP loaded only for pictures."""
+"""`clipcap-caption`: inputs of every kind, outputs of every format, in order, with CLIP loaded only for images."""
 
 import csv
 import io
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clipcap.caption import Captioner
+from clipcap.caption import Captioner, CaptionerSettings, caption
 from clipcap.data.cache.index import Cache
+from clipcap.data.errors import CheckpointError, UsageError
 from small_world import make_clip, make_coco, small_models, spawn
 
 
@@ -30,15 +32,17 @@ def no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("CLIP was loaded"))
 
 
-def test_one_picture_is_its_caption_alone(run: Any, model: list[object], trained: Path, small_cache: Path) -> None:
-    picture = small_cache.parent / "coco/val2017/000000000113.jpg"
-    result = run("caption", picture, *model)
+def test_a_single_image_prints_its_caption_alone(
+    run: Any, model: list[object], trained: Path, small_cache: Path
+) -> None:
+    image = small_cache.parent / "coco/val2017/000000000113.jpg"
+    result = run("caption", image, *model)
     assert result.status == 0
-    assert result.out == Captioner.from_checkpoint(trained, device="cpu")(picture) + "\n"
+    assert result.out == Captioner.from_checkpoint(trained, device="cpu")(image) + "\n"
     assert result.err == ""
 
 
-def test_files_and_folders_in_the_order_given(run: Any, model: list[object], small_cache: Path) -> None:
+def test_files_and_folders_are_captioned_in_the_order_given(run: Any, model: list[object], small_cache: Path) -> None:
     coco = small_cache.parent / "coco"
     last, folder = coco / "val2017/000000000117.jpg", coco / "train2017"
     result = run("caption", last, folder, *model, "--batch-size", 5, "--json")
@@ -50,7 +54,7 @@ def test_files_and_folders_in_the_order_given(run: Any, model: list[object], sma
     assert plain.out.splitlines() == [f"{entry['input']}: {entry['caption']}" for entry in found]
 
 
-def test_patterns_and_lists_on_stdin(
+def test_patterns_and_a_list_on_stdin_name_images(
     tmp_path: Path, run: Any, model: list[object], small_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = small_cache.parent / "coco/val2017"
@@ -72,10 +76,11 @@ def test_patterns_and_lists_on_stdin(
     assert result.err == f"warning: {tmp_path}/gone.jpg skipped: there is no such file\n"
     give("")
     result = run("caption", "-", *model)
-    assert (result.status, result.err) == (2, "clipcap-caption: nothing to caption: the list on stdin is empty\n")
+    assert result.status == 2
+    assert "stdin" in result.err
 
 
-def test_a_folder_is_decoded_by_several_processes_in_order(
+def test_several_processes_decode_a_folder_in_order(
     run: Any, model: list[object], small_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = small_cache.parent / "coco"
@@ -95,7 +100,9 @@ def test_a_folder_is_decoded_by_several_processes_in_order(
     assert started == [3, 0]  # none for a single batch
 
 
-def test_a_table_is_drawn_as_captions_come(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
+def test_a_table_folds_long_texts_and_loses_no_word(
+    tmp_path: Path, run: Any, model: list[object], small_cache: Path
+) -> None:
     found = json.loads(run("caption", small_cache, *model, "--split", "val", "--json").out)
     drawn = run("caption", small_cache, *model, "--split", "val", "--table", "-o", tmp_path / "t.txt")
     assert drawn.status == 0
@@ -110,7 +117,7 @@ def test_a_table_is_drawn_as_captions_come(tmp_path: Path, run: Any, model: list
 
 
 @pytest.mark.usefixtures("no_clip")
-def test_a_cache_and_its_splits_without_clip(run: Any, model: list[object], small_cache: Path) -> None:
+def test_a_cache_and_its_splits_are_captioned_without_clip(run: Any, model: list[object], small_cache: Path) -> None:
     everything = json.loads(run("caption", small_cache, *model, "--json", "--batch-size", 3).out)
     paths = [path for tables in Cache.open(small_cache).tables() for path in tables.path]
     assert [entry["input"] for entry in everything] == paths
@@ -118,11 +125,11 @@ def test_a_cache_and_its_splits_without_clip(run: Any, model: list[object], smal
     assert val == [entry for entry in everything if entry["input"].startswith("val2017/")]
     result = run("caption", small_cache, *model, "--split", "test")
     assert result.status == 2
-    assert result.err.endswith("cache.h5 has no pictures of --split test; it has train, val\n")
+    assert "--split test" in result.err and "train, val" in result.err
 
 
 @pytest.mark.usefixtures("no_clip")
-def test_rows_without_clip(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
+def test_rows_are_captioned_without_clip(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
     rows = np.concatenate([tables.embedding for tables in Cache.open(small_cache).tables()])
     np.save(tmp_path / "rows.npy", rows)
     found = [json.loads(line) for line in run("caption", tmp_path / "rows.npy", *model, "--jsonl").out.splitlines()]
@@ -135,7 +142,7 @@ def test_rows_without_clip(tmp_path: Path, run: Any, model: list[object], small_
     ) + "\n"  # fmt: skip
 
 
-def test_several_captions_of_each(run: Any, model: list[object], small_cache: Path) -> None:
+def test_several_captions_of_each_input_come_best_first(run: Any, model: list[object], small_cache: Path) -> None:
     options = [*model, "--split", "val", "--decode", "beam", "--beams", 4, "-n", 3]
     found = json.loads(run("caption", small_cache, *options, "--json").out)
     assert all(set(entry) == {"input", "captions"} and len(entry["captions"]) == 3 for entry in found)
@@ -148,52 +155,54 @@ def test_several_captions_of_each(run: Any, model: list[object], small_cache: Pa
     assert table[1:] == [[entry["input"], caption] for entry in found for caption in entry["captions"]]
 
 
-def test_a_file_for_the_captions(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
+def test_captions_go_to_a_file(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
     result = run("caption", small_cache, *model, "--json", "-o", tmp_path / "out.json")
     assert result.status == 0
     assert result.out == ""
     assert len(json.loads((tmp_path / "out.json").read_text())) == 17
 
 
-def test_a_bad_picture_is_skipped_and_the_others_captioned(
+def test_a_damaged_image_is_skipped_and_the_others_are_captioned(
     tmp_path: Path, run: Any, model: list[object], small_cache: Path
 ) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     shutil.copytree(small_cache.parent / "coco/val2017", folder)
-    (folder / "000000000115.jpg").write_text("no picture")
+    (folder / "000000000115.jpg").write_text("no image")
     result = run("caption", folder, *model, "--json", "--batch-size", 2)
     assert result.status == 0
     assert [Path(entry["input"]).stem[-3:] for entry in json.loads(result.out)] == ["113", "114", "116", "117"]
-    assert f"warning: {folder}/000000000115.jpg skipped: not a picture of a known format" in result.err
+    assert f"warning: {folder}/000000000115.jpg skipped: " in result.err
 
 
-def test_nothing_readable_is_an_error(tmp_path: Path, run: Any, model: list[object]) -> None:
-    (tmp_path / "x.jpg").write_text("no picture")
+def test_a_run_without_a_readable_image_is_an_error(tmp_path: Path, run: Any, model: list[object]) -> None:
+    (tmp_path / "x.jpg").write_text("no image")
     result = run("caption", tmp_path / "x.jpg", *model, "--json")
     assert result.status == 2
-    assert result.err.splitlines()[-1] == "clipcap-caption: none of 1 picture could be read; see the reasons above"
+    assert "none of 1 image" in result.err.splitlines()[-1]
     assert json.loads(result.out) == []
 
 
-def test_an_encoder_that_changed_is_refused(tmp_path: Path, run: Any, tokenizer_folder: Path, lm_folder: Path) -> None:
+def test_an_encoder_whose_weights_changed_is_refused(
+    tmp_path: Path, run: Any, tokenizer_folder: Path, lm_folder: Path
+) -> None:
     coco = make_coco(tmp_path / "coco", train=4)
     (tmp_path / "clip").mkdir()
     models = small_models(make_clip(tmp_path / "clip"), tokenizer_folder)
     run("precompute", coco, "-o", tmp_path / "c.h5", *models)
     run("train", tmp_path / "c.h5", "--lm", lm_folder, "-o", tmp_path / "run", "--epochs", 1, "--device", "cpu")
-    picture = coco / "val2017/000000000105.jpg"
+    image = coco / "val2017/000000000105.jpg"
     options = ["--model", tmp_path / "run", "--device", "cpu"]
-    caption = run("caption", picture, *options).out
+    caption = run("caption", image, *options).out
     (tmp_path / "clip").rename(tmp_path / "moved")
-    result = run("caption", picture, *options)
+    result = run("caption", image, *options)
     assert result.status == 2
-    assert f"no longer at {tmp_path}/clip; say where they are with --pretrained" in result.err
-    assert run("caption", picture, *options, "--pretrained", tmp_path / "moved").out == caption
+    assert f"{tmp_path}/clip" in result.err and "--pretrained" in result.err
+    assert run("caption", image, *options, "--pretrained", tmp_path / "moved").out == caption
     (tmp_path / "clip").mkdir()
     make_clip(tmp_path / "clip", seed=1)
-    result = run("caption", picture, *options)
+    result = run("caption", image, *options)
     assert result.status == 2
-    assert "is not the encoder that this model was trained on" in result.err
+    assert str(tmp_path / "clip") in result.err and "--pretrained" in result.err
 
 
 def test_a_cache_of_another_encoder_is_refused(
@@ -204,30 +213,37 @@ def test_a_cache_of_another_encoder_is_refused(
     run("precompute", coco, "-o", tmp_path / "c.h5", *small_models(make_clip(tmp_path / "clip", 7), tokenizer_folder))
     result = run("caption", tmp_path / "c.h5", *model)
     assert result.status == 2
-    assert "this model was trained on embeddings of another encoder than those in" in result.err
+    assert str(tmp_path / "c.h5") in result.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "parts"),
     [
-        (["nowhere.jpg"], "nowhere.jpg does not exist; give a picture, a folder, rows (.npy) or a cache (.h5)"),
-        (["empty"], "empty holds no pictures"),
-        (["bad.npy"], "bad.npy holds no rows of numbers"),
-        (["objects.npy"], "objects.npy holds no rows of numbers"),
-        (["text.npy"], "text.npy holds <U1, not rows of numbers"),
-        (["wide.npy"], "wide.npy has the shape (2, 5); this model takes rows of 16 numbers, (n, 16)"),
-        (["scalar.npy"], "scalar.npy has the shape (); this model takes rows"),
-        (["none.npy"], "none.npy has the shape (0, 16); this model takes rows"),
-        (["nan.npy"], "nan.npy: row 1 holds values that are not finite; leave it out"),
-        (["zip.npy"], "zip.npy holds an archive, not rows of numbers"),
-        (["wide.npy", "-o", "wide.npy"], "-o wide.npy is an input; give another name"),
-        (["bad.h5"], "bad.h5 is not an HDF5 file"),
-        (["empty", "--split", "val"], "--split val is for caches; empty is none"),
-        (["wide.npy", "--json", "--csv"], "--json and --csv are two formats; give one"),
-        (["wide.npy", "--decode", "guess"], "--decode guess is not known; use greedy, beam, sample"),
-        (["wide.npy", "-n", "2"], "greedy decoding has one caption, not 2; use --decode beam or sample"),
-        (["wide.npy", "--model", "no/model"], "there is no model at no/model; train one with: clipcap-precompute"),
-        (["wide.npy", "--model", "empty"], "there is no model at empty"),
+        (["nowhere.jpg"], ["nowhere.jpg does not exist"]),
+        (["no*.png"], ["no*.png"]),
+        (["empty"], ["empty", ".jpg"]),
+        (["bad.npy"], ["bad.npy"]),
+        (["objects.npy"], ["objects.npy"]),
+        (["text.npy"], ["text.npy", "<U1"]),
+        (["wide.npy"], ["wide.npy", "(2, 5)", "(n, 16)"]),
+        (["scalar.npy"], ["scalar.npy", "()"]),
+        (["none.npy"], ["none.npy", "(0, 16)"]),
+        (["nan.npy"], ["nan.npy", "row 1"]),
+        (["zip.npy"], ["zip.npy", "archive"]),
+        (["wide.npy", "-o", "wide.npy"], ["--output wide.npy"]),
+        (["wide.npy", "-o", "no/such/folder.csv"], ["no/such/folder.csv", "--output"]),
+        (["wide.npy", "-o", "empty"], ["empty", "--output"]),
+        (["bad.h5"], ["bad.h5"]),
+        (["empty", "--split", "val"], ["--split val", "empty"]),
+        (["wide.npy", "--split", "all"], ["--split all", "train, val, test"]),
+        (["wide.npy", "--json", "--csv"], ["--json and --csv"]),
+        (["wide.npy", "--csv", "-o", "x.jsonl"], ["x.jsonl", "--csv"]),
+        (["wide.npy", "--decode", "guess"], ["--decode guess", "greedy, beam, sample"]),
+        (["wide.npy", "-n", "2"], ["2", "--decode"]),
+        (["wide.npy", "--model", "no/model"], ["no/model", "clipcap-train"]),
+        (["wide.npy", "--model", "empty"], ["empty"]),
+        (["wide.npy", "--device", "abacus"], ["--device abacus"]),
+        (["wide.npy", "--normalize"], ["--normalize"]),
     ],
 )
 def test_errors_are_one_line(
@@ -236,7 +252,7 @@ def test_errors_are_one_line(
     run: Any,
     model: list[object],
     arguments: list[str],
-    message: str,
+    parts: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
@@ -252,43 +268,39 @@ def test_errors_are_one_line(
     Path("zip.npz").rename("zip.npy")
     result = run("caption", *model, *arguments)
     assert result.status == 2
-    assert message in result.err.splitlines()[-1]
+    assert all(part in result.err for part in parts), result.err
     assert len(result.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "message"),
+    ("file", "change", "value"),
     [
-        ("config.json", lambda data: b"{", "is damaged"),
-        ("config.json", lambda data: b"{}", "is not of a clipcap checkpoint"),
-        (
-            "config.json",
-            lambda data: data.replace(b'"format_version": 1', b'"format_version": 2'),
-            "a checkpoint of version 2, this program reads version 1",
-        ),
-        ("config.json", lambda data: data.replace(b'"prefix_length": 10', b'"prefix_length": 11'), "is damaged"),
-        ("config.json", lambda data: data.replace(b'"prefix_length": 10', b'"prefix_length": 10.5'), "is damaged"),
-        ("config.json", lambda data: data.replace(b'"n_head": 4', b'"n_head": 3'), "is damaged"),
-        ("config.json", lambda data: data.replace(b'"n_layer": 2', b'"n_layer": "x"'), "is damaged"),
-        ("config.json", lambda data: data.replace(b'"width": 16', b'"width": 7'), "different widths"),
-        ("config.json", lambda data: data.replace(b'"mlp"', b'"zzz"'), "zzz is not known"),
-        ("model.safetensors", lambda data: data[:1000], "is damaged"),
-        ("tokenizer/tokenizer.json", lambda data: b"{}", "cannot be read"),
+        ("config.json", lambda data: b"{", "config.json"),
+        ("config.json", lambda data: b"{}", "config.json"),
+        ("config.json", lambda data: data.replace(b'"format_version": 1', b'"format_version": 2'), "version 2"),
+        ("config.json", lambda data: data.replace(b'"prefix_length": 10', b'"prefix_length": 11'), "model.safetensors"),
+        ("config.json", lambda data: data.replace(b'"prefix_length": 10', b'"prefix_length": 10.5'), "config.json"),
+        ("config.json", lambda data: data.replace(b'"n_head": 4', b'"n_head": 3'), "config.json"),
+        ("config.json", lambda data: data.replace(b'"n_layer": 2', b'"n_layer": "x"'), "config.json"),
+        ("config.json", lambda data: data.replace(b'"width": 16', b'"width": 7'), "width"),
+        ("config.json", lambda data: data.replace(b'"mlp"', b'"zzz"'), "zzz"),
+        ("model.safetensors", lambda data: data[:1000], "model.safetensors"),
+        ("tokenizer/tokenizer.json", lambda data: b"{}", "tokenizer"),
     ],
 )
-def test_a_broken_checkpoint_is_named(
-    tmp_path: Path, run: Any, trained: Path, small_cache: Path, file: str, change: Any, message: str
+def test_the_error_of_a_damaged_checkpoint_names_it(
+    tmp_path: Path, run: Any, trained: Path, small_cache: Path, file: str, change: Any, value: str
 ) -> None:
     shutil.copytree(trained / "best", tmp_path / "best")
     path = tmp_path / "best" / file
     path.write_bytes(change(path.read_bytes()))
     result = run("caption", small_cache, "--model", tmp_path / "best", "--device", "cpu")
     assert result.status == 2
-    assert message in result.err.splitlines()[-1]
+    assert value in result.err.splitlines()[-1]
     assert "Traceback" not in result.err
 
 
-def test_a_tuned_model_without_its_language_model_is_refused(
+def test_a_checkpoint_that_lost_its_language_model_is_refused(
     tmp_path: Path, run: Any, trained: Path, small_cache: Path
 ) -> None:
     shutil.copytree(trained / "best", tmp_path / "best")
@@ -296,10 +308,10 @@ def test_a_tuned_model_without_its_language_model_is_refused(
     save_file({name: t for name, t in load_file(file).items() if name.startswith("clip_project.")}, file)
     result = run("caption", small_cache, "--model", tmp_path / "best", "--device", "cpu")
     assert result.status == 2
-    assert "has other weights than its config.json says (as gpt.transformer.h.0.attn.c_attn.bias)" in result.err
+    assert "gpt.transformer.h.0.attn.c_attn.bias" in result.err
 
 
-def test_a_checkpoint_without_a_tokenizer_asks_nobody_else_for_one(
+def test_a_checkpoint_without_a_tokenizer_is_refused(
     tmp_path: Path, run: Any, trained: Path, small_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(trained / "best", tmp_path / "best")
@@ -307,10 +319,12 @@ def test_a_checkpoint_without_a_tokenizer_asks_nobody_else_for_one(
     monkeypatch.chdir(tmp_path)
     result = run("caption", small_cache, "--model", "best", "--device", "cpu")
     assert result.status == 2
-    assert result.err == "clipcap-caption: best has no tokenizer/; copy the whole folder that clipcap-train wrote\n"
+    assert "best" in result.err and "tokenizer/" in result.err
 
 
-def test_a_best_that_a_crash_set_aside_is_found(tmp_path: Path, run: Any, trained: Path, small_cache: Path) -> None:
+def test_a_checkpoint_that_a_crash_set_aside_is_found(
+    tmp_path: Path, run: Any, trained: Path, small_cache: Path
+) -> None:
     shutil.copytree(trained, tmp_path / "run")
     options = ["--split", "val", "--device", "cpu"]
     expected = run("caption", small_cache, "--model", tmp_path / "run/best", *options)
@@ -318,7 +332,7 @@ def test_a_best_that_a_crash_set_aside_is_found(tmp_path: Path, run: Any, traine
     for model in ("run", "run/best"):
         assert run("caption", small_cache, "--model", tmp_path / model, *options).out == expected.out
         assert run("inspect", tmp_path / model).status == 0
-    assert (tmp_path / "run/.best.old").exists()  # it was read where it lies: a run may be going on
+    assert (tmp_path / "run/.best.old").exists()  # a run may be using it, so it was read where it is
 
 
 def test_an_encoder_with_other_preprocessing_is_refused(
@@ -328,14 +342,14 @@ def test_an_encoder_with_other_preprocessing_is_refused(
     config = json.loads((tmp_path / "clip/open_clip_config.json").read_text())
     config["preprocess_cfg"] = {"resize_mode": "squash"}
     (tmp_path / "clip/open_clip_config.json").write_text(json.dumps(config))
-    picture = small_cache.parent / "coco/val2017/000000000113.jpg"
-    result = run("caption", picture, *model, "--pretrained", tmp_path / "clip")
+    image = small_cache.parent / "coco/val2017/000000000113.jpg"
+    result = run("caption", image, *model, "--pretrained", tmp_path / "clip")
     assert result.status == 2
-    assert "is not the encoder that this model was trained on (preprocess: " in result.err
+    assert "preprocess" in result.err
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_is_no_error(trained: Path, small_cache: Path) -> None:
+def test_a_closed_stdout_is_no_error(trained: Path, small_cache: Path) -> None:
     process = spawn("caption", small_cache, "--model", trained, "--device", "cpu")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -345,7 +359,9 @@ def test_a_reader_that_goes_away_is_no_error(trained: Path, small_cache: Path) -
     assert process.wait() == 0
 
 
-def test_a_name_that_is_not_utf_8(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_written_with_question_marks(
+    tmp_path: Path, run: Any, model: list[object], small_cache: Path
+) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")
     shutil.copy(small_cache.parent / "coco/val2017/000000000113.jpg", name)
     result = run("caption", tmp_path, *model, "--json", "-o", tmp_path / "out.json")
@@ -353,7 +369,9 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path, run: Any, model: list[object],
     assert [entry["input"] for entry in json.loads((tmp_path / "out.json").read_text())] == [f"{tmp_path}/caf?.jpg"]
 
 
-def test_an_odd_picture_does_not_end_a_folder(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
+def test_an_image_that_cannot_be_cropped_does_not_end_the_run(
+    tmp_path: Path, run: Any, model: list[object], small_cache: Path
+) -> None:
     good = small_cache.parent / "coco/val2017/000000000113.jpg"
     shutil.copy(good, tmp_path / "a.jpg")
     Image.new("RGB", (4000, 2)).save(tmp_path / "thin.png")
@@ -361,45 +379,57 @@ def test_an_odd_picture_does_not_end_a_folder(tmp_path: Path, run: Any, model: l
     result = run("caption", tmp_path, *model, "--jsonl")
     assert result.status == 0
     assert [json.loads(line)["input"] for line in result.out.splitlines()] == [str(tmp_path / "a.jpg")]
-    assert result.err == (
-        f"warning: {tmp_path}/thin.png skipped: 4,000 x 2 pixels: too narrow to be cropped to a square\n"
-    )
+    assert f"{tmp_path}/thin.png skipped: 4,000 x 2" in result.err
+    assert len(result.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["cache-00001.h5", "photo.png", "best/config.json", "best/model.safetensors"])
-def test_what_is_no_captions_is_never_written_over(tmp_path: Path, run: Any, trained: Path, name: str) -> None:
-    shutil.copytree(trained / "best", tmp_path / "best")
-    for other in ("cache-00001.h5", "photo.png"):
-        (tmp_path / other).write_bytes(b"work")
-    np.save(tmp_path / "rows.npy", np.zeros((2, 16), dtype=np.float32))
-    before = (tmp_path / name).read_bytes()
-    result = run("caption", tmp_path / "rows.npy", "--model", tmp_path / "best", "-o", tmp_path / name)
-    assert result.status == 2
-    assert "is there and does not look like captions; give another name, or delete it first" in result.err
-    assert (tmp_path / name).read_bytes() == before
+def test_options_of_one_strategy_choose_it(run: Any, model: list[object], small_cache: Path) -> None:
+    def captions(*options: object) -> str:
+        result = run("caption", small_cache, *model, "--split", "val", *options)
+        assert result.status == 0, result.err
+        return str(result.out)
+
+    assert captions("--beams", 4, "-n", 2) == captions("--decode", "beam", "--beams", 4, "-n", 2)
+    sampled = captions("--decode", "sample", "--temperature", 5, "--max-tokens", 5)
+    assert captions("--temperature", 5, "--max-tokens", 5) == sampled != captions("--max-tokens", 5)
+    for options in (["--beams", 3, "--top-k", 2], ["--decode", "greedy", "--beams", 5]):
+        result = run("caption", small_cache, *model, *options)
+        assert result.status == 2
+        assert "--beams" in result.err
 
 
-def test_captions_replace_older_ones_only_when_they_are_all_there(
-    tmp_path: Path, run: Any, model: list[object]
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "JSON"])
+def test_the_ending_of_the_output_chooses_the_format(
+    tmp_path: Path, run: Any, model: list[object], small_cache: Path, ending: str
 ) -> None:
-    np.save(tmp_path / "good.npy", np.zeros((3, 16), dtype=np.float32))
-    np.save(tmp_path / "bad.npy", np.full((2, 16), np.inf, dtype=np.float32))
-    output = tmp_path / "captions.jsonl"
-    output.write_text("precious\n")
-    result = run("caption", tmp_path / "good.npy", tmp_path / "bad.npy", *model, "--jsonl", "-o", output)
-    assert result.status == 2
-    assert output.read_text() == "precious\n"
-    kept = tmp_path / "captions.jsonl.partial"
-    assert f"the captions so far are in {kept}\n" in result.err
-    assert len(kept.read_text().splitlines()) == 3
-    assert run("caption", tmp_path / "good.npy", *model, "--jsonl", "-o", output).status == 0
-    assert len(output.read_text().splitlines()) == 3
-    assert not kept.exists()
+    options = [small_cache, *model, "--split", "val"]
+    assert run("caption", *options, "-o", tmp_path / f"x.{ending}").status == 0
+    assert (tmp_path / f"x.{ending}").read_text() == run("caption", *options, f"--{ending.lower()}").out
+    assert run("caption", *options, f"--{ending.lower()}", "-o", tmp_path / f"x.{ending}").status == 0
+    assert run("caption", *options, "--table", "-o", tmp_path / f"y.{ending}").status == 2
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_nothing_of_ours(tmp_path: Path, run: Any, model: list[object]) -> None:
-    np.save(tmp_path / "rows.npy", np.zeros((2, 16), dtype=np.float32))
-    result = run("caption", tmp_path / "rows.npy", *model, "-o", "/dev/full")
-    assert result.status == 2
-    assert result.err == "clipcap-caption: the disk is full: make room, then run the same command again\n"
+def test_one_call_captions_inputs_with_several_models(
+    tmp_path: Path, trained: Path, small_cache: Path, lm_folder: Path
+) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(small_cache.parent / "coco/val2017", folder)
+    (folder / "000000000115.jpg").write_text("no image")
+    files = sorted(folder.iterdir())
+    settings = CaptionerSettings(device="cpu", batch_size=2)
+    results = list(caption(folder, [trained / "best", trained / "last"], settings))
+    assert [(found.model.name, found.number, found.image) for found in results] == [
+        (name, number, file) for name in ("best", "last") for number, file in enumerate(files)
+    ]
+    one = Captioner.from_checkpoint(trained / "best", settings)
+    assert [found.captions for found in results[:5]] == [
+        [one(file)] if number != 2 else [] for number, file in enumerate(files)
+    ]
+    assert [found.reason is None for found in results] == [True, True, False, True, True] * 2
+    assert list(caption(folder, trained, settings, start=1)) == [
+        replace(found, model=trained) for found in results[1:5]
+    ]
+    with pytest.raises(CheckpointError):
+        caption(folder, tmp_path)  # before anything is loaded or captioned
+    with pytest.raises(UsageError, match="decode"):
+        caption(folder, trained, decode="guess")
