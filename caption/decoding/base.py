@@ -74,8 +74,21 @@ class Strategy(TokenDecoder):
             There are fewer than n where the model has no more to say.
         """
         self.tokenizer, self.ending = tokenizer, self.make_ending(model, tokenizer)
+        return self.search(self.continuation(model, embedding), embedding, self.max_tokens(model))
+
+    def search(self, prefixes: Continuation, embedding: torch.Tensor, max_tokens: int) -> list[list[list[int]]]:
+        """Run the loop, once, with `rows_per_image` rows for each image.
+
+        Args:
+            prefixes: the model behind the prefix of each image.
+            embedding: as for `decode`.
+            max_tokens: the longest caption.
+
+        Returns:
+            As `decode`.
+        """
         images = torch.arange(len(embedding), device=embedding.device).repeat_interleave(self.rows_per_image)
-        return run_loop(self.continuation(model, embedding), images, self, self.max_tokens(model))
+        return run_loop(prefixes, images, self, max_tokens)
 
     def max_tokens(self, model: ClipCapModel) -> int:
         """The limit of a caption in tokens."""

@@ -1,12 +1,14 @@
 """Beam search.
 
-Each image has k beams, the best texts so far. At each step every beam is continued with every token of the vocabulary,
-and the best of all these candidates become the new beams. Candidates that end leave the search as finished captions.
+Each image has k beams, the best texts so far. At each step every beam is continued with every token of the vocabulary.
+The best k of these candidates that do not end become the new beams; an end among the best k is a finished caption.
 With k = 2, and scores that are sums of log-probabilities:
 
-    beams            candidates                             new beams          finished
-    -0.5 a dog       -0.9 a dog runs   -1.6 a dog <end>     -0.9 a dog runs    -1.6 / 3  a dog <end>
-    -0.7 a cat       -1.1 a cat sits   -2.4 a cat on        -1.1 a cat sits
+    beams            candidates             new beams            finished
+    -0.5 a dog       -0.9 a dog runs        -0.9 a dog runs
+    -0.7 a cat       -1.0 a dog <end>                            -1.0 / 3  a dog <end>
+                     -1.1 a cat sits        -1.1 a cat sits
+                     -2.4 a cat on
 
 Finished captions are ranked by the mean over their tokens, so that short and long ones compare.
 

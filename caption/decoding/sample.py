@@ -5,19 +5,15 @@ B images, n captions of each, R rows, T tokens so far, V vocabulary.
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from clipcap.caption.decoding.base import RowStrategy
-from clipcap.caption.decoding.loop import run_loop
+from clipcap.caption.decoding.loop import Continuation, run_loop
 from clipcap.caption.decoding.rules import keep_likeliest, keep_nucleus, penalize_repetition
-from clipcap.train.model.captioning import ClipCapModel
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-_TRIALS = 10  # passes over an image, until it has n distinct captions
+_TRIALS = 10  # runs of the loop for an image, until it has n distinct captions
 
 
 class Sample(RowStrategy):
@@ -27,6 +23,9 @@ class Sample(RowStrategy):
     the images beside it in a batch.
 
     Attributes:
+        embedding: of all images, float (B, d) or (B, t, d).
+        trial: number of the run of the loop, from 0.
+        images: the image of each row.
         uniform: float64 (R, limit), the random numbers of each row.
         scores: float64 (R), sum of the log-probabilities of each row, as the model gave them.
         found: of each image its distinct captions so far: text to mean log-probability and tokens.
@@ -41,23 +40,17 @@ class Sample(RowStrategy):
     scores: torch.Tensor
     found: list[dict[str, tuple[float, list[int]]]]
 
-    @torch.no_grad()
-    def decode(
-        self, model: ClipCapModel, embedding: torch.Tensor, tokenizer: "PreTrainedTokenizerBase"
-    ) -> list[list[list[int]]]:
-        """Up to n captions for each embedding: fewer, where the model hardly says anything else."""
-        self.tokenizer, self.ending = tokenizer, self.make_ending(model, tokenizer)
+    def search(self, prefixes: Continuation, embedding: torch.Tensor, max_tokens: int) -> list[list[list[int]]]:
+        """Run the loop until each image has n distinct captions, but for images with which the model hardly varies."""
         self.embedding, self.found = embedding, [{} for _ in embedding]
-        prefixes = self.continuation(model, embedding)
         wanted = self.options.captions
-        ranked: list[list[list[int]]] = [[] for _ in embedding]
+        ranked: list[list[list[int]]] = []
         for trial in range(_TRIALS if wanted > 1 else 1):
             missing = [image for image, found in enumerate(self.found) for _ in range(wanted - len(found))]
             if not missing:
                 break
             self.trial = trial
-            rows = torch.tensor(missing, device=embedding.device)
-            ranked = run_loop(prefixes, rows, self, self.max_tokens(model))
+            ranked = run_loop(prefixes, torch.tensor(missing, device=embedding.device), self, max_tokens)
         return ranked
 
     def reset(self, images: torch.Tensor, limit: int) -> None:
@@ -78,7 +71,9 @@ class Sample(RowStrategy):
         options = self.options
         # On the CPU in double precision: the running sum over the vocabulary would lose small probabilities.
         exact = logits.cpu().double()
-        shaped = penalize_repetition(exact, tokens.cpu(), options.repetition_penalty) / options.temperature
+        shaped = penalize_repetition(exact, tokens.cpu(), options.repetition_penalty)
+        if options.temperature != 1:
+            shaped = shaped / options.temperature
         shaped = keep_nucleus(keep_likeliest(shaped, options.top_k), options.top_p)
         drawn = _draw(shaped, self.uniform[:, tokens.shape[1]])
         log_probs = exact.log_softmax(dim=-1).gather(1, drawn[:, None])[:, 0]
@@ -86,7 +81,7 @@ class Sample(RowStrategy):
         return drawn.to(logits.device)
 
     def finalize(self, tokens: torch.Tensor) -> list[list[list[int]]]:
-        """The captions of each image that this pass and those before it found, best first."""
+        """The captions of each image that this run and those before it found, best first."""
         means = (self.scores / self.lengths.cpu()).tolist()
         for image, row, mean in zip(self.images, self.rows(tokens), means, strict=True):
             self.found[image].setdefault(self.text(row, self.tokenizer), (mean, row))
