@@ -1,4 +1,4 @@
-"""Checkpoints of other systems: what their own code answered, we answer, to the token and to the fourth digit."""
+"""Checkpoints of other systems give the tokens of their own code, and its losses to four digits."""
 
 import json
 import pickle
@@ -34,7 +34,7 @@ def golden(shared: Path, name: str) -> tuple[Captioner, dict[str, Any], "np.ndar
 
 
 @pytest.mark.parametrize("name", ["rmokady-mlp", "rmokady-transformer"])
-def test_rmokadys_losses_greedy_and_beams(shared: Path, name: str) -> None:
+def test_rmokady_gives_the_losses_greedy_and_beam_captions_of_its_own_code(shared: Path, name: str) -> None:
     captioner, answers, embeddings = golden(shared, name)
     scores = captioner.score(embeddings, answers["captions"])
     assert [len(row) for row in scores] == [len(row) for row in answers["token_nll"]]
@@ -42,23 +42,22 @@ def test_rmokadys_losses_greedy_and_beams(shared: Path, name: str) -> None:
         assert found == pytest.approx(expected, abs=1e-4)
     assert captioner(embeddings) == captioner(embeddings, decode="greedy") == answers["greedy"]
     assert captioner(embeddings, decode="beam", n=5) == answers["beam5"]
-    # One at a time, and in a batch of another size: a picture does not depend on those beside it.
+    # The captions of an image do not depend on the others in its batch.
     captioner.batch_size = 5
     assert captioner(embeddings, decode="beam", n=5) == answers["beam5"]
     assert [captioner(row, decode="beam") for row in embeddings] == [beams[0] for beams in answers["beam5"]]
 
 
-def test_jmisilos_tokens(shared: Path) -> None:
+def test_jmisilo_gives_the_tokens_of_its_own_code(shared: Path) -> None:
     captioner, answers, embeddings = golden(shared, "jmisilo")
     strategy = captioner.strategy(None, DecodeOptions())
     with torch.inference_mode():
         tokens = strategy.decode(captioner.model, torch.from_numpy(embeddings), captioner.tokenizer)
     assert [row for (row,) in tokens] == answers["tokens"]
-    said = captioner(embeddings)
-    assert said == [captioner.tokenizer.decode(row[:-1]) for row in answers["tokens"]]
+    assert captioner(embeddings) == [captioner.tokenizer.decode(row[:-1]) for row in answers["tokens"]]
 
 
-def test_lahdhirims_losses_and_beams(shared: Path) -> None:
+def test_lahdhirim_gives_the_losses_and_beam_captions_of_its_own_code(shared: Path) -> None:
     captioner, answers, embeddings = golden(shared, "lahdhirim")
     for found, expected in zip(captioner.score(embeddings, answers["tokens"]), answers["token_nll"], strict=True):
         assert found == pytest.approx(expected, abs=1e-4)
@@ -71,7 +70,7 @@ def rows() -> "np.ndarray[Any, Any]":
 
 
 def state(lm_folder: Path, prefix: str, mapper: Mapper, mapper_prefix: str) -> "OrderedDict[str, torch.Tensor]":
-    """Weights as such a system saves them: a mapper's and GPT-2's, with the masks that GPT-2 once had among them."""
+    """Weights as another system saves them: those of a mapper and of GPT-2, and the masks that GPT-2 once saved too."""
     lm = GPT2LMHeadModel.from_pretrained(str(lm_folder))
     tensors = OrderedDict((prefix + name, tensor) for name, tensor in lm.state_dict().items())
     tensors[f"{prefix}transformer.h.0.attn.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.uint8)
@@ -96,7 +95,9 @@ def opened(file: Path, tokenizer_folder: Path, **more: Any) -> Captioner:
     return Captioner.from_checkpoint(file, tokenizer=str(tokenizer_folder), device="cpu", **more)
 
 
-def test_a_single_linear_of_rmokady(tmp_path: Path, lm_folder: Path, tokenizer_folder: Path, rows: Any) -> None:
+def test_a_checkpoint_of_rmokady_with_a_linear_mapper_opens(
+    tmp_path: Path, lm_folder: Path, tokenizer_folder: Path, rows: Any
+) -> None:
     mapper = small_mapper("linear", tanh=False)
     tensors = state(lm_folder, "gpt.", mapper, "clip_project.")
     for part in ("weight", "bias"):
@@ -110,7 +111,7 @@ def test_a_single_linear_of_rmokady(tmp_path: Path, lm_folder: Path, tokenizer_f
 
 
 @pytest.mark.parametrize("embedding_width", [32, 16])
-def test_jmisilos_training_files_and_the_linear_of_the_fork(
+def test_training_checkpoints_of_jmisilo_open_with_and_without_the_linear_of_the_fork(
     tmp_path: Path, lm_folder: Path, tokenizer_folder: Path, embedding_width: int
 ) -> None:
     mapper = small_mapper("encoder", embedding_width, layers=2)
@@ -124,10 +125,9 @@ def test_jmisilos_training_files_and_the_linear_of_the_fork(
     rows = np.random.default_rng(1).standard_normal((3, embedding_width)).astype(np.float32)
     with torch.inference_mode():
         torch.testing.assert_close(prefix(captioner, rows), mapper(torch.from_numpy(rows)))
-    said = captioner(rows)
-    assert said == [captioner(row) for row in rows]  # no picture sees another
-    assert all(text[:1] == text[:1].upper() for text in said)
-    # The losses are those of the logits that the decoding looks at.
+    captions = captioner(rows)
+    assert captions == [captioner(row) for row in rows]  # no image depends on another
+    assert all(text[:1] == text[:1].upper() for text in captions)
     model: Any = captioner.model
     with torch.inference_mode():
         start = model.start(torch.from_numpy(rows[:1]))
@@ -142,7 +142,7 @@ def test_jmisilos_training_files_and_the_linear_of_the_fork(
         captioner(rows, decode="beam")
 
 
-def test_rows_of_length_one_where_it_was_trained_on_them(
+def test_normalize_scales_embeddings_to_length_one(
     tmp_path: Path, lm_folder: Path, tokenizer_folder: Path, rows: Any
 ) -> None:
     torch.save(state(lm_folder, "gpt.", small_mapper("mlp"), "clip_project."), tmp_path / "m.pt")
@@ -156,7 +156,7 @@ def test_rows_of_length_one_where_it_was_trained_on_them(
 
 
 class Spiteful:
-    """What a pickle can do: make a file when it is read."""
+    """Makes a folder when its pickle is read."""
 
     def __init__(self, call: Any, *arguments: Any) -> None:
         self.call, self.arguments = call, arguments
@@ -165,7 +165,7 @@ class Spiteful:
         return self.call, self.arguments
 
 
-def test_a_file_that_would_run_code_is_refused_by_name(
+def test_a_checkpoint_that_would_run_code_is_refused(
     tmp_path: Path, run: Any, lm_folder: Path, tokenizer_folder: Path, small_cache: Path
 ) -> None:
     import os
@@ -176,35 +176,29 @@ def test_a_file_that_would_run_code_is_refused_by_name(
     torch.save({**tensors, "clip_project.extra": bad}, tmp_path / "zip.pt")
     torch.save({**tensors, "clip_project.extra": bad}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"caption_model_state_dict": tensors, "x": bad}))
-    with pytest.raises(FileNotFoundError):  # the pickles do work: of one that could be made
+    with pytest.raises(FileNotFoundError):  # the pickle does call os.mkdir
         pickle.loads(pickle.dumps(Spiteful(os.mkdir, str(tmp_path / "nowhere/made"))))  # noqa: S301
     for name in ("zip.pt", "old.pt", "plain.pkl"):
         options = ["--model", tmp_path / name, "--tokenizer", tokenizer_folder, "--device", "cpu"]
         result = run("caption", small_cache, *options)
         assert result.status == 2
         assert len(result.err.splitlines()) == 1
-        assert "names posix.mkdir, which could run code; nothing of it was read" in result.err, result.err
+        assert "posix.mkdir" in result.err
     assert not made.exists()
 
 
 @pytest.mark.parametrize(
     ("change", "fact"),
     [
-        (lambda t: t.pop("gpt.transformer.ln_f.bias"), "lacks gpt.transformer.ln_f.bias"),
-        (
-            lambda t: t.update({"gpt.transformer.wpf.weight": torch.ones(1)}),
-            "gpt.transformer.wpf.weight",
-        ),
-        (lambda t: t.pop("gpt.transformer.wte.weight"), "holds no GPT-2 under gpt.*"),
+        (lambda t: t.pop("gpt.transformer.ln_f.bias"), "gpt.transformer.ln_f.bias"),
+        (lambda t: t.update({"gpt.transformer.wpf.weight": torch.ones(1)}), "gpt.transformer.wpf.weight"),
+        (lambda t: t.pop("gpt.transformer.wte.weight"), "GPT-2 under gpt.*"),
         (lambda t: t.pop("clip_project.model.2.weight"), "clip_project.model.0.weight"),
-        (
-            lambda t: t.update({"gpt.lm_head.weight": torch.ones(2, 2)}),
-            "an output layer that is not its input embedding",
-        ),
+        (lambda t: t.update({"gpt.lm_head.weight": torch.ones(2, 2)}), "output layer"),
         (lambda t: [t.pop(name) for name in list(t) if name.startswith("clip")], "rmokady, jmisilo, lahdhirim"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(
+def test_the_error_names_what_is_wrong_with_a_checkpoint(
     tmp_path: Path, lm_folder: Path, tokenizer_folder: Path, change: Any, fact: str
 ) -> None:
     tensors = state(lm_folder, "gpt.", small_mapper("mlp"), "clip_project.")
@@ -216,9 +210,12 @@ def test_what_is_wrong_with_a_file_is_said(
     assert str(caught.value).startswith(str(tmp_path / "m.pt"))
 
 
-def test_options_that_are_for_foreign_files_alone(trained: Path, tmp_path: Path, run: Any, small_cache: Path) -> None:
-    with pytest.raises(UsageError, match="knows its tokenizer, rows and heads"):
+def test_options_of_foreign_checkpoints_are_refused_for_ours(
+    trained: Path, tmp_path: Path, run: Any, small_cache: Path
+) -> None:
+    with pytest.raises(UsageError, match="tokenizer"):
         Captioner.from_checkpoint(trained, normalize=True)
     (tmp_path / "m.bin").write_bytes(b"x")
     result = run("caption", small_cache, "--model", tmp_path / "m.bin")
-    assert (result.status, "is a file; give the folder that clipcap-train wrote" in result.err) == (2, True)
+    assert result.status == 2
+    assert str(tmp_path / "m.bin") in result.err
