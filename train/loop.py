@@ -1,6 +1,6 @@
-"""The loop of stage 2: steps, validations, checkpoints, and going on after a stop as if there had been none.
+"""The training loop: epochs of steps, a validation after each, checkpoints, and resuming as if it had not stopped.
 
-Knows nothing of command lines and of how a cache is read.
+It knows nothing of command lines and of the cache's format.
 """
 
 import logging
@@ -20,12 +20,12 @@ from clipcap.train.corpus.captions import Corpus
 from clipcap.train.corpus.embeddings import StreamedEmbeddings
 from clipcap.train.corpus.sampler import epoch_batches
 from clipcap.train.engine.distributed import World
-from clipcap.train.engine.step import LEAST_LOSS_SCALE, Engine, StepResult
+from clipcap.train.engine.step import Engine, StepResult
 from clipcap.train.model.captioning import ClipCapModel, train_mode
 from clipcap.train.model.checkpoint import CheckpointConfig, load_trained, read_config, save_checkpoint
 from clipcap.train.run.folder import RunFolder
 from clipcap.train.run.interrupt import on_interrupt
-from clipcap.train.run.state import TrainState, restore, training_state
+from clipcap.train.run.state import State, TrainState, damaged, from_files, to_files
 from clipcap.train.run.trackers import Tracker
 from clipcap.train.settings import TrainSettings, lr_factor
 from clipcap.train.validate import Validation, validate
@@ -36,30 +36,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
-STOP_EVERY = 10  # steps between two questions to other processes on GPUs whether they were stopped
+STOP_EVERY = 10  # steps after which several processes on GPUs ask each other whether one was interrupted
 SAVE_EVERY = 600.0  # seconds between two checkpoints within an epoch
-SMALL_GAP = 0.02  # nats; a model that looks at the picture is far above
+SMALL_GAP = 0.02  # nats; the image gap of a model that uses the image is far larger
 
 Numbers = NDArray[np.int64]
 
 
 class Trainer:
-    """Trains one model on one corpus into one folder.
+    """Trains one model on one corpus, and writes into one folder.
 
     Args:
-        model: on `device`, with `requires_grad` set on what trains.
-        tokenizer: for samples and checkpoints.
-        train: what to train on, on `device`.
-        val: what to validate on, on `device`; None where the cache has no such split.
-        settings: of the run.
-        checkpoint: what checkpoints say of themselves; their progress is filled in here.
-        folder: of the run, started.
-        device: of the model.
+        model: the model on `device`, with `requires_grad` set on the weights that train.
+        tokenizer: tokenizer of the samples, which is stored in checkpoints.
+        train: captions to train on, on `device`.
+        val: captions to validate on, on `device`; None if the cache has no validation split.
+        settings: settings of the run.
+        checkpoint: config.json of the checkpoints, but for their progress.
+        folder: folder of the run, started.
+        device: the model's device.
         world: this process among those that train the model.
 
     Attributes:
+        state: how far the loop is.
         engine: makes the steps.
-        tracker: where figures go besides the folder; may be set before `run`.
+        tracker: gets the metrics besides the folder; set it before `run`.
     """
 
     def __init__(
@@ -84,34 +85,52 @@ class Trainer:
         self.warmup_steps = settings.warmup_steps(self.total_steps)
         self.engine = Engine(model, settings, device, world)
         self.tracker: Tracker | None = None
-        self._stop = False
-        self._unread: deque[StepResult] = deque()
+        self._stop_requested = False  # set by the signal handler, at any moment, and by nothing else
+        self._unfinished: deque[StepResult] = deque()
         self._saved_at = time.monotonic()
 
-    def resume(self) -> None:
-        """Go on from the folder's `last` checkpoint.
+    def state_dict(self) -> State:
+        """Return all state besides the weights: `loop`, the fields of `TrainState`, and `engine`, the engine's."""
+        return {"loop": asdict(self.state), "engine": self.engine.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what `state_dict` returned.
 
         Raises:
-            CheckpointError: it is broken, of a model of another shape, or of a language model that has changed since.
+            KeyError, TypeError, ValueError: something is missing, or does not fit the model.
+        """
+        loop = TrainState(**state["loop"])
+        self.engine.load_state_dict(state["engine"])
+        self.state = loop
+
+    def resume(self) -> None:
+        """Load the weights and the state of the folder's `last` checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged, of a model of another shape, or its language model has changed since.
         """
         last = self.folder.last
-        described, now = read_config(last).language_model, self.checkpoint.language_model
-        if described.sha256 != now.sha256:
+        stored, now = read_config(last).language_model, self.checkpoint.language_model
+        if stored.sha256 != now.sha256:
             raise CheckpointError(
                 f"{now.name} is not the language model that {last} began with; put the right one back"
             )
         load_trained(last, self.model, with_lm=now.tuned)
-        self.state = restore(last, self.engine)
+        state = from_files(last)
+        try:
+            self.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise damaged(last, error) from error
 
     def run(self) -> bool:
-        """Train to the end, or until Ctrl-C.
+        """Train to the end, or until the first Ctrl-C.
 
         Returns:
-            Whether the end was reached; if not, `last` holds everything to go on with.
+            Whether the run is finished. If not, `last` holds everything that `resume` needs.
 
         Raises:
-            ClipCapError: the loss is no longer a number, a caption does not fit into memory, or a file cannot be
-                written. The checkpoints before stay.
+            ClipCapError: training has diverged, a caption does not fit into memory, or a file cannot be written.
+                Earlier checkpoints stay.
         """
         if self.world.first:
             self.folder.forget_after(self.state.step, self.state.epoch)
@@ -121,25 +140,26 @@ class Trainer:
         ):
             while not self.finished:
                 try:
-                    self._epoch(progress)
-                    result = self.world.broadcast(self._validate())  # the last bits may differ between machines
+                    stopped = self._epoch(progress)
+                    # Rank 0's result counts for all: the last bits may differ between machines.
+                    result = None if stopped else self.world.broadcast(self._validate())
                 except torch.OutOfMemoryError as error:
                     fact = f"{self.device} is out of memory with {self.settings.batch_size} captions"
-                    raise ClipCapError(f"{fact}; start again with a smaller --batch-size and --overwrite") from error
-                self._stop = self.world.any_rank(self._stop, self.device)
-                if self._stop:  # in the steps or in the validation, which is then made again
-                    self._save_last()
+                    raise ClipCapError(f"{fact}; start again with a smaller `batch_size`, and `overwrite`") from error
+                if stopped or self._any_stop():  # an interrupted validation has no result, and is made again
+                    self._save()
                     return False
                 self._finish_epoch(result)
         return True
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or patience is at its end."""
+        """Whether all epochs are done, or the run ended early by `patience`."""
         patience = self.settings.patience
         return self.state.epoch >= self.settings.epochs or bool(patience and self.state.epochs_since_best >= patience)
 
-    def _epoch(self, progress: Progress) -> None:
+    def _epoch(self, progress: Progress) -> bool:
+        """Make the remaining steps of this epoch; return whether an interrupt stopped them."""
         state, settings = self.state, self.settings
         embedding = self.train.embedding
         batches = epoch_batches(
@@ -152,63 +172,60 @@ class Trainer:
         )[state.batch :]
         if isinstance(embedding, StreamedEmbeddings) and batches:
             embedding.expect(self.train.image[np.concatenate([self.world.shard(batch) for batch in batches])])
-        # The next fp16 step needs the scale that this one decides.
-        reads_behind = self.device.type == "cuda" and settings.precision != "fp16"
         train_mode(self.model)
         started, captions = time.monotonic(), 0
         for number, batch in enumerate(batches):
-            if self.world.size == 1 or self.device.type == "cpu" or state.step % STOP_EVERY == 0:
-                self._stop = self.world.any_rank(self._stop, self.device)
-                if self._stop:
-                    break
-            self._unread.append(self._step(batch))
+            # Asking several GPUs means to wait for all of them, so that is done rarely.
+            asks = self.world.size == 1 or self.device.type == "cpu" or state.step % STOP_EVERY == 0
+            if asks and self._any_stop():
+                self._finish_steps()
+                return True
+            self._unfinished.append(self._step(batch))
             state.step += 1
             state.batch += 1
             captions += len(batch)
-            # A GPU computes this step while the last one's loss is read and the next one is laid out.
-            loss = self._read(leave=1 if reads_behind and number + 1 < len(batches) else 0)
+            # A GPU computes this step while the result of the last one is read and the next batch is laid out.
+            loss = self._finish_steps(leave=1 if self.engine.runs_ahead and number + 1 < len(batches) else 0)
             if loss is not None:
                 progress.advance(remark=f"epoch {state.epoch + 1}/{settings.epochs}, loss {loss:.3f}")
             if state.step % LOG_EVERY == 0 or number + 1 == len(batches):
-                self._read()
+                self._finish_steps()
                 self._log_training(captions / (time.monotonic() - started))
                 started, captions = time.monotonic(), 0
             if time.monotonic() - self._saved_at > SAVE_EVERY:
-                self._save_last()
-        self._read()
+                self._save()
+        return False
 
     def _step(self, captions: Numbers) -> StepResult:
-        state, settings = self.state, self.settings
-        factor = lr_factor(state.step, self.warmup_steps, self.total_steps, settings.schedule)
-        return self.engine.step(self.train, captions, rate=settings.lr * factor, number=state.step)
+        step, settings = self.state.step, self.settings
+        factor = lr_factor(step, self.warmup_steps, self.total_steps, settings.schedule)
+        return self.engine.step(self.train, captions, rate=settings.lr * factor, number=step)
 
-    def _read(self, leave: int = 0) -> float | None:
-        """Read what steps found, but for the newest `leave` of them; the last loss that was read.
+    def _finish_steps(self, leave: int = 0) -> float | None:
+        """Finish all steps but the newest `leave`; return the loss of the last one finished, in nats a token.
 
         Raises:
-            ClipCapError: a loss or a gradient was no number, and fp16 is not to blame. No step was made of it.
+            ClipCapError: training has diverged.
         """
-        state, scale = self.state, self.engine.loss_scale
         loss = None
-        while len(self._unread) > leave:
-            result = self._unread.popleft()
-            loss, norm = result.read()
-            finite = math.isfinite(loss) and math.isfinite(norm)
-            if self.settings.precision == "fp16":
-                scale.update(finite)
-            if not finite and (self.settings.precision != "fp16" or scale.scale < LEAST_LOSS_SCALE):
-                step = state.step - len(self._unread)
-                raise ClipCapError(
-                    f"the loss is {loss} and its gradient {norm} at step {step}: training has diverged; start again "
-                    f"with a lower --lr (it was {self.settings.lr}); the checkpoints before are kept"
-                )
+        while len(self._unfinished) > leave:
+            result = self._unfinished.popleft()
+            loss = self.engine.finish(result)
             if math.isfinite(loss):
-                state.loss_sum += loss * result.tokens
-                state.loss_tokens += result.tokens
+                self.state.loss_sum += loss * result.tokens
+                self.state.loss_tokens += result.tokens
         return loss
 
+    def _any_stop(self) -> bool:
+        """Whether a process was interrupted. All get the same answer, and must act on it.
+
+        The answer is never stored in the flag: an interrupt that arrives while the processes exchange their flags would
+        be overwritten. It counts at the next question.
+        """
+        return self.world.any_rank(self._stop_requested, self.device)
+
     def _validate(self) -> Validation | None:
-        if self.val is None or self._stop:
+        if self.val is None or self._stop_requested:
             return None
         return validate(
             self.model,
@@ -217,51 +234,66 @@ class Trainer:
             batch_size=self.settings.batch_size,
             device=self.device,
             precision=self.settings.precision,
-            stopped=lambda: self._stop,
+            stopped=lambda: self._stop_requested,
         )
 
     def _finish_epoch(self, result: Validation | None) -> None:
-        """Say what the validation found, and save: after this the next epoch begins."""
+        """Log the validation and save; the next epoch begins after this.
+
+        Raises:
+            ClipCapError: a loss or a weight is not finite: training has diverged. Nothing was written.
+        """
         state = self.state
         epoch = state.epoch + 1
         if result is not None:
+            losses = [result.loss, result.image_gap or 0.0]
+            if not all(map(math.isfinite, losses)):
+                raise self.engine.diverged(f"after epoch {epoch} the validation loss is {result.loss}")
             self._log({"step": state.step, "epoch": epoch, "val_loss": result.loss, **_rest(asdict(result))})
-            gap = "unknown (one picture)" if result.image_gap is None else f"{result.image_gap:+.4f}"
+            gap = "unknown (one image)" if result.image_gap is None else f"{result.image_gap:+.4f}"
             logger.info(f"epoch {epoch}: validation loss {result.loss:.4f}, image gap {gap}")
             for path, caption, _ in result.samples:
                 logger.info(f"  {path}: {caption}")
             if epoch == self.settings.epochs and result.image_gap is not None and result.image_gap < SMALL_GAP:
                 logger.warning(
-                    f"the image gap is {gap}: the model hardly looks at the pictures; train longer, or see that "
-                    "captions and pictures belong together"
+                    f"the image gap is {gap}: the model hardly uses the image; train longer, or check that captions "
+                    "and images belong together"
                 )
         state.epoch, state.batch = epoch, 0
-        state.epochs_since_best += 1
-        # Without validation the newest is taken for the best.
-        if result is None or state.best is None or result.loss < state.best:
+        # Without validation, the newest checkpoint counts as the best.
+        is_best = result is None or state.best is None or result.loss < state.best
+        if is_best:
             state.best, state.epochs_since_best = result.loss if result else None, 0
-            if self.world.first:
-                save_checkpoint(self.folder.best, self.model, self.tokenizer, self._described(epoch))
-        self._save_last()
+        else:
+            state.epochs_since_best += 1
+        self._save(best=is_best)
         if self.world.first:
             self.folder.draw_curves()
         if self.finished and epoch < self.settings.epochs:
             epochs = plural(state.epochs_since_best, "epoch")
             logger.info(f"the validation loss was lowest {epochs} ago: the run ends here (`patience`)")
 
-    def _save_last(self) -> None:
-        self._read()
+    def _save(self, *, best: bool = False) -> None:
+        """Write `last`, and before it `best` if this is the best model so far.
+
+        Raises:
+            ClipCapError: a weight is not finite, or a file cannot be written. The older checkpoints stay.
+        """
+        self._finish_steps()
+        self.engine.check_weights()
         self._saved_at = time.monotonic()
         if not self.world.first:
             return
-        state = training_state(self.engine, self.state)
-        save_checkpoint(self.folder.last, self.model, self.tokenizer, self._described(self.state.epoch), state)
-
-    def _described(self, epoch: int) -> CheckpointConfig:
         state = self.state
-        return replace(self.checkpoint, progress={"step": state.step, "epoch": epoch, "best_val_loss": state.best})
+        progress = {"step": state.step, "epoch": state.epoch, "best_val_loss": state.best}
+        config = replace(self.checkpoint, progress=progress)
+        if best:
+            save_checkpoint(self.folder.best, self.model, self.tokenizer, config)
+        save_checkpoint(self.folder.last, self.model, self.tokenizer, config, to_files(self.state_dict()))
+        self.folder.checkpoint_made()
 
     def _log_training(self, rate: float) -> None:
+        """Log the mean loss since the last such line, and the speed in captions a second."""
         state = self.state
         self._log(
             {
@@ -279,15 +311,17 @@ class Trainer:
             return
         self.folder.log(line)
         if self.tracker is not None:
-            figures = {name: value for name, value in line.items() if isinstance(value, int | float)}
-            self.tracker.log({name: value for name, value in figures.items() if name != "step"}, line["step"])
+            metrics = {name: value for name, value in line.items() if isinstance(value, int | float)}
+            step = metrics.pop("step")
+            self.tracker.log(metrics, int(step))
 
     def _request_stop(self) -> None:
-        if not self._stop:  # torchrun sends SIGTERM behind a Ctrl-C
+        if not self._stop_requested:  # torchrun sends SIGTERM after a Ctrl-C
             logger.info("stopping after this step, and saving; Ctrl-C again stops at once")
-        self._stop = True
+        self._stop_requested = True
 
 
 def _rest(validation: dict[str, Any]) -> dict[str, Any]:
+    """Return what a line of metrics.jsonl holds of a validation besides its loss."""
     samples = [dict(zip(("path", "caption", "reference"), sample, strict=True)) for sample in validation["samples"]]
     return {"image_gap": validation["image_gap"], "samples": samples}

@@ -35,7 +35,7 @@ from clipcap.train.model.checkpoint import read_config
 from clipcap.train.model.find import find_checkpoint
 from clipcap.train.model.tuning import describe_trainable
 from clipcap.train.run.folder import RunFolder, check_same
-from clipcap.train.run.trackers import open_tracker
+from clipcap.train.run.trackers import check_tracker, open_tracker
 from clipcap.train.settings import TrainSettings, flat_name
 
 logger = logging.getLogger(__name__)
@@ -92,11 +92,15 @@ def train(
     opened = Cache.open(path)
     contents = [shard.content for shard in opened.shards]
     keep_freed_memory()
+    check_tracker((settings or TrainSettings()).log_to)
     world, device = join_world(choose_device((settings or TrainSettings()).device))
     with ExitStack() as stack:
         if not world.first:
             stack.enter_context(_silence())
-        stored = run.stored() if resume else None
+        else:
+            stack.enter_context(run.lock())
+            run.check(resume=resume, overwrite=overwrite)  # again, now that no other process can change the folder
+        stored = world.broadcast(run.stored() if resume and world.first else None)
         if stored is None:
             settings = _resolve(settings or TrainSettings(), run, opened, device)
         else:
@@ -113,10 +117,12 @@ def train(
         trainer = build_trainer(settings, opened, run, device, world)
         world.wait()  # no process writes before all have read
         if world.first:
-            if stored is None or not run.go_on():
+            if stored is None or not run.last.exists():
                 run.start(settings, contents)
             stack.enter_context(log_to_file(run.log_file))
             trainer.tracker = open_tracker(settings.log_to, run.path, settings.flat())
+            if trainer.tracker is not None:
+                stack.callback(trainer.tracker.close)
         world.wait()
         if stored is not None and run.last.exists():
             trainer.resume()

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much of it captions take in training."""
+"""Measures how much memory is free, and how much of it a caption takes in training."""
 
 import math
 import os
@@ -15,18 +15,18 @@ from clipcap.train.packed.cross_entropy import logits_bytes
 from clipcap.train.packed.layout import PACK_CAPTIONS
 from clipcap.train.packed.loss import PackedLoss
 
-CACHE_PART = 0.5  # of free memory, that the embeddings may take; more of them are streamed
-STEP_PART = 0.8  # of what is left, that the captions of a step may take; more of them go one part after the other
-SAFETY = 1.25  # the backward pass holds gradients of activations beside them
-PLACES = 6  # in the corpus, where captions are measured
-PROBE = {"image": 1, "caption": 5}  # pictures side by side at each, with all their captions or one: a block or two
-STATE_BYTES = 12  # of each trained number: its gradient and two moments, float32
+CACHE_PART = 0.5  # fraction of the free memory that embeddings may take; more of them are streamed
+STEP_PART = 0.8  # fraction of the remaining memory that a micro-batch may take
+SAFETY = 1.25  # the backward pass holds gradients of activations beside the activations
+PLACES = 6  # places in the corpus where captions are measured
+PROBE = {"image": 1, "caption": 5}  # neighbouring images at each place, with all their captions or one: a block or two
+STATE_BYTES = 12  # for each trained number: its gradient and two moments, float32
 
 Numbers = NDArray[np.int64]
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device; a large number where nobody knows."""
+    """Return how many bytes of memory are free on a device; 2**40 where the system does not tell."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         fraction = torch.cuda.get_per_process_memory_fraction(device)
@@ -37,7 +37,7 @@ def free_bytes(device: torch.device) -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
         return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes share it
-    with suppress(OSError, ValueError):  # macOS has no figure of what is free
+    with suppress(OSError, ValueError):  # macOS only tells how much there is
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return 1 << 40
 
@@ -45,21 +45,34 @@ def free_bytes(device: torch.device) -> int:
 def micro_batches_that_fit(
     loss: PackedLoss, corpus: Corpus, batch_size: int, device: torch.device, precision: str, sampling: str
 ) -> int:
-    """Into how many parts, one after the other, a batch goes so that it fits into memory.
+    """Return how many micro-batches a batch must be cut into, so that each fits into memory.
 
-    Measured, not guessed: what the captions of some pictures leave behind for the backward pass, and of half of them,
-    for whatever mapper and tuning. The weights' gradients and the optimiser's moments are taken off what is free first.
+    The memory of a caption is measured rather than calculated, so that the figure holds for any mapper and tuning: one
+    forward pass over the captions of some images, and one over half of them, count the bytes that they keep for the
+    backward pass. The difference is what captions take, the rest is what a pass takes in any case. The gradients of the
+    weights and the optimiser's moments, which do not exist yet, are subtracted from the free memory.
+
+    Args:
+        loss: the model with its loss.
+        corpus: the captions to train on.
+        batch_size: captions in a step of this process.
+        device: the model's device.
+        precision: `fp32`, `bf16` or `fp16`.
+        sampling: `image` or `caption`; decides how many captions share a prefix.
+
+    Returns:
+        From 1 to `batch_size`.
     """
     images, first = np.unique(corpus.image, return_index=True)
     places = np.arange(PLACES)[:, None] * len(images) // PLACES + np.arange(PROBE[sampling])
     chosen = np.unique(np.minimum(places, len(images) - 1))
-    most = PACK_CAPTIONS if sampling == "image" else 1
-    captions = [np.arange(first[image], min(first[image] + most, len(corpus))) for image in chosen]
+    limit = PACK_CAPTIONS if sampling == "image" else 1
+    captions = [np.arange(first[image], min(first[image] + limit, len(corpus))) for image in chosen]
     captions = [some[corpus.image[some] == corpus.image[some[0]]] for some in captions]
     probes = [np.concatenate(some) for some in (captions[: -(-len(captions) // 2)], captions)]
     few, many = (_kept_bytes(loss, corpus, probe, device, precision) for probe in probes)
     each = max(1.0, (many - few) / max(1, len(probes[1]) - len(probes[0])))
-    # What is kept whatever the captions: copies of the weights in 16 bits, and a part of the logits.
+    # What a pass takes in any case: copies of the weights in 16 bits, and a part of the logits.
     weights = max(0.0, many - len(probes[1]) * each) + logits_bytes(device, loss.model.gpt.config.vocab_size)
     trained = sum(parameter.numel() for parameter in loss.parameters() if parameter.requires_grad)
     room = STEP_PART * (free_bytes(device) - STATE_BYTES * trained - weights)
@@ -68,7 +81,7 @@ def micro_batches_that_fit(
 
 
 def _kept_bytes(loss: PackedLoss, corpus: Corpus, captions: Numbers, device: torch.device, precision: str) -> int:
-    """What a forward pass leaves behind for the backward pass, besides the weights."""
+    """Return the bytes that a forward pass keeps for the backward pass, besides the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in loss.parameters()}
     kept: dict[int, int] = {}
 
@@ -80,7 +93,7 @@ def _kept_bytes(loss: PackedLoss, corpus: Corpus, captions: Numbers, device: tor
 
     batch = corpus.packed(captions, loss.model.clip_project.config.prefix_length)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(device, precision):
-        total = loss(batch)  # held: what is kept stays where it is until all is counted
+        total = loss(batch)  # keeps the graph alive, and with it every storage, until all are counted
         found = sum(kept.values())
         del total
     return found

@@ -1,11 +1,24 @@
-"""One optimiser step on one batch: packed, in parts where memory is short, in several processes where there are some.
+"""The engine makes optimiser steps. It knows nothing of epochs, validations, files and command lines.
 
-A GPU is given its next step while it computes this one: what a step found is read when it is there.
+A step trains on one batch of captions:
+
+    batch -> this process's shard -> micro-batches, one after the other: loss and backward pass
+          -> gradients averaged over processes -> norm -> clipping and AdamW -> StepResult
+
+*Micro-batches* are the pieces into which a batch is cut where memory is short. Their losses are all divided by the
+tokens of the whole batch, so that their summed gradients are those of the batch in one piece: the step is the same,
+and only the peak of memory is lower. How many there are is measured before the first step, unless the settings say it.
+
+*Waiting.* On a GPU, `step` only queues the work and returns at once, so that the GPU computes one step while Python
+lays out the next one. The only wait is `finish`, for the result of that one step. With fp16, the loss scale of a step
+depends on the result of the step before, so each result must be finished before the next step (`runs_ahead` is False).
+On other devices a step is done when `step` returns.
 """
 
 import logging
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,28 +37,30 @@ from clipcap.train.settings import TrainSettings
 logger = logging.getLogger(__name__)
 
 CLIP_NORM = 1.0
-# Of gradients in fp16, as torch.amp.GradScaler: doubled after so many good steps, halved after a bad one.
+# The loss scale of fp16 follows torch.amp.GradScaler: it doubles after this many good steps and halves after a bad one.
 FIRST_LOSS_SCALE = 2.0**16
 GROW_EVERY = 2000
 LEAST_LOSS_SCALE = 2.0**-10
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
 
 Numbers = NDArray[np.int64]
 
 
 @dataclass
 class LossScale:
-    """What the loss is multiplied by so that fp16 can hold its gradients. 1 with other precisions, and for good.
+    """The factor by which fp16 multiplies the loss, so that small gradients do not vanish. It is 1 otherwise.
 
     Attributes:
         scale: the factor.
-        good_steps: steps since it last changed.
+        good_steps: steps since the factor last changed.
     """
 
     scale: float = 1.0
     good_steps: int = 0
 
     def update(self, finite: bool) -> None:
-        """After a step."""
+        """Adapt the factor to a step whose loss and gradient were finite, or were not."""
         self.good_steps = self.good_steps + 1 if finite else 0
         if not finite:
             self.scale /= 2
@@ -54,58 +69,61 @@ class LossScale:
 
 
 class StepResult:
-    """What a step found: mean loss in nats a token and norm of its gradient, of all processes.
+    """The loss and the gradient's norm of a step, on their way from the device.
 
     Args:
-        figures: both, on the device.
-        tokens: of the batch.
+        values: float32 (2), on the device: the mean loss in nats a token and the norm of the gradient before clipping,
+            both of the whole batch.
+        number: the step's number, from 0.
+        tokens: tokens of the whole batch.
     """
 
-    def __init__(self, figures: torch.Tensor, tokens: int) -> None:
-        self.tokens = tokens
+    def __init__(self, values: torch.Tensor, number: int, tokens: int) -> None:
+        self.number, self.tokens = number, tokens
         self._ready: torch.cuda.Event | None = None
-        if figures.device.type == "cuda":
-            self._figures = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
-            self._figures.copy_(figures, non_blocking=True)
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
             self._ready = torch.cuda.Event()
-            self._ready.record(torch.cuda.current_stream(figures.device))
+            self._ready.record(torch.cuda.current_stream(values.device))
         else:
-            self._figures = figures
+            self._values = values
 
     def read(self) -> tuple[float, float]:
-        """Loss and norm; waits for the step, and for no later one."""
+        """Return the loss and the norm. On a GPU, wait for this step, but for no later one."""
         if self._ready is not None:
             self._ready.synchronize()
-        loss, norm = self._figures.tolist()
+        loss, norm = self._values.tolist()
         return loss, norm
 
 
 class Engine:
-    """Trains one model.
+    """Makes the optimiser steps of one model.
 
     Args:
-        model: on `device`, with `requires_grad` set on what trains.
-        settings: of the run.
-        device: of the model.
+        model: on `device`, with `requires_grad` set on the weights that train.
+        settings: settings of the run.
+        device: the model's device.
         world: this process among those that train the model.
 
     Attributes:
-        parameters: what trains, by name.
+        parameters: the parameters that train, by name.
         optimizer: AdamW (arXiv:1711.05101).
-        micro_batches: how many a batch is cut into; 0 until the first step, which measures it unless it is set before.
-        loss_scale: see there.
+        micro_batches: how many micro-batches a batch is cut into; 0 until the first step measures it.
+        loss_scale: the loss scale of fp16.
+        runs_ahead: whether the next step may start before the result of this one is finished.
     """
 
     def __init__(self, model: ClipCapModel, settings: TrainSettings, device: torch.device, world: World) -> None:
         self.model, self.settings, self.device, self.world = model, settings, device, world
-        if settings.tune == "none" and not settings.init:  # else checkpoints hold the language model, as it was
+        if settings.tune == "none" and not settings.init:  # checkpoints do not hold this language model
             _narrow(model.gpt.transformer.h, device, settings.precision)
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if device.type == "cpu":
-            for _, parameter in trained:  # a file is mapped behind them; written to, it would be copied page by page
+            for _, parameter in trained:  # loaded weights map a file, and each page is copied when it is first written
                 parameter.data = parameter.data.clone()
         matrices = [(name, p) for name, p in trained if p.ndim > 1]
-        vectors = [(name, p) for name, p in trained if p.ndim <= 1]  # biases and norms, which are not to decay
+        vectors = [(name, p) for name, p in trained if p.ndim <= 1]  # biases and norms, which do not decay
         self.parameters = dict(matrices + vectors)
         groups = [
             {"params": [p for _, p in matrices], "weight_decay": settings.weight_decay},
@@ -115,17 +133,21 @@ class Engine:
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=self.fused)
         self.micro_batches = settings.accumulate
         self.loss_scale = LossScale(FIRST_LOSS_SCALE if settings.precision == "fp16" else 1.0)
+        self.runs_ahead = device.type == "cuda" and settings.precision != "fp16"
         self._loss = PackedLoss(model, settings.label_smoothing)
         self._parallel = world.wrap(self._loss, device)
 
     def step(self, corpus: Corpus, captions: Numbers, *, rate: float, number: int) -> StepResult:
-        """Train on one batch.
+        """Train on one batch. A step whose loss or gradient is not finite changes no weight.
 
         Args:
-            corpus: on the device.
-            captions: int64 (B), their numbers.
+            corpus: the captions, on the device.
+            captions: int64 (B), the numbers of the batch's captions in the corpus.
             rate: learning rate.
-            number: of the step. With the run's seed it decides what dropout drops, and nothing else does.
+            number: the step's number. With the run's seed, it alone decides what dropout drops.
+
+        Returns:
+            The result, which `finish` reads.
 
         Raises:
             ClipCapError: one caption alone does not fit into memory.
@@ -141,14 +163,90 @@ class Engine:
                 loss = self._accumulate(corpus, captions, tokens)
                 break
             except torch.OutOfMemoryError:
-                pass  # first let go of the exception, which holds all that was computed
+                pass  # the exception holds all activations, and must be gone before memory is freed
             self._split_further()
         norm = self._norm() / self.loss_scale.scale
         self._update(norm)
-        return StepResult(torch.stack([self.world.sum(loss), norm]), tokens)
+        return StepResult(torch.stack([self.world.sum(loss), norm]), number, tokens)
+
+    def finish(self, result: StepResult) -> float:
+        """Read the result of a step, and adapt the loss scale of fp16 to it. Results are finished in order.
+
+        Returns:
+            The mean loss in nats a token. With fp16 it may be infinite, if the loss scale was too large for the step,
+            which then changed no weight; the next steps have a smaller scale.
+
+        Raises:
+            ClipCapError: the loss or the gradient is not finite, and not for a loss scale that is too large: training
+                has diverged. The weights are those from before the step.
+        """
+        loss, norm = result.read()
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        half = self.settings.precision == "fp16"
+        if half:
+            self.loss_scale.update(finite)
+        if not finite and (not half or self.loss_scale.scale < LEAST_LOSS_SCALE):
+            raise self.diverged(f"at step {result.number + 1} the loss is {loss} and the gradient's norm {norm}")
+        return loss
+
+    def check_weights(self) -> None:
+        """Check that all trained weights are finite, in one pass over them that allocates nothing.
+
+        Raises:
+            ClipCapError: one is not: training has diverged.
+        """
+        # A sum is NaN or infinite if one of its terms is. It also overflows if they are as large as 1e38.
+        with torch.no_grad():
+            sums = torch.stack([parameter.sum().float() for parameter in self.parameters.values()])
+        if not bool(sums.isfinite().all()):
+            name = list(self.parameters)[int((~sums.isfinite()).nonzero()[0])]
+            raise self.diverged(f"the weights of {name} are not finite")
+
+    def diverged(self, fact: str) -> ClipCapError:
+        """Return the error of a run that cannot go on, for the given fact."""
+        way_out = f"start again with a lower `lr` than {self.settings.lr}; earlier checkpoints are kept"
+        return ClipCapError(f"training has diverged: {fact}; {way_out}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all state besides the weights that later steps depend on.
+
+        Returns:
+            `micro_batches`, `loss_scale` and `good_steps` as numbers, and `moments`: AdamW's tensors on the CPU, under
+            names such as `exp_avg.clip_project.model.0.weight`. As with torch's modules, they are not copies.
+        """
+        moments = {
+            f"{key}.{name}": value.detach().cpu()
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        scale = self.loss_scale
+        return {
+            "micro_batches": self.micro_batches,
+            "loss_scale": scale.scale,
+            "good_steps": scale.good_steps,
+            "moments": moments,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            KeyError, ValueError: something is missing, or does not have the shape of its parameter.
+        """
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for index, (name, parameter) in enumerate(self.parameters.items()):
+            if f"step.{name}" not in state["moments"]:  # it had no gradient yet
+                continue
+            moments[index] = {key: state["moments"][f"{key}.{name}"] for key in MOMENTS}
+            if moments[index]["exp_avg"].shape != parameter.shape:
+                raise ValueError(f"the moments of {name} have another shape than it")
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.micro_batches = int(state["micro_batches"])
+        self.loss_scale = LossScale(float(state["loss_scale"]), int(state["good_steps"]))
 
     def _random_seed(self, number: int) -> int:
-        """Of a step's dropout, in this process."""
+        """Return the seed of a step's dropout in this process."""
         sequence = np.random.SeedSequence([self.settings.seed, number, self.world.rank])
         return int(sequence.generate_state(1, dtype=np.uint64)[0])
 
@@ -166,14 +264,14 @@ class Engine:
         return count
 
     def _accumulate(self, corpus: Corpus, captions: Numbers, tokens: int) -> torch.Tensor:
-        """Gradients of the mean loss over all tokens of the batch; returns this process's share of that mean."""
-        mine = self.world.shard(captions)
-        micro_batches = [some for some in np.array_split(mine, self.micro_batches) if len(some)]
-        weight = 1.0 if self.world.rank < len(captions) else 0.0
+        """Accumulate the gradients of the batch's mean loss a token; return this process's share of that loss."""
+        shard = self.world.shard(captions)
+        micro_batches = [some for some in np.array_split(shard, self.micro_batches) if len(some)]
+        weight = 1.0 if self.world.rank < len(captions) else 0.0  # a process without captions computes one for nothing
         total = torch.zeros((), device=self.device)
-        scale = weight * self.loss_scale.scale * self.world.size / tokens  # processes are averaged, not added
-        for number, some in enumerate(micro_batches):
-            self._sync_gradients(number == len(micro_batches) - 1)
+        scale = weight * self.loss_scale.scale * self.world.size / tokens  # gradients are averaged over processes
+        for index, some in enumerate(micro_batches):
+            self._sync_gradients(index == len(micro_batches) - 1)
             batch = corpus.packed(some, self.model.clip_project.config.prefix_length)
             with autocast(self.device, self.settings.precision):
                 loss = self._parallel(batch, scale)
@@ -188,16 +286,17 @@ class Engine:
 
     def _norm(self) -> torch.Tensor:
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        if self.device.type == "cpu":  # three times as fast there, and as exact as a threshold needs
+        if self.device.type == "cpu":  # three times as fast there, and exact enough for a threshold
             return torch.stack([g.flatten().dot(g.flatten()) for g in gradients]).sum().sqrt()
         return torch.nn.utils.get_total_norm(gradients)
 
     def _update(self, norm: torch.Tensor) -> None:
-        """Clip, and step; where the gradient is not finite, leave everything as it is."""
+        """Clip the gradient and step; leave everything as it is where the gradient is not finite."""
         divisor = self.loss_scale.scale * (norm / CLIP_NORM).clamp(min=1)
         bad = ~norm.isfinite()
         if self.fused:
-            # What torch.amp.GradScaler hands to a fused optimiser: it then scales, and skips, as it steps.
+            # What torch.amp.GradScaler gives to a fused optimiser, which then divides, or skips the step, by itself.
+            # The norm stays on the device, so a GPU is not waited for.
             self.optimizer.grad_scale = divisor.float()  # type: ignore[attr-defined]
             self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             self.optimizer.step()
@@ -209,15 +308,15 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _split_further(self) -> None:
-        """A GPU's memory is not enough: half as many captions at a time.
+        """Double the number of micro-batches, since the GPU ran out of memory.
 
         Raises:
-            ClipCapError: it is one already, or other processes wait for this one.
+            ClipCapError: a micro-batch has one caption already, or other processes wait for this one.
         """
         each = math.ceil(self.settings.batch_size / self.world.size / self.micro_batches)
         if each == 1 or self.world.size > 1:
             fact = f"{each:,} captions at a time do not fit into the memory of {self.device}"
-            raise ClipCapError(f"{fact}; start again with a smaller --batch-size or a larger --accumulate")
+            raise ClipCapError(f"{fact}; start again with a smaller `batch_size` or a larger `accumulate`")
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         self.micro_batches *= 2
@@ -225,7 +324,7 @@ class Engine:
 
 
 def _narrow(blocks: nn.Module, device: torch.device, precision: str) -> None:
-    """Keep frozen matrices as every product would round them anyway: half the memory, and nothing to convert."""
+    """Store frozen matrices in the dtype to which each product would round them: half the memory, no conversions."""
     with autocast(device, precision):
         dtype = products_dtype(device)
     for parameter in blocks.parameters():

@@ -1,11 +1,13 @@
-"""A checkpoint: a folder that rebuilds a captioning model from itself alone.
+"""A checkpoint is a folder from which a captioning model can be rebuilt.
 
-    config.json          what it is: mapper, language model, encoder of its embeddings, settings of its run
-    model.safetensors    what was trained, under ClipCap's names: `clip_project.*`, and `gpt.*` where the language
-                         model was tuned
+    config.json          mapper, language model, encoder of the embeddings, settings and progress of the run
+    model.safetensors    the trained weights under ClipCap's names: `clip_project.*`, and `gpt.*` if the language model
+                         was tuned
     tokenizer/           the language model's tokenizer
 
-A language model that was not tuned is not in the folder: config.json names it, with the sum of its weights.
+    training_state.json, training_state.safetensors    only in `last`: see train/run/state.py
+
+A language model that was not tuned is not in the folder: config.json has its name and the sum of its weights.
 """
 
 import json
@@ -42,7 +44,7 @@ class LanguageModelConfig:
     Attributes:
         name: name or folder that it was loaded from.
         tuned: whether its weights are in the checkpoint.
-        sha256: of the weights that it was loaded with.
+        sha256: sum of the weights that it was loaded with.
         config: GPT-2's own configuration.
     """
 
@@ -54,15 +56,16 @@ class LanguageModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What config.json holds.
+    """The content of config.json.
 
     Attributes:
-        mapper: sizes of the mapper.
-        language_model: which GPT-2.
-        encoder: the fingerprint of the cache: what its embeddings came from.
-        training: the settings of the run.
-        progress: step, epoch, validation loss and the like, when it was saved.
-        system: whose model it is, and so how it is decoded: ours, or one of `SYSTEMS` in train/foreign.
+        mapper: kind and sizes of the mapper.
+        language_model: the GPT-2.
+        encoder: fingerprint of the cache, which says what made the embeddings.
+        training: settings of the run.
+        progress: `step`, `epoch` and `best_val_loss` when the checkpoint was saved.
+        system: the system that trained the model, which decides how it is decoded: `clipcap`, or one of `SYSTEMS` in
+            train/foreign. It is not stored.
     """
 
     mapper: MapperConfig
@@ -80,12 +83,14 @@ def save_checkpoint(
     config: CheckpointConfig,
     state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None,
 ) -> None:
-    """Write a checkpoint, whole or not at all; an older one in its place goes when the new one is complete.
+    """Write a checkpoint, whole or not at all. It replaces an older one when it is complete.
 
     Args:
-        folder: where to.
-        model, tokenizer, config: the checkpoint.
-        state: tensors and JSON of the training state, for a checkpoint that training goes on from.
+        folder: folder of the checkpoint.
+        model: its model, on any device.
+        tokenizer: its tokenizer.
+        config: the content of its config.json.
+        state: tensors and numbers of the training state, for a checkpoint that can be resumed from.
 
     Raises:
         CheckpointError: it cannot be written. The older one stays.
@@ -102,32 +107,40 @@ def save_checkpoint(
             (new / "training_state.json").write_text(json.dumps(state[1]))
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(config)}
         (new / "config.json").write_text(json.dumps(content, indent=1))
-        for file in new.glob("*.safetensors"):  # the library writes them for their owner alone
+        for file in new.glob("*.safetensors"):  # safetensors makes them readable for their owner only
             shutil.copymode(new / "config.json", file)
         replace_folder(new, folder)
     except Exception as error:  # OSError, SafetensorError, and a bare Exception of the tokenizers library
         shutil.rmtree(new, ignore_errors=True)
         raise CheckpointError(
-            f"the checkpoint {folder} cannot be written ({one_line(error)}); mend that and go on with --resume"
+            f"the checkpoint {folder} cannot be written ({one_line(error)}); fix that and continue with `resume`"
         ) from error
 
 
-def read_config(folder: Path) -> CheckpointConfig:
-    """Read what a checkpoint is, without its weights.
+def check_version(file: Path, found: object, known: int) -> None:
+    """Check the version that a file states against the one that this program reads.
 
     Raises:
-        CheckpointError: there is none, it is foreign, broken, or of an unknown version.
+        CheckpointError: they differ.
+    """
+    if found != known:
+        fact = f"{file} has version {found}, and this program reads version {known}"
+        raise CheckpointError(f"{fact}; install a newer one: pip install --upgrade clipcap-cache")
+
+
+def read_config(folder: Path) -> CheckpointConfig:
+    """Read the config.json of a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another program or of an unknown version.
     """
     file = folder / "config.json"
     try:
         content = json.loads(file.read_text())
         if content.get("format") != FORMAT:
-            raise CheckpointError(f"{file} is not of a clipcap checkpoint; give the folder that clipcap-train wrote")
-        if content["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{folder} is a checkpoint of version {content['format_version']}, this program reads version "
-                f"{FORMAT_VERSION}; install a newer one: pip install --upgrade clipcap-cache"
-            )
+            fact = f"{file} does not belong to a clipcap checkpoint"
+            raise CheckpointError(f"{fact}; give the folder that clipcap-train wrote")
+        check_version(file, content["format_version"], FORMAT_VERSION)
         config = CheckpointConfig(
             mapper=mapper_config(**content["mapper"]),
             language_model=LanguageModelConfig(**content["language_model"]),
@@ -148,8 +161,8 @@ def load_checkpoint(folder: Path) -> tuple[ClipCapModel, "PreTrainedTokenizerBas
     """Rebuild a model from its checkpoint, in float32, on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: there is none, it is broken, or the language model that it names has changed.
-        ModelError: the language model that it names cannot be had.
+        CheckpointError: it is missing or damaged, or the language model that it names has changed.
+        ModelError: the language model that it names cannot be loaded.
     """
     config = read_config(folder)
     if not (folder / "tokenizer").is_dir():
@@ -158,7 +171,7 @@ def load_checkpoint(folder: Path) -> tuple[ClipCapModel, "PreTrainedTokenizerBas
         model = _empty_model(config)
     except ClipCapError:
         raise
-    except Exception as error:  # whatever a wrong number or name in config.json leads to
+    except Exception as error:  # whatever a wrong number or name in config.json causes
         fact = f"{type(error).__name__}: {one_line(error)}"
         raise CheckpointError(f"{folder / 'config.json'} is damaged ({fact[:200]}); use another checkpoint") from error
     load_trained(folder, model, with_lm=config.language_model.tuned)
@@ -166,15 +179,15 @@ def load_checkpoint(folder: Path) -> tuple[ClipCapModel, "PreTrainedTokenizerBas
 
 
 def _empty_model(config: CheckpointConfig) -> ClipCapModel:
-    """The model that a checkpoint describes, before its weights; with a language model that was not tuned, that one."""
+    """Build the model that a checkpoint describes, without its weights; load a language model that was not tuned."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     described = config.language_model
     if not described.tuned:
         if Path(described.name).is_absolute() and not Path(described.name).exists():
             raise CheckpointError(
-                f"the language model of this checkpoint is no longer at {described.name}; put it back, or write where "
-                "it is into its config.json (language_model: name)"
+                f"the language model of this checkpoint is no longer at {described.name}; put it back, or write its "
+                "place into config.json (language_model: name)"
             )
         lm = load_language_model(described.name)
         if weights_sha256(lm) != described.sha256:
@@ -183,27 +196,27 @@ def _empty_model(config: CheckpointConfig) -> ClipCapModel:
                 "right one back"
             )
         return ClipCapModel(Mapper(config.mapper), lm)
-    with torch.device("meta"):  # no time for random weights that the file replaces
+    with torch.device("meta"):  # skips drawing random weights, which the file replaces
         model = ClipCapModel(Mapper(config.mapper), GPT2LMHeadModel(GPT2Config(**described.config)))
     model.to_empty(device="cpu")
     model.gpt.tie_weights()
     if model.gpt.lm_head.weight is not model.gpt.transformer.wte.weight:
         raise CheckpointError(
-            "this checkpoint describes a GPT-2 whose output layer is not its input embedding; use another"
+            "this checkpoint describes a GPT-2 whose output layer is not its input embedding; use another checkpoint"
         )
     return model
 
 
 def load_trained(folder: Path, model: ClipCapModel, *, with_lm: bool) -> None:
-    """Put the trained weights of a checkpoint into a model of its shape.
+    """Load the trained weights of a checkpoint into a model of its shape.
 
     Args:
-        folder: of the checkpoint.
-        model: is changed in place.
-        with_lm: whether the language model was tuned, so that its weights must be there.
+        folder: folder of the checkpoint.
+        model: the model, which is changed in place.
+        with_lm: whether the checkpoint must have the weights of the language model, because it was tuned.
 
     Raises:
-        CheckpointError: they are missing, broken, or do not fit.
+        CheckpointError: they are missing, damaged, or do not fit.
     """
     file = folder / "model.safetensors"
     if not file.exists():
@@ -214,7 +227,7 @@ def load_trained(folder: Path, model: ClipCapModel, *, with_lm: bool) -> None:
         if set(tensors) != expected:
             difference = sorted(set(tensors) ^ expected)
             raise CheckpointError(
-                f"{file} has other weights than its config.json says (as {difference[0]}); use another"
+                f"{file} has other weights than its config.json says (such as {difference[0]}); use another checkpoint"
             )
         model.load_state_dict(tensors, strict=False)
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -222,21 +235,23 @@ def load_trained(folder: Path, model: ClipCapModel, *, with_lm: bool) -> None:
 
 
 def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read the training state beside a checkpoint.
+    """Read the tensors and the numbers of the training state in a checkpoint.
 
     Raises:
-        CheckpointError: there is none (as in `best`), or it is broken.
+        CheckpointError: there is none (`best` has none), or it is damaged.
     """
     try:
-        state = json.loads((folder / "training_state.json").read_text())
-        return load_file(folder / "training_state.safetensors"), state
+        numbers = json.loads((folder / "training_state.json").read_text())
+        if not isinstance(numbers, dict):
+            raise ValueError("training_state.json is not an object")
+        return load_file(folder / "training_state.safetensors"), numbers
     except (OSError, ValueError, SafetensorError) as error:
-        fact = f"{folder} holds no training state to go on from ({one_line(error)})"
-        raise CheckpointError(f"{fact}; start again with --overwrite") from error
+        fact = f"{folder} holds no training state to resume from ({one_line(error)})"
+        raise CheckpointError(f"{fact}; start again with `overwrite`") from error
 
 
 def _stored_names(model: ClipCapModel, with_lm: bool) -> list[str]:
-    """Names of the tensors in a checkpoint. The output layer is the input embedding, and stored once."""
+    """Return the names of the tensors in a checkpoint. The output layer is the input embedding, and stored once."""
     return [
         name
         for name in model.state_dict()

@@ -6,13 +6,15 @@ from clipcap.data.cache.atomic import set_aside
 from clipcap.data.errors import CheckpointError
 
 FOREIGN_SUFFIXES = (".pt", ".pth", ".pkl")  # files of other systems, see train/foreign
+# Folders inside a run's folder that hold the older run, until the new one has a checkpoint; see train/run/folder.py.
+REPLACED, REPLACING = ".replaced", ".replacing"
 
 
 def find_checkpoint(path: Path) -> Path:
     """Return the checkpoint at `path`: a checkpoint's folder, the `best` of a run, or a file of another system.
 
-    A crash may have left the only whole checkpoint set aside (see `replace_folder`). It is read where it lies and not
-    moved back, because a training run may be using the folder at this moment.
+    A crash, or a run that replaces an older one, may have left the only whole checkpoint set aside. It is read where it
+    lies and not moved back, because a training run may be using the folder at this moment.
 
     Raises:
         CheckpointError: there is no checkpoint at `path`.
@@ -24,7 +26,8 @@ def find_checkpoint(path: Path) -> Path:
             f"{path} is a file; give the folder that clipcap-train wrote, or a checkpoint of another system "
             f"({', '.join(FOREIGN_SUFFIXES)})"
         )
-    for folder in (path, set_aside(path), path / "best", set_aside(path / "best")):
+    places = [path, path / "best", path / REPLACED / "best", path / REPLACING / "best"]
+    for folder in (place for whole in places for place in (whole, set_aside(whole))):
         if (folder / "config.json").is_file():
             return folder
     raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What of the language model trains with the mapper: `--tune`, and how that is said."""
+"""Chooses which weights of the language model train with the mapper, and describes them."""
 
 import re
 from collections.abc import Callable
@@ -8,19 +8,22 @@ from torch import nn
 from clipcap.data.errors import UsageError
 from clipcap.train.model.captioning import ClipCapModel
 
-# A tensor of GPT-2, by the block that it is in (None: in none) and its name; whether it trains.
+# Decides whether a tensor of GPT-2 trains, by the number of its block (None outside of the blocks) and its name.
 Rule = Callable[[int | None, str], bool]
 
 
 def tune(model: ClipCapModel, spec: str) -> None:
-    """Choose what trains: the mapper always; of the language model
+    """Set `requires_grad` of all weights: True for the mapper, and for a part of the language model.
 
-    * `all` or `none`;
-    * `first+last`: its first and last block, embeddings and final norm, as jmisilo/clip-gpt-captioning;
-    * `last:N`: its last N blocks and final norm;
-    * `from:N`: all but its first N blocks, as Lahdhirim/CV-image-captioning-clip-gpt2 (`n_layers_to_freeze`).
+    Args:
+        model: the model, which is changed in place.
+        spec: the part of the language model that trains:
 
-    What does not train gets no gradient.
+            * `all` or `none`;
+            * `first+last`: the first and last block, embeddings and final norm, as in jmisilo/clip-gpt-captioning;
+            * `last:N`: the last N blocks and the final norm;
+            * `from:N`: all but the first N blocks, as in Lahdhirim/CV-image-captioning-clip-gpt2
+              (`n_layers_to_freeze`).
 
     Raises:
         UsageError: the model has fewer blocks.
@@ -28,7 +31,7 @@ def tune(model: ClipCapModel, spec: str) -> None:
     blocks = model.gpt.config.n_layer
     number = spec.partition(":")[2]
     if number and int(number) > blocks:
-        raise UsageError(f"--tune {spec}: this language model has {blocks} blocks; give a number up to {blocks}")
+        raise UsageError(f"`tune` {spec}: this language model has {blocks} blocks; give a number up to {blocks}")
     rule = _rule(spec, blocks)
     for name, parameter in model.gpt.named_parameters():
         parameter.requires_grad_(rule(_block(name), name))
@@ -36,7 +39,7 @@ def tune(model: ClipCapModel, spec: str) -> None:
 
 
 def describe_trainable(model: ClipCapModel) -> str:
-    """What trains, in millions: `mapper 31.47M; GPT-2 53.56M: embeddings, blocks 0 and 11, final norm`."""
+    """Describe what trains, such as `mapper 31.47M; GPT-2 53.56M: embeddings, blocks 0 and 11, final norm`."""
     mapper = f"mapper {_millions(model.clip_project)}"
     trained = [name for name, parameter in model.gpt.named_parameters() if parameter.requires_grad]
     if not trained:

@@ -1,29 +1,62 @@
-"""The folder of a run: what it was started with, its metrics, its checkpoints, and what may happen to them.
+"""The folder of a run: what it holds, and how a new run takes the place of an old one.
 
-run.json        settings and cache of the run
-metrics.jsonl   one line every few steps, one a validation
-curves.png      the same as a picture
-train.log       what was said
-last/, best/    checkpoints; `last` also holds the training state
+    run.json        settings and cache of the run, with a version
+    metrics.jsonl   one line every few steps, and one for each validation
+    curves.png      the same as an image
+    train.log       the messages of the run, with times
+    last/, best/    checkpoints; `last` also holds the training state
+    tensorboard/    event files, with `log_to` tensorboard
+    .lock           names the process that trains here
+
+The lines of metrics.jsonl carry no version: the program only draws them, and ignores names that it does not know.
+
+With `overwrite`, the old run stays until the new one has made its first checkpoint. A crash at any moment leaves one of
+these states, and the next run in the folder recovers from it before it does anything else:
+
+    files of the old run   files of the new run   what recovery does
+    ---------------------  ---------------------  ----------------------------------------------------
+    in place               -                      nothing
+    some in .replacing/    -                      move them back
+    all in .replaced/      in place               remove the new files; rename .replaced/ to .replacing/,
+                                                  and move the old ones back
+    all in .removed/       in place, `last` made  remove .removed/
+
+An error before the first checkpoint does the same at once. So `resume` continues the new run if it has a checkpoint,
+and the old run otherwise.
 """
 
+import contextlib
 import json
+import logging
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcap.data.cache.atomic import recover_folder, set_aside, write_file
+from clipcap.data.cache.atomic import recover_folder, set_aside, sync_folder, write_file
 from clipcap.data.errors import CheckpointError, ClipCapError, UsageError, one_line
+from clipcap.data.lock import hold_lock
+from clipcap.train.model.checkpoint import check_version
+from clipcap.train.model.find import REPLACED, REPLACING
 from clipcap.train.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of run.json
+REMOVED = ".removed"
+# All that a run writes. run.json comes first: without it, the rest is not a run.
+FILES = ("run.json", "metrics.jsonl", "curves.png", "train.log")
+CHECKPOINTS = ("last", "best")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder.
+    """The folder of a run.
 
     Attributes:
-        path: as `-o` named it.
+        path: the folder; it need not exist.
     """
 
     path: Path
@@ -38,81 +71,125 @@ class RunFolder:
         """The checkpoint with the lowest validation loss."""
         return self.path / "best"
 
-    def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse a folder that holds a run, where neither was asked for. Touches nothing.
+    @property
+    def log_file(self) -> Path:
+        """The messages of the run, with times."""
+        return self.path / "train.log"
 
-        Args:
-            resume: the run that is here is to go on.
-            overwrite: the run that is here is to go.
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of the folder while inside, and recover what a crash left in it.
+
+        The folder is created if needed, and removed again if nothing was written into it. If an error leaves the
+        context before the run that `start` began has made a checkpoint, the run that was here before comes back.
 
         Raises:
-            UsageError: a run is here and neither is set, or both are, or there are remains without a run.json to
-                resume.
+            UsageError: another process trains in this folder.
+            ClipCapError: the folder cannot be written.
         """
-        if resume and overwrite:
-            raise UsageError("--resume goes on with a run and --overwrite takes it away; give one of them")
-        present = [path.name for path in self._parts() if path.exists()]
-        if present and not resume and not overwrite:
-            raise UsageError(
-                f"{self.path} holds a run already ({present[0]}); go on with it with --resume, replace it with "
-                "--overwrite, or give another folder with -o"
-            )
-        if present and resume and not (self.path / "run.json").exists():
-            raise UsageError(f"{self.path} holds {present[0]} but no run.json, so nothing to resume; give another -o")
+        created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with hold_lock(self.path / ".lock", str(self.path)):
+                self._recover()
+                try:
+                    yield
+                except (Exception, KeyboardInterrupt):
+                    if (self.path / REPLACED).exists():
+                        self._recover()
+                        logger.warning(f"the new run made no checkpoint; the run that was in {self.path} is back")
+                    raise
+        finally:
+            for folder in created:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
-    def start(self, settings: TrainSettings, cache: list[str]) -> None:
-        """Begin a run here; what an older run left is taken away.
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that holds a run which is to be neither resumed nor replaced. Writes nothing.
 
         Args:
-            settings: of this run.
+            resume: the run in the folder is to be resumed.
+            overwrite: the run in the folder is to be replaced.
+
+        Raises:
+            UsageError: a run is here and neither is set, or both are, or what is here has no run.json and cannot be
+                resumed.
+        """
+        if resume and overwrite:
+            raise UsageError("`resume` continues a run and `overwrite` replaces it; give one of them")
+        names = [*FILES, *CHECKPOINTS, *(set_aside(Path(name)).name for name in CHECKPOINTS)]
+        folders = [self.path / REPLACED, self.path / REPLACING, self.path]
+        present = [folder / name for folder in folders for name in names if (folder / name).exists()]
+        if present and not resume and not overwrite:
+            raise UsageError(
+                f"{self.path} holds a run already ({present[0].name}); continue it with `resume`, replace it with "
+                "`overwrite`, or give another `output`"
+            )
+        if present and resume and not self._run_json().exists():
+            fact = f"{self.path} holds {present[0].name} but no run.json, so it cannot be resumed"
+            raise UsageError(f"{fact}; give another `output`")
+
+    def start(self, settings: TrainSettings, cache: list[str]) -> None:
+        """Begin a run. The files of an older run are set aside until the new one has made its first checkpoint.
+
+        Args:
+            settings: settings of the run.
             cache: the content sums of the cache's shards.
 
         Raises:
             ClipCapError: the folder cannot be written.
         """
-        for path in self._parts():
-            if path.exists():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        try:
+        replacing = self.path / REPLACING
+        with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ClipCapError(f"the folder {self.path} cannot be made ({one_line(error)}); give another -o") from error
-        started = {"settings": settings.flat(), "cache": cache}
+            parts = [part for part in self._parts() if part.exists()]
+            if parts:
+                replacing.mkdir()
+                for part in parts:
+                    os.replace(part, replacing / part.name)  # noqa: PTH105 - tests crash the program at this name
+                sync_folder(replacing)
+                os.replace(replacing, self.path / REPLACED)  # noqa: PTH105
+                sync_folder(self.path)
+        started = {"version": VERSION, "settings": settings.flat(), "cache": cache}
         write_file(self.path / "run.json", json.dumps(started, indent=1).encode())
 
-    def stored(self) -> tuple[TrainSettings, list[str]] | None:
-        """The settings and the cache that the run here was started with; None where no run is here.
+    def checkpoint_made(self) -> None:
+        """Remove the run that `start` set aside, now that `last` holds a checkpoint of the new one.
 
         Raises:
-            CheckpointError: run.json is broken.
+            ClipCapError: the folder cannot be written.
         """
-        file = self.path / "run.json"
+        if (self.path / REPLACED).exists():
+            with self._writing():
+                os.replace(self.path / REPLACED, self.path / REMOVED)  # noqa: PTH105
+                sync_folder(self.path)
+            shutil.rmtree(self.path / REMOVED, ignore_errors=True)
+
+    def stored(self) -> tuple[TrainSettings, list[str]] | None:
+        """Return the settings and the cache that the run here was started with, or None if there is no run.
+
+        Raises:
+            CheckpointError: run.json is damaged or of an unknown version.
+        """
+        file = self._run_json()
         if not file.exists():
             return None
         try:
             content = json.loads(file.read_text())
+            check_version(file, content.get("version", 1), VERSION)
             if "sampling" not in content["settings"]:
-                raise CheckpointError(f"{file} is of an older version, with other steps; start again with --overwrite")
+                fact = f"{file} is of an older version, with other steps"
+                raise CheckpointError(f"{fact}; start again with `overwrite`")
             return TrainSettings.from_flat(content["settings"]), list(content["cache"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{file} is damaged ({one_line(error)}); start again with --overwrite") from error
-
-    def go_on(self) -> bool:
-        """Mend what a crash may have left of the checkpoints; whether there is one to go on from."""
-        recover_folder(self.last)
-        recover_folder(self.best)
-        return self.last.exists()
-
-    @property
-    def log_file(self) -> Path:
-        """What the run said, with times."""
-        return self.path / "train.log"
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{file} is damaged ({one_line(error)}); start again with `overwrite`") from error
 
     def draw_curves(self) -> None:
-        """Draw metrics.jsonl.
+        """Draw the lines of metrics.jsonl into curves.png.
 
         Raises:
-            ClipCapError: the picture cannot be written.
+            ClipCapError: the image cannot be written.
         """
         from clipcap.train.run.curves import draw_curves
 
@@ -132,20 +209,17 @@ class RunFolder:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             fact = f"{self.path / 'metrics.jsonl'} cannot be written ({one_line(error)})"
-            raise ClipCapError(f"{fact}; mend that and go on with --resume") from error
+            raise ClipCapError(f"{fact}; fix that and continue with `resume`") from error
 
-    def _parts(self) -> list[Path]:
-        """All that a run writes, run.json first: without it the rest is not a run."""
-        checkpoints = [self.last, self.best, *(set_aside(path) for path in (self.last, self.best))]
-        files = ("run.json", "metrics.jsonl", "curves.png", "train.log")
-        return [*(self.path / name for name in files), *checkpoints]
-
-    def forget_after(self, step: int, validated: int) -> None:
-        """Drop the lines of metrics.jsonl that a run which goes on from `step` will write again.
+    def forget_after(self, step: int, epochs: int) -> None:
+        """Drop the lines of metrics.jsonl that a run which resumes will write again.
 
         Args:
-            step: steps that were done.
-            validated: epochs whose validation was done.
+            step: steps that are done.
+            epochs: epochs whose validation is done.
+
+        Raises:
+            ClipCapError: the file cannot be written.
         """
         file = self.path / "metrics.jsonl"
         if not file.exists():
@@ -154,18 +228,56 @@ class RunFolder:
         for text in file.read_text().splitlines():
             try:
                 line = json.loads(text)
-            except ValueError:  # a crash in the middle of a line; it was the last
+            except ValueError:  # a crash in the middle of a line, which was the last one
                 break
-            if line.get("step", 0) <= step and ("val_loss" not in line or line.get("epoch", 0) <= validated):
+            if line.get("step", 0) <= step and ("val_loss" not in line or line.get("epoch", 0) <= epochs):
                 kept.append(text + "\n")
         write_file(file, "".join(kept).encode())
 
+    def _parts(self) -> list[Path]:
+        """Return the paths of all that a run may have written, complete or not."""
+        written = [*FILES, *CHECKPOINTS]
+        unfinished = [f".{name}.partial" for name in written] + [set_aside(Path(name)).name for name in CHECKPOINTS]
+        return [self.path / name for name in (*written, *unfinished, "tensorboard")]
+
+    def _run_json(self) -> Path:
+        """Return where the run.json of the run that `resume` continues lies, recovered or not."""
+        if (self.path / REPLACED).exists():
+            return self.path / REPLACED / "run.json"
+        moved = self.path / REPLACING / "run.json"
+        return moved if moved.exists() else self.path / "run.json"
+
+    def _recover(self) -> None:
+        """Bring the folder into one of its two whole states: the old run, or the new one with a checkpoint."""
+        replaced, replacing = self.path / REPLACED, self.path / REPLACING
+        with self._writing():
+            shutil.rmtree(self.path / REMOVED, ignore_errors=True)
+            if replaced.exists():
+                for part in self._parts():
+                    if part.exists():
+                        shutil.rmtree(part) if part.is_dir() else part.unlink()
+                os.replace(replaced, replacing)  # noqa: PTH105
+            if replacing.exists():
+                for part in replacing.iterdir():
+                    os.replace(part, self.path / part.name)  # noqa: PTH105
+                replacing.rmdir()
+            for checkpoint in (self.last, self.best):
+                recover_folder(checkpoint)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            fact = f"the folder {self.path} cannot be written ({one_line(error)})"
+            raise ClipCapError(f"{fact}; fix that, or give another `output`") from error
+
 
 def check_same(folder: Path, stored: TrainSettings, wanted: TrainSettings) -> None:
-    """Refuse to go on with a run under other settings.
+    """Refuse to resume a run with other settings than its own.
 
     Raises:
-        UsageError: a setting differs; the first is named.
+        UsageError: a setting differs; the first one is named.
     """
     before = stored.flat()
     for name, value in wanted.flat().items():

@@ -1,4 +1,4 @@
-"""Ctrl-C once is a wish, twice an order."""
+"""The first Ctrl-C asks a run to stop and save, the second one stops it at once."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -9,7 +9,10 @@ from typing import Any
 
 @contextmanager
 def on_interrupt(request: Callable[[], None]) -> Iterator[None]:
-    """While inside, the first Ctrl-C (or SIGTERM) calls `request`; the second does what it always does."""
+    """While inside, call `request` on the first SIGINT (Ctrl-C) or SIGTERM; the next one has its usual effect.
+
+    Outside the main thread, where Python allows no signal handlers, this does nothing.
+    """
     before: dict[int, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -20,8 +23,8 @@ def on_interrupt(request: Callable[[], None]) -> Iterator[None]:
         for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             before[number] = signal.getsignal(number)
             signal.signal(number, handle)
-    except ValueError:  # not in the main thread: signals are somebody else's business
-        pass
+    except ValueError:  # not in the main thread
+        before.clear()
     try:
         yield
     finally:

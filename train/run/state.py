@@ -1,14 +1,31 @@
-"""How far a run is, and what a checkpoint keeps of it besides the weights, so that it can go on."""
+"""What a checkpoint keeps besides the weights, so that a run resumes as if it had not stopped, and its form on disk.
 
-from dataclasses import asdict, dataclass, fields
+    training_state.json          version, the loop's state, and the numbers of the engine's state
+    training_state.safetensors   the optimiser's moments, such as `exp_avg.clip_project.model.0.weight`
+
+The keys in the JSON file are older than the names in the code; `_KEYS` has both.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from clipcap.data.errors import CheckpointError, one_line
-from clipcap.train.engine.step import Engine, LossScale
-from clipcap.train.model.checkpoint import read_state
+from clipcap.train.model.checkpoint import check_version, read_state
+
+VERSION = 1
+# Key in training_state.json -> part of the state, and name there.
+_KEYS = {
+    **{name: ("loop", name) for name in ("step", "epoch", "batch", "best", "loss_sum", "loss_tokens")},
+    "stale": ("loop", "epochs_since_best"),
+    "parts": ("engine", "micro_batches"),
+    "loss_scale": ("engine", "loss_scale"),
+    "good": ("engine", "good_steps"),
+}
+
+State = dict[str, dict[str, Any]]
 
 
 @dataclass(kw_only=True)
@@ -33,39 +50,29 @@ class TrainState:
     epochs_since_best: int = 0
 
 
-# Keys of training_state.json that differ from the names in the code.
-_ON_DISK = {"epochs_since_best": "stale"}
+def to_files(state: State) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the content of both files for a trainer's `state_dict()`."""
+    numbers = {key: state[part][name] for key, (part, name) in _KEYS.items()}
+    return state["engine"]["moments"], {"version": VERSION, **numbers}
 
 
-def training_state(engine: Engine, state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """What `restore` needs: the optimiser's moments by the parameters' names, on the CPU, and the loop's state."""
-    tensors = {}
-    for name, parameter in engine.parameters.items():
-        for key, value in engine.optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}.{name}"] = value.detach().cpu()
-    content = {_ON_DISK.get(name, name): value for name, value in asdict(state).items()}
-    scale = engine.loss_scale
-    return tensors, {**content, "parts": engine.micro_batches, "loss_scale": scale.scale, "good": scale.good_steps}
-
-
-def restore(checkpoint: Path, engine: Engine) -> TrainState:
-    """Bring an engine to where it was when the checkpoint was written, but for the weights.
+def from_files(checkpoint: Path) -> State:
+    """Read both files of a checkpoint, and return what a trainer's `load_state_dict` takes.
 
     Raises:
-        CheckpointError: its state is damaged, or of a model of another shape.
+        CheckpointError: they are missing, damaged, or of an unknown version.
     """
-    tensors, content = read_state(checkpoint)
-    try:
-        moments = {
-            index: {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            for index, name in enumerate(engine.parameters)
-            if f"step.{name}" in tensors
-        }
-        groups = engine.optimizer.state_dict()["param_groups"]
-        engine.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        engine.micro_batches = content["parts"]
-        engine.loss_scale = LossScale(content["loss_scale"], content["good"])
-        return TrainState(**{field.name: content[_ON_DISK.get(field.name, field.name)] for field in fields(TrainState)})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        fact = f"the training state in {checkpoint} is damaged ({one_line(error)})"
-        raise CheckpointError(f"{fact}; start again with --overwrite") from error
+    tensors, numbers = read_state(checkpoint)
+    check_version(checkpoint / "training_state.json", numbers.get("version", 1), VERSION)
+    state: State = {"loop": {}, "engine": {"moments": tensors}}
+    for key, (part, name) in _KEYS.items():
+        if key not in numbers:
+            raise damaged(checkpoint, KeyError(key))
+        state[part][name] = numbers[key]
+    return state
+
+
+def damaged(checkpoint: Path, error: Exception) -> CheckpointError:
+    """Return the error for a training state that cannot be resumed from."""
+    fact = f"the training state in {checkpoint} is damaged ({type(error).__name__}: {one_line(error)})"
+    return CheckpointError(f"{fact}; start again with `overwrite`")

@@ -1,4 +1,4 @@
-"""Optimiser steps: clipped as torch clips, the same in parts as at once, halved where memory is short, fp16 scaled."""
+"""Optimiser steps: clipping, micro-batches, short memory, the loss scale of fp16, and the engine's state."""
 
 import copy
 from dataclasses import replace
@@ -21,7 +21,7 @@ from clipcap.train.settings import TrainSettings
 from plain import PREFIX, Rows, make_corpus, make_model, plain_batch, plain_loss
 
 CPU = torch.device("cpu")
-CORPUS = make_corpus(torch.float64)  # in float32, Adam makes steps of gradients that are zero but for rounding
+CORPUS = make_corpus(torch.float64)  # in float32, Adam turns the rounding of zero gradients into steps
 NARROW = make_corpus(torch.float32)
 BATCHES = [np.arange(10), np.arange(10, len(CORPUS)), np.arange(0, len(CORPUS), 3)]
 
@@ -43,7 +43,7 @@ def assert_near(one: ClipCapModel, other: ClipCapModel, bound: float) -> None:
         torch.testing.assert_close(tensor, expected, rtol=0, atol=bound, msg=name)
 
 
-def test_a_step_is_torchs_own_with_torchs_own_clipping() -> None:
+def test_a_step_equals_torchs_adamw_with_torchs_clipping() -> None:
     model = make_model("mlp", torch.float64)
     other = copy.deepcopy(model)
     _, found = train(model, weight_decay=0.1)
@@ -60,21 +60,21 @@ def test_a_step_is_torchs_own_with_torchs_own_clipping() -> None:
         optimizer.zero_grad()
         assert [loss, norm] == pytest.approx([plain.item(), expected], rel=1e-6)
         norms.append(norm)
-    assert max(norms) > 1  # clipping was at work
+    assert max(norms) > 1  # some gradients were clipped
     assert_near(model, other, 1e-9)
 
 
-@pytest.mark.parametrize("parts", [2, 7, 100])
-def test_in_parts_it_is_the_same_step(parts: int) -> None:
-    at_once, in_parts = make_model("transformer", torch.float64), make_model("transformer", torch.float64)
+@pytest.mark.parametrize("count", [2, 7, 100])
+def test_micro_batches_make_the_same_step_as_the_whole_batch(count: int) -> None:
+    at_once, cut = make_model("transformer", torch.float64), make_model("transformer", torch.float64)
     _, expected = train(at_once)
-    _, found = train(in_parts, accumulate=parts)
+    _, found = train(cut, accumulate=count)
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-9)
-    assert_near(in_parts, at_once, 1e-9)
+    assert_near(cut, at_once, 1e-9)
 
 
-def test_dropout_depends_on_seed_and_step_alone() -> None:
+def test_dropout_depends_only_on_the_seed_and_the_step() -> None:
     def losses(seed: int, before: int) -> list[tuple[float, float]]:
         model = make_model("mlp", torch.float64, resid_pdrop=0.3)
         torch.manual_seed(before)
@@ -84,29 +84,29 @@ def test_dropout_depends_on_seed_and_step_alone() -> None:
 
 
 @pytest.mark.parametrize("tuning", ["all", "none"])
-def test_as_many_parts_as_memory_needs(monkeypatch: pytest.MonkeyPatch, tuning: str) -> None:
+def test_less_memory_means_more_micro_batches(monkeypatch: pytest.MonkeyPatch, tuning: str) -> None:
     model = make_model("mlp", torch.float32)
     tune(model, tuning)
     loss = PackedLoss(model)
 
-    def parts(free: float, sampling: str) -> int:
+    def micro_batches(free: float, sampling: str) -> int:
         monkeypatch.setattr(memory, "free_bytes", lambda device: free)
         return memory.micro_batches_that_fit(loss, NARROW, 16, CPU, "fp32", sampling)
 
     found = {}
     for sampling in ("image", "caption"):
-        counts = [parts(free, sampling) for free in [1e12, *np.geomspace(1e8, 1e5, 50), 1e3]]
+        counts = [micro_batches(free, sampling) for free in [1e12, *np.geomspace(1e8, 1e5, 50), 1e3]]
         assert counts[0] == 1
         assert counts == sorted(counts)
-        assert counts[-1] == 16  # one caption at a time, and not less
+        assert counts[-1] == 16  # one caption at a time, the least
         assert len(set(counts)) > 3
         found[sampling] = counts
-    # A caption that has a prefix for itself takes more.
+    # A caption with a prefix of its own takes more memory than captions that share one.
     assert sum(found["caption"]) > sum(found["image"])
 
 
-def test_frozen_weights_leave_less_behind() -> None:
-    """By what only a weight's gradient needs: the inputs of each block's products, seven times the width of a row."""
+def test_frozen_weights_keep_less_for_the_backward_pass() -> None:
+    """Only a weight's gradient needs the inputs of each block's products, which are seven times the width of a row."""
     kept = {}
     for tuning in ("all", "none"):
         model = make_model("mlp", torch.float32)
@@ -119,8 +119,8 @@ def test_frozen_weights_leave_less_behind() -> None:
     assert kept["none"] > 0
 
 
-def test_frozen_matrices_are_kept_as_products_round_them() -> None:
-    """The losses are those of the wide ones, to the bit; what is trained, or in a checkpoint, stays wide."""
+def test_frozen_matrices_are_stored_in_the_dtype_of_their_products() -> None:
+    """The losses equal those of float32 matrices to the bit; weights that train, or are saved, stay float32."""
     losses = []
     for tuning, narrow in (("none", True), ("last:1", False)):
         model = make_model("mlp", torch.float32)
@@ -135,11 +135,13 @@ def test_frozen_matrices_are_kept_as_products_round_them() -> None:
     assert losses[0] == losses[1]
 
 
-def test_what_does_not_fit_goes_in_halves(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_out_of_memory_doubles_the_micro_batches(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     forward = PackedLoss.forward
 
     def small(self: PackedLoss, batch: Any, scale: float = 1.0) -> torch.Tensor:
-        if int((batch.target_row < len(batch.embedding)).sum()) > room:  # captions: first tokens
+        if int((batch.target_row < len(batch.embedding)).sum()) > room:  # counts captions, by their first tokens
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, batch, scale)
 
@@ -161,7 +163,7 @@ def test_what_does_not_fit_goes_in_halves(monkeypatch: pytest.MonkeyPatch, caplo
         train(make_model("mlp", torch.float64))
 
 
-def test_fp16_is_scaled_and_a_bad_step_changes_nothing() -> None:
+def test_fp16_trains_as_fp32_does_and_a_step_that_overflows_changes_nothing() -> None:
     model = make_model("mlp", torch.float32)
     before = weights(model)
     engine, found = train(model, NARROW, precision="fp16")
@@ -172,14 +174,20 @@ def test_fp16_is_scaled_and_a_bad_step_changes_nothing() -> None:
     assert not torch.equal(weights(model)["gpt.transformer.wte.weight"], before["gpt.transformer.wte.weight"])
     engine.loss_scale.scale = 1e30  # beyond what fp16 holds
     before = weights(model)
-    loss, norm = engine.step(NARROW, BATCHES[0], rate=1e-3, number=9).read()
+    result = engine.step(NARROW, BATCHES[0], rate=1e-3, number=9)
+    loss, norm = result.read()
     assert not np.isfinite([loss, norm]).all()
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
     moments = [value for state in engine.optimizer.state.values() for value in state.values()]
     assert all(value.isfinite().all() for value in moments)
+    engine.finish(result)
+    assert (engine.loss_scale.scale, engine.loss_scale.good_steps) == (5e29, 0)
+    engine.loss_scale.scale = module.LEAST_LOSS_SCALE
+    with pytest.raises(ClipCapError, match="step 10"):  # smaller scales do not help either
+        engine.finish(result)
 
 
-def test_the_scale_grows_and_shrinks_as_torchs() -> None:
+def test_the_loss_scale_grows_and_shrinks_as_torchs_does() -> None:
     scale = module.LossScale(8.0)
     scale.update(finite=False)
     assert (scale.scale, scale.good_steps) == (4.0, 0)
@@ -188,11 +196,55 @@ def test_the_scale_grows_and_shrinks_as_torchs() -> None:
     assert (scale.scale, scale.good_steps) == (8.0, 0)
 
 
-def test_a_loss_that_is_no_number_leaves_the_weights() -> None:
+def test_a_loss_that_is_not_finite_changes_no_weight_and_is_an_error() -> None:
     model = make_model("mlp", torch.float64)
     engine, _ = train(model)
     before = weights(model)
     poisoned = replace(CORPUS, embedding=Rows(torch.full((8, 24), np.inf, dtype=torch.float64)))
-    loss, _ = engine.step(poisoned, BATCHES[0], rate=1e-3, number=3).read()
-    assert np.isnan(loss)
+    result = engine.step(poisoned, BATCHES[0], rate=1e-3, number=3)
+    with pytest.raises(ClipCapError, match="at step 4 the loss is nan"):
+        engine.finish(result)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_trained_weight_that_is_not_finite_is_found(value: float) -> None:
+    model = make_model("mlp", torch.float64)
+    tune(model, "last:1")
+    engine, _ = train(model, tune="last:1")
+    engine.check_weights()
+    with torch.no_grad():
+        model.gpt.get_parameter("transformer.h.0.attn.c_attn.weight")[2, 3] = value  # frozen, so it is not checked
+        engine.check_weights()
+        model.gpt.get_parameter("transformer.h.2.attn.c_attn.weight")[2, 3] = value
+    with pytest.raises(ClipCapError, match=r"gpt\.transformer\.h\.2\.attn\.c_attn\.weight"):
+        engine.check_weights()
+
+
+def test_an_engine_with_the_state_of_another_makes_the_same_steps() -> None:
+    model = make_model("mlp", torch.float64)
+    engine, _ = train(model, accumulate=3)
+    engine.loss_scale = module.LossScale(2.0, 7)
+    other = make_model("mlp", torch.float64)
+    other.load_state_dict(model.state_dict())
+    train_mode(other)
+    again = Engine(other, engine.settings, CPU, World())
+    again.load_state_dict(copy.deepcopy(engine.state_dict()))
+    assert (again.micro_batches, again.loss_scale) == (3, module.LossScale(2.0, 7))
+    for one in (engine, again):
+        one.step(CORPUS, BATCHES[0], rate=1e-3, number=3)
+    assert_near(model, other, 0)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_a_state_that_does_not_fit_the_model_is_refused(damage: str) -> None:
+    engine, _ = train(make_model("mlp", torch.float64))
+    state = engine.state_dict()
+    moments = state["moments"]
+    name = "exp_avg.gpt.transformer.wte.weight"
+    if damage == "missing":
+        del moments[name]
+    else:
+        moments[name] = moments[name][1:]
+    with pytest.raises((KeyError, ValueError), match=r"gpt\.transformer\.wte\.weight"):
+        engine.load_state_dict(state)
