@@ -1,4 +1,4 @@
-"""Stage 1: a dataset becomes a cache. Runs frozen CLIP once over each picture.
+"""Stage 1: a dataset becomes a cache. Encodes each image once with a frozen CLIP, and tokenises the captions.
 
-Knows nothing of mappers and language models beyond their tokenizer.
+Knows nothing of mappers, and of the language model only its tokenizer.
 """

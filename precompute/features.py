@@ -4,20 +4,21 @@ B pictures, d numbers in an embedding, t patches.
 """
 
 from collections.abc import Callable
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from clipcap.data.errors import UsageError
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
-def projected(tower: nn.Module) -> Forward:
+def projected(tower: "nn.Module") -> Forward:
     """The embedding that CLIP compares with texts: float (B, d)."""
 
-    def forward(batch: torch.Tensor) -> torch.Tensor:
+    def forward(batch: "torch.Tensor") -> "torch.Tensor":
         output: Any = tower(batch)
         embedding: torch.Tensor = output[0] if isinstance(output, tuple) else output  # CoCa's gives its tokens too
         return embedding
@@ -25,7 +26,7 @@ def projected(tower: nn.Module) -> Forward:
     return forward
 
 
-def pooled(tower: nn.Module) -> Forward:
+def pooled(tower: "nn.Module") -> Forward:
     """The embedding before its projection: float (B, d).
 
     Of a ViT it is what transformers' CLIPVisionModel calls `pooler_output`. The projection is taken out of `tower`.
@@ -33,6 +34,8 @@ def pooled(tower: nn.Module) -> Forward:
     Raises:
         UsageError: the tower has no projection that can be left out.
     """
+    from torch import nn
+
     part: Any = tower
     if hasattr(tower, "proj"):  # open_clip's ViT
         part.proj = None
@@ -51,7 +54,7 @@ def pooled(tower: nn.Module) -> Forward:
     return projected(part.requires_grad_(False))
 
 
-def patches(tower: nn.Module) -> Forward:
+def patches(tower: "nn.Module") -> Forward:
     """An embedding of each patch of the picture, row by row, after the tower's last norm: float (B, t, d).
 
     No class token is among them. Of a ResNet they are the positions of its last feature map.
@@ -63,7 +66,7 @@ def patches(tower: nn.Module) -> Forward:
     if not hasattr(tower, "forward_intermediates") or getattr(part, "attn_pool", None) is not None:
         raise UsageError("--features patches: this encoder does not show its patches; use projected or pooled")
 
-    def forward(batch: torch.Tensor) -> torch.Tensor:
+    def forward(batch: "torch.Tensor") -> "torch.Tensor":
         found = part.forward_intermediates(batch, indices=1, normalize_intermediates=True, intermediates_only=True)
         grid: torch.Tensor = found["image_intermediates"][-1]  # (B, d, rows, columns)
         return grid.flatten(2).transpose(1, 2)
@@ -71,7 +74,7 @@ def patches(tower: nn.Module) -> Forward:
     return forward
 
 
-FEATURES: dict[str, Callable[[nn.Module], Forward]] = {
+FEATURES: dict[str, Callable[["nn.Module"], Forward]] = {
     "projected": projected,
     "pooled": pooled,
     "patches": patches,

@@ -1,4 +1,4 @@
-"""From a picture's file to the uint8 square that an encoder takes. Runs in worker processes."""
+"""Decodes image files to the uint8 squares that an encoder takes, in worker processes."""
 
 import os
 import warnings
@@ -10,34 +10,39 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipcap.data.errors import ImageError, one_line
+from clipcap.precompute.settings import MAX_WORKERS
 
-NARROWEST = 200  # long side to short side
+MAX_ASPECT_RATIO = 200  # long side to short side
 Transform = Callable[[Image.Image], Image.Image]
 Decoded = tuple[torch.Tensor, list[str | None]]
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open a picture as a viewer shows it: upright, in RGB.
+    """Open an image file as a viewer shows it: upright, in RGB.
 
     Raises:
-        ImageError: it does not exist, is not a picture, or is cut off.
+        ImageError: the file does not exist, is not an image, or is cut off.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large pictures, odd metadata: either it opens or it does not
+            warnings.simplefilter("ignore")  # about large images and odd metadata, which do not keep it from opening
             with Image.open(path) as image:
                 return to_rgb(image)
     except FileNotFoundError as error:
         raise ImageError("there is no such file") from error
     except UnidentifiedImageError as error:
-        raise ImageError("not a picture of a known format") from error
-    except Exception as error:  # the decoders raise what they like: OSError, struct.error, TypeError, ...
+        raise ImageError("not an image of a known format") from error
+    except Exception as error:  # the decoders raise OSError, struct.error, TypeError and others
         reason = one_line(error)
         raise ImageError("the file is cut off" if "truncated" in reason.lower() else reason) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture as a viewer shows it: upright, transparency over white, more than 8 bits scaled down; in RGB."""
+    """Convert an image to RGB as a viewer shows it: upright, over white where transparent, scaled to 8 bits.
+
+    Raises:
+        ImageError: it holds values that are not finite.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_grey(image)
@@ -48,7 +53,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
-    """16 bits, numbers from 0 to 1, or others by their own range, as 8 bits: Pillow would cut them off."""
+    """Scale 16-bit values, values from 0 to 1, or else the range of the values, to 8 bits. Pillow would clip them."""
     values = np.asarray(image, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(values).all():
@@ -61,43 +66,47 @@ def _to_grey(image: Image.Image) -> Image.Image:
 
 
 def to_pixels(image: Image.Image, transform: Transform) -> torch.Tensor:
-    """Resize and crop as the encoder wants it.
+    """Resize and crop an image for the encoder.
+
+    Args:
+        image: in RGB.
+        transform: the encoder's resize and crop.
 
     Returns:
-        uint8 (H, W, 3): a batch crosses to the device at a quarter of the size of floats.
+        uint8 (H, W, 3). Bytes are a quarter of the size of floats when a batch is copied to the device.
 
     Raises:
-        ImageError: the picture is so narrow that resizing its short side would make the long one enormous.
+        ImageError: the image is so narrow that resizing its short side would make the long one enormous.
     """
-    if max(image.size) > NARROWEST * min(image.size):
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
         width, height = image.size
         raise ImageError(f"{width:,} x {height:,} pixels: too narrow to be cropped to a square")
     return torch.from_numpy(np.array(transform(image), dtype=np.uint8))
 
 
 def choose_workers(wanted: int | None = None) -> int:
-    """Processes that decode pictures: so many, or one a core, at most 8."""
+    """Return the number of processes that decode images: `wanted`, or one per core, at most `MAX_WORKERS`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if wanted is None else wanted
+    return min(MAX_WORKERS, cores) if wanted is None else wanted
 
 
-def decode_pictures(
+def decode_images(
     paths: Sequence[Path], transform: Transform, batches: list[list[int]], workers: int
 ) -> Iterable[Decoded]:
-    """Decode pictures in worker processes, a few batches ahead.
+    """Decode images in worker processes, a few batches ahead.
 
     Args:
-        paths: files.
+        paths: of the image files.
         transform: the encoder's resize and crop.
-        batches: numbers of paths.
-        workers: processes; 0 to decode in this one.
+        batches: indices into `paths`, for each batch.
+        workers: number of processes; 0 decodes in this process.
 
     Returns:
-        For each batch, uint8 (B', H, W, 3), and for each of its B pictures None, or the reason why it is not among
-        the B'.
+        For each batch of B images, uint8 (m, H, W, 3) with the m images that could be read, and a list of B reasons:
+        None, or why the image could not be read.
     """
     return torch.utils.data.DataLoader(
-        _Pictures(paths, transform),
+        _Images(paths, transform),
         batch_sampler=batches,
         collate_fn=_collate,
         num_workers=min(workers, len(batches)),
@@ -105,8 +114,8 @@ def decode_pictures(
     )
 
 
-class _Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, str | None]]):
-    """An item is a picture's uint8 (H, W, 3) tensor and None, or an empty tensor and why it could not be read."""
+class _Images(torch.utils.data.Dataset[tuple[torch.Tensor, str | None]]):
+    """An item is an image's uint8 (H, W, 3) tensor and None, or an empty tensor and why it could not be read."""
 
     def __init__(self, paths: Sequence[Path], transform: Transform) -> None:
         self.paths = paths

@@ -1,16 +1,19 @@
-"""Stage 1 without an encoder: embeddings that exist become a cache, whose recipe says what is known of them."""
+"""Stage 1 without an encoder: existing embeddings become a cache, whose fingerprint says what is known about them."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
 from clipcap.data.cache.index import ShardEntry, write_index
-from clipcap.data.cache.shard import write_shard
 from clipcap.data.command.progress import Progress
+from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS
 from clipcap.data.records import Source
+from clipcap.precompute.failures import Failure, Failures
 from clipcap.precompute.output import Output
-from clipcap.precompute.run import build_tables, plan_shards
+from clipcap.precompute.settings import DEFAULT_PRETRAINED
+from clipcap.precompute.shards import build_tables, plan_shards, store_tables
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,40 +21,61 @@ if TYPE_CHECKING:
 NOT_FINITE = "its row is not finite in float16"
 
 
-def write_embeddings(
-    source: Source, output: Output, tokenizer: "PreTrainedTokenizerBase", fingerprint: Fingerprint
-) -> list[tuple[str, str]]:
-    """Write the cache of a source that brings its embeddings.
+def import_embeddings(
+    source: Source, output: Output, tokenizer: "PreTrainedTokenizerBase", fingerprint: Fingerprint, *, strict: bool
+) -> list[Failure]:
+    """Write the cache of a source that consists of embeddings.
 
     Args:
-        source: with `embedding`, one row a record, and splits.
-        output: where the cache goes.
+        source: its `embedding` is float (n, d), one row for each record; all records have a split.
+        output: where the cache goes, locked.
         tokenizer: of the language model.
-        fingerprint: the recipe, `shard_size` included.
+        fingerprint: the recipe, which includes `shard_size`.
+        strict: whether the first row that is not finite ends the run.
 
     Returns:
-        (path, reason) of every row that holds no finite numbers.
+        The images whose row is not finite in float16. They are not in the cache.
 
     Raises:
+        SourceError: a row is not finite and `strict` is set.
         ClipCapError: a shard cannot be written.
     """
     assert source.embedding is not None
-    output.prepare()
+    total = len(source.records)
+    failures = Failures(total=total, strict=strict, half_is_fatal=False)
     entries: list[ShardEntry] = []
-    failed: list[tuple[str, str]] = []
-    with Progress("importing", "rows", len(source.records)) as progress:
-        for number, share in enumerate(plan_shards(len(source.records), fingerprint.shard_size)):
+    with Progress("importing", "rows", total) as progress:
+        for number, share in enumerate(plan_shards(total, fingerprint.shard_size)):
             records = [source.records[i] for i in share]
-            with np.errstate(over="ignore"):  # what does not fit is found below
+            with np.errstate(over="ignore"):  # numbers that are too large become infinite, and are found below
                 rows = source.embedding[share.start : share.stop].astype(np.float16)
             finite = np.asarray(np.isfinite(rows).all(axis=1))
-            reasons: list[str | None] = [None if fine else NOT_FINITE for fine in finite.tolist()]
+            reasons = [None if is_finite else NOT_FINITE for is_finite in finite.tolist()]
+            for record, reason in zip(records, reasons, strict=True):
+                if reason is not None:
+                    failures.add(Failure(record.path, reason))
             tables = build_tables(records, rows[finite], reasons, tokenizer)
-            path = output.shard(number)
-            content = write_shard(path, tables, fingerprint.to_json(), number)
-            images, captions, tokens = tables.counts
-            entries.append(ShardEntry(path=path, images=images, captions=captions, tokens=tokens, content=content))
-            failed += [(record.path, NOT_FINITE) for record, reason in zip(records, reasons, strict=True) if reason]
-            progress.advance(len(records), skipped=int((~finite).sum()))
+            entries.append(store_tables(output.shard(number), tables, fingerprint, number))
+            progress.advance(len(records), skipped=len(records) - tables.counts[0])
     write_index(output.index, fingerprint, entries)
-    return failed
+    return failures.found
+
+
+def recorded_names(encoder: str | None, pretrained: str | None) -> tuple[str, str]:
+    """Return what the fingerprint records as `encoder` and `pretrained` of existing embeddings.
+
+    Relative paths become absolute, so that the encoder can be found from another folder. It is not loaded.
+
+    Args:
+        encoder: the encoder that computed the embeddings, or None if it is unknown.
+        pretrained: its weights, or None for the default.
+    """
+    if encoder is None:
+        return UNKNOWN, UNKNOWN
+    if encoder in EMBEDDED_ENCODERS or encoder.startswith("hf-hub:"):
+        return encoder, encoder
+    if Path(encoder).is_dir():
+        return Path(encoder).name, str(Path(encoder).resolve())
+    if pretrained is not None and Path(pretrained).exists():
+        pretrained = str(Path(pretrained).resolve())
+    return encoder.replace("/", "-"), pretrained or DEFAULT_PRETRAINED

@@ -1,15 +1,18 @@
-"""The place where a cache is written: names of index and shards, and what to do with what is there already."""
+"""The output of stage 1: the names of the index and the shards, and what to do with files that exist already."""
 
 import re
 import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import Cache, read_fingerprint
-from clipcap.data.cache.shard import open_hdf5
+from clipcap.data.cache.shard import open_hdf5, read_summary
 from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, UsageError
+from clipcap.data.lock import hold_lock
 from clipcap.data.records import storable
+from clipcap.precompute.failures import Failure
 
 
 @dataclass(frozen=True)
@@ -17,93 +20,122 @@ class Output:
     """Where a cache goes.
 
     Attributes:
-        index: the path that `-o` named, `NAME.h5`; shards are `NAME-00000.h5`, ... beside it.
+        index: the file of the index, `NAME.h5`. The shards are `NAME-00000.h5`, `NAME-00001.h5`, ... beside it.
+
+    Raises:
+        UsageError: the index cannot have this name.
     """
 
     index: Path
 
     def __post_init__(self) -> None:
         if self.index.suffix not in (".h5", ".hdf5"):
-            raise UsageError(f"-o {self.index} must end in .h5; shards are named after it")
+            raise UsageError(f"`output` {self.index} must end in .h5; shards are named after it")
         if self.index.is_dir():
-            raise UsageError(f"-o {self.index} is a folder; give the file to write, as {self.index}/cache.h5")
+            raise UsageError(
+                f"`output` {self.index} is a folder; give the file to write, such as {self.index}/cache.h5"
+            )
         if storable(self.index.name) != self.index.name:
-            raise UsageError(f"-o {self.index!r}: the name is not UTF-8, and the index could not name its shards")
+            raise UsageError(f"`output` {self.index!r}: the name is not UTF-8; give a name that the index can store")
 
     def shard(self, number: int) -> Path:
-        """The file of a shard."""
+        """Return the file of a shard."""
         return self.index.with_name(f"{self.index.stem}-{number:05d}{self.index.suffix}")
 
     def shards(self) -> list[Path]:
-        """Files beside the index that have the name of a shard, in order."""
+        """Return the files beside the index that have the name of a shard, in order."""
         pattern = re.compile(re.escape(self.index.stem) + r"-\d{5,}" + re.escape(self.index.suffix))
         if not self.index.parent.is_dir():
             return []
         return sorted(path for path in self.index.parent.iterdir() if pattern.fullmatch(path.name))
 
     def check_writable(self) -> None:
-        """Raise ClipCapError where the folder, or the one that it would be made in, cannot be written.
+        """Check that files can be written in the folder, or in the nearest one that exists. Nothing is left there.
 
-        Leaves nothing.
+        Raises:
+            ClipCapError: they cannot.
         """
         folder = self.index.resolve().parent
         while not folder.exists():
             folder = folder.parent
         try:
-            with tempfile.TemporaryFile(dir=folder):  # rights alone do not tell: a system may be read-only
+            with tempfile.TemporaryFile(dir=folder):  # permissions do not tell: a file system may be read-only
                 pass
         except OSError as error:
-            raise ClipCapError(
-                f"{folder} cannot be written to ({error.strerror}); give another place with -o"
-            ) from error
+            raise ClipCapError(f"{folder} cannot be written to ({error.strerror}); give another `output`") from error
 
-    def prepare(self) -> None:
-        """Make the folder. Raises ClipCapError where it cannot be made."""
+    def lock(self) -> AbstractContextManager[None]:
+        """Make the folder, and hold the lock of this output while inside the context.
+
+        Raises:
+            UsageError: another process holds it.
+            ClipCapError: the folder or the lock file cannot be made.
+        """
         try:
             self.index.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             fact = f"the folder {self.index.parent} cannot be made ({error.strerror})"
-            raise ClipCapError(f"{fact}; give another with -o") from error
+            raise ClipCapError(f"{fact}; give another `output`") from error
+        return hold_lock(self.index.with_name(f".{self.index.name}.lock"), str(self.index))
 
-    def check(self, fingerprint: Fingerprint, overwrite: bool) -> bool:
-        """Compare what is there with the recipe of this run; with `overwrite`, take it away.
-
-        Returns:
-            Whether the cache is there already, finished and of this recipe.
+    def is_finished(self, fingerprint: Fingerprint) -> bool:
+        """Return whether the cache exists and is complete. Files of an unfinished run with this fingerprint may exist.
 
         Raises:
-            UsageError: what is there was made by another recipe or from another source, and `overwrite` is not set.
-            CacheError: a file that is not ours has the name; it is never overwritten.
+            UsageError: a file was made with another recipe or from another source.
+            CacheError: a file with one of the names does not belong to this program, or the index is damaged.
         """
-        present = [path for path in (self.index, *self.shards()) if path.exists()]
-        recipes = {path: recipe for path in present if (recipe := self._recipe(path, overwrite)) is not None}
-        if overwrite:
-            for path in present:  # the index is the first: without it the cache counts as unfinished
-                path.unlink()
-            return False
-        for path, recipe in recipes.items():
-            differences = recipe.differences(fingerprint)
+        for path in self._existing():
+            recipe = self._read_recipe(path, replace_index=False)
+            differences = recipe.differences(fingerprint) if recipe is not None else []
             if differences:
                 raise UsageError(
-                    f"{path} is from another run ({'; '.join(differences)}); give another -o, or --overwrite to "
+                    f"{path} is from another run ({'; '.join(differences)}); give another `output`, or `overwrite` to "
                     "replace it"
                 )
         try:
             cache = Cache.open(self.index)
         except CacheError:
-            return False  # unfinished, or damaged: shards that are missing or broken are made again
-        expected = [self.shard(number) for number in range(len(cache.shards))]
-        return [entry.path.name for entry in cache.shards] == [path.name for path in expected]
+            return False  # unfinished or damaged; the run makes the shards that are missing or broken
+        expected = [self.shard(number).name for number in range(len(cache.shards))]
+        return [entry.path.name for entry in cache.shards] == expected
 
-    def _recipe(self, path: Path, overwrite: bool) -> Fingerprint | None:
-        """The fingerprint of a file of ours; None for one that is broken beyond telling and may be replaced."""
+    def clear(self) -> None:
+        """Remove the index and the shards, if all of them belong to this program.
+
+        Raises:
+            CacheError: one of them does not, and nothing was removed.
+        """
+        existing = self._existing()
+        for path in existing:
+            self._read_recipe(path, replace_index=True)
+        for path in existing:  # the index is the first: without it the cache counts as unfinished
+            path.unlink()
+
+    def failures(self) -> list[Failure]:
+        """Return the failures that the shards of a finished cache record.
+
+        Raises:
+            CacheError: a shard cannot be read.
+        """
+        return [Failure(*failure) for shard in Cache.open(self.index).shards for failure in read_summary(shard.path)[1]]
+
+    def _existing(self) -> list[Path]:
+        return [path for path in (self.index, *self.shards()) if path.exists()]
+
+    def _read_recipe(self, path: Path, *, replace_index: bool) -> Fingerprint | None:
+        """Return the fingerprint of a file; None if the file is so damaged that it has none, and may be replaced.
+
+        Raises:
+            CacheError: the file does not belong to this program, or it is a damaged index and `replace_index` is False.
+        """
         try:
             with open_hdf5(path) as file:
                 return read_fingerprint(path, file)
         except DamagedCacheError as error:
-            # A shard's name says that it is ours. Another file may be somebody's broken work: they must say so.
-            if path == self.index and not overwrite:
-                raise CacheError(f"{error}, or give another -o, or --overwrite") from error
+            # The name of a shard says that it is ours. A file with the name of the index may be another program's.
+            if path == self.index and not replace_index:
+                raise CacheError(f"{error}, or give another `output`, or `overwrite`") from error
             return None
         except CacheError as error:
-            raise CacheError(f"{error}; it is left alone: give another name with -o") from error
+            raise CacheError(f"{error}; it was left alone: give another `output`") from error

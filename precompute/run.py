@@ -1,68 +1,38 @@
-"""The loop of stage 1: every picture through the encoder once, shard by shard, each shard whole or not at all.
+"""The loop of stage 1: each image goes through the encoder once, shard by shard.
 
-Knows the source, the encoder and the cache only through their small faces, and nothing of command lines.
+A shard is written whole or not at all, so that a later run continues after the shards that are there. This module
+knows nothing of command lines.
 """
 
 import logging
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import ShardEntry, describe_shard, read_fingerprint, write_index
-from clipcap.data.cache.shard import ShardTables, open_hdf5, read_summary, write_shard
+from clipcap.data.cache.shard import open_hdf5, read_summary
 from clipcap.data.command.progress import Progress
-from clipcap.data.errors import CacheError, ImageError, SourceError
-from clipcap.data.pretrained.tokenizer import encode_captions
-from clipcap.data.records import SPLITS, Record, Source, storable
+from clipcap.data.errors import CacheError, ImageError
+from clipcap.data.records import Record, Source
 from clipcap.precompute.encoder import Encoder
-from clipcap.precompute.images import decode_pictures, open_image
+from clipcap.precompute.failures import Failure, Failures
+from clipcap.precompute.images import Decoded, decode_images, open_image
 from clipcap.precompute.output import Output
+from clipcap.precompute.shards import build_tables, plan_shards, store_tables
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
+# Stored in shards, and recognised by the run that finds it there.
 NOT_FINITE = "its embedding is not finite in float16"
-
-
-@dataclass(kw_only=True)
-class Failures:
-    """Pictures that could not be read, over all shards, and the two rules that make them fatal.
-
-    Args:
-        total: pictures in the source.
-        strict: whether the first one is fatal.
-    """
-
-    total: int
-    strict: bool
-    pictures: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, path: str, reason: str) -> None:
-        """Count a picture.
-
-        Raises:
-            SourceError: with `strict`, or when more than half of all pictures have failed.
-        """
-        self.pictures.append((path, reason))
-        if self.strict:
-            raise SourceError(f"{path}: {reason} (--strict: the first picture that cannot be read ends the run)")
-        if 2 * len(self.pictures) > self.total:
-            raise SourceError(
-                f"{len(self.pictures):,} of {self.total:,} pictures could not be read, which is more than half; most "
-                f"often: {self.commonest()}; see that SOURCE is the right folder and complete, then run it again"
-            )
-
-    def commonest(self) -> str:
-        """The reason that most pictures share, with one of them."""
-        reason = Counter(reason for _, reason in self.pictures).most_common(1)[0][0]
-        return f"{reason} (as {next(path for path, why in self.pictures if why == reason)})"
 
 
 def encode_source(
@@ -74,172 +44,155 @@ def encode_source(
     *,
     workers: int,
     strict: bool,
-) -> list[tuple[str, str]]:
-    """Encode all that is not yet in the output's shards, then write the index.
+) -> list[Failure]:
+    """Encode all images that are not in finished shards of the output, then write the index.
 
     Args:
-        source: with all splits set.
-        output: where the cache goes; shards of this recipe that are there already are kept.
-        encoder, tokenizer: as the fingerprint says.
-        fingerprint: the recipe, `batch_size` and `shard_size` included.
-        workers: processes that decode pictures; 0 decodes in this one.
-        strict: the first picture that cannot be read is fatal.
+        source: all its records have a split.
+        output: where the cache goes, locked. Shards with the same fingerprint are kept.
+        encoder, tokenizer: those that the fingerprint describes.
+        fingerprint: the recipe, which includes `batch_size` and `shard_size`.
+        workers: number of processes that decode images; 0 decodes them in this process.
+        strict: whether the first image that cannot be read ends the run.
 
     Returns:
-        (path, reason) of every picture that could not be read.
+        The images that could not be read.
 
     Raises:
-        SourceError: a picture failed and `strict`, or more than half failed. Finished shards stay.
+        SourceError: an image failed and `strict` is set, or more than half of the images failed. Finished shards stay.
         ClipCapError: a shard cannot be written. Finished shards stay.
     """
-    failures = Failures(total=len(source.records), strict=strict)
-    plan = plan_shards(len(source.records), fingerprint.shard_size)
-    entries: dict[int, ShardEntry] = {}
-    for number, share in enumerate(plan):
-        entry = _finished(output.shard(number), number, len(share), fingerprint, source.root, failures)
-        if entry is not None:
-            entries[number] = entry
-    todo = [number for number in range(len(plan)) if number not in entries]
+    records = source.records
+    plan = plan_shards(len(records), fingerprint.shard_size)
+    failures = Failures(total=len(records), strict=strict)
+    entries = _finished_shards(source, plan, output, fingerprint, failures)
     done = sum(len(plan[number]) for number in entries)
     if done:
-        logger.info(
-            f"going on: {len(entries):,} of {len(plan):,} shards are there ({done:,} of {failures.total:,} pictures)"
-        )
+        logger.info(f"continuing: {len(entries):,} of {len(plan):,} shards ({done:,} of {len(records):,} images) exist")
 
-    batches = {number: _batches(plan[number], fingerprint.batch_size) for number in todo}
-    paths = [source.root / record.path for record in source.records]
-    everything = [batch for number in todo for batch in batches[number]]
-    decoded = iter(decode_pictures(paths, encoder.transform, everything, workers))
-    output.prepare()
-    with Progress("encoding", "pictures", failures.total, done) as progress:
-        for number in todo:
-            records = [source.records[i] for i in plan[number]]
-            rows: list[np.ndarray[Any, Any]] = []
-            reasons: list[str | None] = []
-            for _ in batches[number]:
-                embedding, batch_reasons = _encode(encoder, *next(decoded))
-                rows.append(embedding)
-                for record, reason in zip(records[len(reasons) :], batch_reasons, strict=False):
-                    if reason is not None:
-                        failures.add(record.path, reason)
-                reasons.extend(batch_reasons)
-                progress.advance(len(batch_reasons), skipped=len(batch_reasons) - len(embedding))
-            tables = build_tables(records, np.concatenate(rows), reasons, tokenizer)
-            path = output.shard(number)
-            content = write_shard(path, tables, fingerprint.to_json(), number)
-            images, captions, tokens = tables.counts
-            entries[number] = ShardEntry(path=path, images=images, captions=captions, tokens=tokens, content=content)
+    todo = {
+        number: _batches(share, fingerprint.batch_size) for number, share in enumerate(plan) if number not in entries
+    }
+    paths = [source.root / record.path for record in records]
+    every_batch = [batch for batches in todo.values() for batch in batches]
+    decoded = iter(decode_images(paths, encoder.transform, every_batch, workers))
+    with Progress("encoding", "images", len(records), done) as progress:
+        for number, batches in todo.items():
+            share = [records[i] for i in plan[number]]
+            embedding, reasons = _encode_shard(share, islice(decoded, len(batches)), encoder, failures, progress)
+            tables = build_tables(share, embedding, reasons, tokenizer)
+            entries[number] = store_tables(output.shard(number), tables, fingerprint, number)
     write_index(output.index, fingerprint, [entries[number] for number in range(len(plan))])
-    return failures.pictures
-
-
-def build_tables(
-    records: list[Record],
-    embedding: np.ndarray[Any, Any],
-    reasons: list[str | None],
-    tokenizer: "PreTrainedTokenizerBase",
-) -> ShardTables:
-    """The tables of one shard.
-
-    Args:
-        records: the shard's share of the source.
-        embedding: float16 (n, d), the rows of those records whose reason is None, in order.
-        reasons: for each record None, or why it could not be read.
-        tokenizer: of the language model.
-    """
-    kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
-    failed = [(record.path, reason) for record, reason in zip(records, reasons, strict=True) if reason is not None]
-    captions = [[text for text in map(storable, record.captions) if text.strip()] for record in kept]
-    texts = [text for group in captions for text in group]
-    tokens = encode_captions(tokenizer, texts)
-    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
-    return ShardTables(
-        embedding=embedding,
-        id=[storable(record.id) for record in kept],
-        path=[storable(record.path) for record in kept],
-        split=np.array([SPLITS.index(record.split or "train") for record in kept], dtype=np.uint8),
-        first_caption=np.cumsum([0, *(len(group) for group in captions)], dtype=np.int64),
-        text=texts,
-        first_token=np.cumsum([0, *(len(row) for row in tokens)], dtype=np.int64),
-        token=np.array([token for row in tokens for token in row], dtype=dtype),
-        failure_path=[storable(path) for path, _ in failed],
-        failure_reason=[storable(reason) for _, reason in failed],
-    )
-
-
-def plan_shards(records: int, shard_size: int) -> list[range]:
-    """Each shard's share of the records."""
-    return [range(start, min(start + shard_size, records)) for start in range(0, records, shard_size)]
+    return failures.found
 
 
 def _batches(share: range, batch_size: int) -> list[list[int]]:
-    """A shard's records in batches.
+    """Divide the records of one shard into batches.
 
-    None crosses into the next shard, so that a shard does not depend on where a run began.
+    No batch reaches into the next shard, so the content of a shard does not depend on where a run began.
     """
     return [list(share[start : start + batch_size]) for start in range(0, len(share), batch_size)]
 
 
-def _encode(
-    encoder: Encoder, pixels: torch.Tensor, reasons: list[str | None]
-) -> tuple[np.ndarray[Any, Any], list[str | None]]:
-    """Embed one batch as float16 rows; a row that is not finite becomes a failure of its picture, never a row."""
+def _encode_shard(
+    records: list[Record], decoded: Iterator[Decoded], encoder: Encoder, failures: Failures, progress: Progress
+) -> tuple[NDArray[np.float16], list[str | None]]:
+    """Encode the batches of one shard, and count the images that fail.
+
+    Returns:
+        float16 (m, d) or (m, t, d), the rows of the images that did not fail, and for each record None or its reason.
+    """
+    rows: list[NDArray[np.float16]] = []
+    reasons: list[str | None] = []
+    for pixels, unreadable in decoded:
+        embedding, batch_reasons = _encode_batch(encoder, pixels, unreadable)
+        batch = records[len(reasons) : len(reasons) + len(batch_reasons)]
+        for record, reason in zip(batch, batch_reasons, strict=True):
+            if reason is not None:
+                failures.add(Failure(record.path, reason))
+        rows.append(embedding)
+        reasons.extend(batch_reasons)
+        progress.advance(len(batch), skipped=len(batch) - len(embedding))
+    return np.concatenate(rows), reasons
+
+
+def _encode_batch(
+    encoder: Encoder, pixels: torch.Tensor, reasons: Sequence[str | None]
+) -> tuple[NDArray[np.float16], list[str | None]]:
+    """Encode one batch. An image whose embedding is not finite fails, like one that could not be read.
+
+    Args:
+        encoder: of images.
+        pixels: uint8 (m, H, W, 3), the images that could be read.
+        reasons: for each of the B images in the batch, None or why it could not be read.
+
+    Returns:
+        float16 (m', d) or (m', t, d), and for each of the B images None or why it has no row.
+    """
     if not len(pixels):
-        return np.empty((0, *encoder.shape), dtype=np.float16), reasons
+        return np.empty((0, *encoder.shape), dtype=np.float16), list(reasons)
     embedding = _encode_in_memory(encoder, pixels).numpy().astype(np.float16)
     finite = np.asarray(np.isfinite(embedding.reshape(len(embedding), -1)).all(axis=1))
-    row = iter(finite.tolist())
-    bad = f"{NOT_FINITE} (--precision {encoder.precision})"
-    reasons = [(None if next(row) else bad) if reason is None else reason for reason in reasons]
-    return embedding[finite], reasons
+    next_is_finite = iter(finite.tolist())
+    not_finite = f"{NOT_FINITE} (computed in {encoder.precision})"
+    all_reasons = [(None if next(next_is_finite) else not_finite) if reason is None else reason for reason in reasons]
+    return embedding[finite], all_reasons
 
 
 def _encode_in_memory(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
-    """Embed a batch; where the device's memory does not hold it, in halves."""
+    """Encode a batch; if the device's memory does not suffice, encode it in halves."""
     try:
         return encoder.encode(pixels)
     except torch.OutOfMemoryError:
         if len(pixels) == 1:
             raise
     half = len(pixels) // 2
-    logger.warning(
-        f"a batch of {len(pixels)} pictures does not fit into memory; going on with {half} (--batch-size says how many)"
-    )
+    logger.warning(f"a batch of {len(pixels)} images does not fit into memory; using {half} (see `batch_size`)")
     return torch.cat([_encode_in_memory(encoder, pixels[:half]), _encode_in_memory(encoder, pixels[half:])])
 
 
-def _finished(
-    path: Path, number: int, records: int, fingerprint: Fingerprint, root: Path, failures: Failures
-) -> ShardEntry | None:
-    """The shard at `path` if an earlier run of this recipe finished it.
-
-    One that is broken is made again, and one with a picture that failed then but can be read now.
-    """
-    if not path.exists():
-        return None
-    try:
-        with open_hdf5(path) as file:
-            entry = describe_shard(path, file)
-            recipe = read_fingerprint(path, file)
-            right = file.attrs["shard"] == number
-        _, failed = read_summary(path)
-    except CacheError as error:
-        logger.warning(f"{path.name} is made again: {error}")
-        return None
-    if not right or entry.images + len(failed) != records or fingerprint.differences(recipe):
-        logger.warning(f"{path.name} is made again: it is not shard {number} of this run")
-        return None
-    for picture, reason in failed:
-        if reason.startswith(NOT_FINITE) or not _readable(root / picture):
+def _finished_shards(
+    source: Source, plan: list[range], output: Output, fingerprint: Fingerprint, failures: Failures
+) -> dict[int, ShardEntry]:
+    """Find the shards that an earlier run finished, by number, and count the failures that they record."""
+    entries: dict[int, ShardEntry] = {}
+    for number, share in enumerate(plan):
+        path = output.shard(number)
+        if not path.exists():
             continue
-        logger.info(f"{path.name} is made again: {picture} can be read now")
-        return None
-    for picture, reason in failed:
-        failures.add(picture, reason)
-    return entry
+        try:
+            entry, failed = _read_finished(path, number, len(share), fingerprint, source.root)
+        except CacheError as error:
+            logger.info(f"{path.name} is made again: {error}")
+            continue
+        entries[number] = entry
+        for failure in failed:
+            failures.add(failure)
+    return entries
 
 
-def _readable(path: Path) -> bool:
+def _read_finished(
+    path: Path, number: int, records: int, fingerprint: Fingerprint, root: Path
+) -> tuple[ShardEntry, list[Failure]]:
+    """Read the entry and the failures of a shard that an earlier run wrote.
+
+    Raises:
+        CacheError: the shard is damaged, belongs to another run, or records a failure of an image that can be read now.
+    """
+    with open_hdf5(path) as file:
+        entry = describe_shard(path, file)
+        recipe = read_fingerprint(path, file)
+        same_number = file.attrs["shard"] == number
+    failed = [Failure(*failure) for failure in read_summary(path)[1]]
+    if not same_number or entry.images + len(failed) != records or fingerprint.differences(recipe):
+        raise CacheError(f"it is not shard {number} of this run")
+    for failure in failed:
+        if not failure.reason.startswith(NOT_FINITE) and _is_readable(root / failure.path):
+            raise CacheError(f"{failure.path} can be read now")
+    return entry, failed
+
+
+def _is_readable(path: Path) -> bool:
     try:
         open_image(path)
     except ImageError:

@@ -142,7 +142,7 @@ def with_option_names(text: str, parameters: Sequence[Any]) -> str:
         Such as "--batch-size must be at least 1, not 0". What is no parameter of the command stays as it is.
     """
     shown = {
-        str(parameter.name): max(parameter.opts, key=len)
+        str(parameter.name): next((name for name in parameter.opts if name.startswith("--")), parameter.opts[0])
         if parameter.opts[0].startswith("-")
         else parameter.metavar or str(parameter.name).upper()
         for parameter in parameters

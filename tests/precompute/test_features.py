@@ -15,6 +15,7 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.errors import UsageError
 from clipcap.precompute.encoder import load_encoder
 from clipcap.precompute.features import patches, pooled, projected
+from clipcap.precompute.settings import PrecomputeSettings
 from small_world import small_models
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
@@ -164,8 +165,7 @@ def test_patches_through_all_stages(run: Any, coco: Path, tmp_path: Path, lm_fol
 def test_the_mlp_takes_no_patches(run: Any, tmp_path: Path, lm_folder: Path, patch_cache: Path) -> None:
     result = run("train", patch_cache, "-o", tmp_path / "run", "--lm", lm_folder, "--device", "cpu")
     assert result.status == 2
-    fact = "--mapper mlp takes one embedding of a picture, not 16 patches; use --mapper transformer"
-    assert fact in result.err.splitlines()[-1]
+    assert "--mapper mlp takes one embedding of an image, not 16 patches" in result.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 
@@ -178,9 +178,9 @@ def test_another_kind_of_features_is_another_encoder(
 
 
 def test_a_shard_of_patches_is_no_larger_than_memory_can_hold() -> None:
-    from clipcap.precompute.cli import _shard_size
-
-    assert _shard_size((512,)) == 4096
-    assert _shard_size((49, 768)) == 2048  # ViT-B-32: 154 MB
-    assert _shard_size((256, 1664)) == 256  # ViT-bigG-14: 218 MB
-    assert _shard_size((1 << 28, 2)) == 1
+    shard_size = PrecomputeSettings().shard_size_for
+    assert shard_size((512,)) == 4096
+    assert shard_size((49, 768)) == 2048  # ViT-B-32: 154 MB
+    assert shard_size((256, 1664)) == 256  # ViT-bigG-14: 218 MB
+    assert shard_size((1 << 28, 2)) == 1
+    assert PrecomputeSettings(shard_size=10).shard_size_for((1 << 28, 2)) == 10

@@ -1,4 +1,4 @@
-"""Embeddings that exist become a cache: folded to pictures, checked for shifts, never run, and trained on."""
+"""Existing embeddings become a cache: one row for each image, checked for shifts, and no code in them is run."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def save_rmokady(file: Path, values: Any, captions: list[tuple[str, str, int]]) 
     return file
 
 
-def test_a_row_a_caption_is_folded_to_a_row_a_picture(tmp_path: Path) -> None:
+def test_a_row_for_each_caption_becomes_a_row_for_each_image(tmp_path: Path) -> None:
     values = rows(3)
     repeated = np.stack([values[0], values[1], values[0], values[2], values[1]]).astype(np.float16)
     named = [("7", "a"), ("8", "b"), ("7", "c"), ("9", "d"), ("8", "e")]
@@ -41,7 +41,7 @@ def test_a_row_a_caption_is_folded_to_a_row_a_picture(tmp_path: Path) -> None:
 
 
 def test_the_shifted_rows_of_conceptual_captions_are_repaired(tmp_path: Path) -> None:
-    # Five rows of val, then four of train whose captions count from 0 again; the names collide.
+    # Five rows of val, then four of train, whose captions are numbered from 0 again. The names collide.
     values = rows(9)
     captions = [(f"{i:08d}", f"val {i}", i) for i in range(5)] + [(f"{i:08d}", f"train {i}", i) for i in range(4)]
     source = read_source(save_rmokady(tmp_path / "conceptual_clip_ViT-B_32_train.pkl", values, captions))
@@ -55,11 +55,11 @@ def test_the_shifted_rows_of_conceptual_captions_are_repaired(tmp_path: Path) ->
         np.testing.assert_array_equal(row, values[int(number) + (5 if kind == "train" else 0)])
 
 
-def test_shifted_rows_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+def test_shifted_rows_that_cannot_be_repaired_are_refused(tmp_path: Path) -> None:
     captions = [(f"{i:08d}", f"val {i}", i) for i in range(4)] + [(f"{i:08d}", f"train {i}", i) for i in range(3)]
     with pytest.raises(SourceError, match=r"caption 4.* 8 rows .* 7 captions"):
         read_source(save_rmokady(tmp_path / "x.pkl", rows(8), captions))
-    # One row a picture, its captions in rounds: nothing is shifted.
+    # One row for each image, and its captions in rounds: nothing is shifted.
     captions = [(str(i), f"{word} {i}", i) for word in ("first", "second") for i in range(4)]
     source = read_source(save_rmokady(tmp_path / "x.pkl", rows(4), captions))
     assert [record.captions for record in source.records] == [(f"first {i}", f"second {i}") for i in range(4)]
@@ -70,26 +70,26 @@ def test_shifted_rows_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> N
     [
         ([("1", "a", 0), ("2", "b", 3)], "row 3, .* 3 rows"),
         ([("1", "a", 0), ("1", "b", 1)], "rows 0 and 1 "),
-        ([], "holds no rows"),
+        ([], r"x\.pkl"),
     ],
 )
-def test_rows_that_cannot_be_those_of_the_captions(
+def test_rows_that_do_not_fit_the_captions_are_refused(
     tmp_path: Path, captions: list[tuple[str, str, int]], fact: str
 ) -> None:
     with pytest.raises(SourceError, match=fact):
         read_source(save_rmokady(tmp_path / "x.pkl", rows(3), captions))
 
 
-def test_the_tokens_beside_it_are_not_it(tmp_path: Path) -> None:
+def test_a_pickle_of_tokens_is_not_a_dataset(tmp_path: Path) -> None:
     (tmp_path / "train_tokens.pkl").write_bytes(pickle.dumps([[torch.ones(3)], [0], 3]))
     with pytest.raises(SourceError, match=r"train_tokens\.pkl"):
         read_source(tmp_path / "train_tokens.pkl")
     save_rmokady(tmp_path / "train.pkl", rows(2), [("1", "a", 0), ("2", "b", 1)])
-    source = read_source(tmp_path)  # a folder with the one in it
+    source = read_source(tmp_path)  # a folder with one such file in it
     assert (source.format, len(source.records)) == ("clipcap-pickle", 2)
 
 
-def test_jmisilos_list(tmp_path: Path) -> None:
+def test_a_list_of_jmisilo_is_read(tmp_path: Path) -> None:
     values = rows(2)
     content = [("1.jpg", values[0], "a dog ."), ("1.jpg", values[0], "a cat ."), ("2.jpg", values[1], "a man .")]
     (tmp_path / "dataset.pkl").write_bytes(pickle.dumps(content))
@@ -99,7 +99,7 @@ def test_jmisilos_list(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.embedding, values)
 
 
-def test_a_folder_of_clip_retrieval(tmp_path: Path) -> None:
+def test_a_folder_of_clip_retrieval_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -124,7 +124,7 @@ def test_a_folder_of_clip_retrieval(tmp_path: Path) -> None:
         read_source(tmp_path)
 
 
-def test_arrays_with_captions_from_elsewhere(tmp_path: Path, run: Any, tokenizer_folder: Path) -> None:
+def test_arrays_get_captions_from_another_dataset(tmp_path: Path, run: Any, tokenizer_folder: Path) -> None:
     np.savez(tmp_path / "rows.npz", image=np.array(["b.jpg", "a.jpg", "c.jpg"]), embedding=rows(3))
     np.save(tmp_path / "rows.npy", rows(3))
     (tmp_path / "t.csv").write_text("image,caption,split\na.jpg,of a,train\nb.jpg,of b,val\na.jpg,again,train\n")
@@ -155,7 +155,7 @@ class Spiteful:
 
 
 def nested(bad: Any) -> Any:
-    """A tensor whose storage is bytes that torch would unpickle."""
+    """A tensor whose storage consists of bytes that torch would unpickle."""
     tensor = torch.ones(2)
     rebuild, (storage, *rest) = tensor.__reduce_ex__(2)
     import io
@@ -168,12 +168,12 @@ def nested(bad: Any) -> Any:
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 @pytest.mark.parametrize("where", ["reduce", "storage", "lookalike"])
-def test_a_pickle_that_would_run_code_is_refused(
+def test_a_pickle_that_would_run_code_is_refused_unread(
     tmp_path: Path, run: Any, where: str, protocol: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = tmp_path / "made"
     bad = Spiteful(os.mkdir, str(made))
-    if where == "lookalike":  # a name inside torch that is not one of the few
+    if where == "lookalike":  # a name in torch that is not among those that are allowed
         bad = Spiteful(torch.hub.load_state_dict_from_url, "x")
     value = nested(bad) if where == "storage" else bad
     content: dict[str, Any] = {"clip_embedding": value, "captions": []}
@@ -182,22 +182,22 @@ def test_a_pickle_that_would_run_code_is_refused(
     assert result.status == 2
     assert len(result.err.splitlines()) == 1
     name = "torch.hub.load_state_dict_from_url" if where == "lookalike" else "posix.mkdir"
-    assert f"names {name}, which could run code; nothing of it was read" in result.err
+    assert name in result.err
     assert not made.exists()
 
 
-def test_dotted_names_and_numpys_own_doors_are_closed(tmp_path: Path) -> None:
-    # Protocol 4 names attributes of attributes: `torch._utils` + `_rebuild_tensor_v2.__globals__`.
+def test_pickles_with_dotted_names_or_numpy_objects_are_refused(tmp_path: Path) -> None:
+    # Protocol 4 can name attributes of attributes: `torch._utils` + `_rebuild_tensor_v2.__globals__`.
     dotted = b"\x80\x04\x8c\x0ctorch._utils\x8c\x1e_rebuild_tensor_v2.__globals__\x93."
     (tmp_path / "d.pkl").write_bytes(dotted)
-    with pytest.raises(SourceError, match="which could run code"):
+    with pytest.raises(SourceError, match="could run code"):
         read_pickle(tmp_path / "d.pkl")
     objects = np.array([Spiteful(os.getcwd), None], dtype=object)
     (tmp_path / "o.pkl").write_bytes(pickle.dumps(objects))
     with pytest.raises(SourceError, match=r"posix\.getcwd"):
         read_pickle(tmp_path / "o.pkl")
     (tmp_path / "o.pkl").write_bytes(pickle.dumps(np.array([None, 1], dtype=object)))
-    with pytest.raises(SourceError, match="is no pickle that can be read"):
+    with pytest.raises(SourceError, match=r"o\.pkl"):
         read_pickle(tmp_path / "o.pkl")
 
 
@@ -210,13 +210,13 @@ def inner(pickled: bytes) -> bytes:
 @pytest.mark.parametrize(
     "then",
     [
-        # torch would take the number for the address of an allocator.
+        # torch would use the number as the address of an allocator.
         b"(K\x08t}X\x09\x00\x00\x00allocatorJAAAAs\x92.",
         b"N}X\x05\x00\x00\x00pwnedK\x01s\x86b.",
         b"(K\x08tR.",
     ],
 )
-def test_what_torch_allows_is_not_what_we_allow(tmp_path: Path, then: bytes) -> None:
+def test_pickles_inside_a_storage_may_name_less_than_torch_allows(tmp_path: Path, then: bytes) -> None:
     for name in (b"ctorch.storage\nUntypedStorage\n.", b"ctorch.storage\nTypedStorage\n.", b"ccollections\nCounter\n."):
         data = inner(name)
         load = b"\x80\x04\x8c\rtorch.storage\x8c\x10_load_from_bytes\x93B" + len(data).to_bytes(4, "little") + data
@@ -226,7 +226,7 @@ def test_what_torch_allows_is_not_what_we_allow(tmp_path: Path, then: bytes) -> 
     assert not hasattr(torch.storage.TypedStorage, "pwned")
 
 
-def test_a_tensor_is_held_against_its_memory(tmp_path: Path) -> None:
+def test_a_tensor_must_lie_within_its_storage(tmp_path: Path) -> None:
     rebuild, (storage, *_) = torch.arange(6.0).reshape(2, 3).__reduce_ex__(2)
     for place in ((0, (2, 3), (3, 1)), (1, (5,), (1,)), (0, (0, 9), (9, 1)), (0, (4, 6), (0, 1))):
         (tmp_path / "x.pkl").write_bytes(pickle.dumps(Spiteful(rebuild, storage, *place, False, {})))
@@ -245,14 +245,14 @@ def test_a_tensor_is_held_against_its_memory(tmp_path: Path) -> None:
             read_pickle(tmp_path / "x.pkl")
 
 
-def test_pictures_of_one_name_in_two_folders(tmp_path: Path) -> None:
+def test_captions_are_found_for_images_of_one_name_in_two_folders(tmp_path: Path) -> None:
     np.savez(tmp_path / "r.npz", image=np.array(["dog/1.jpg", "cat/1.jpg", "x/2.jpg"]), embedding=rows(3))
     (tmp_path / "t.csv").write_text("image,caption\ndog/1.jpg,a dog\ncat/1.jpg,a cat\ny/2.jpg,two\n")
     source = add_captions(read_source(tmp_path / "r.npz"), read_source(tmp_path / "t.csv"), tmp_path / "t.csv")
     assert [record.captions for record in source.records] == [("a dog",), ("a cat",), ("two",)]
 
 
-def test_arrays_that_are_none(tmp_path: Path) -> None:
+def test_files_without_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "o.npz", image=np.array(["a", None], dtype=object), embedding=rows(2))
     np.savez(tmp_path / "n.npz", name=np.array(3), embedding=rows(2))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "n.npz").read_bytes()[:90])
@@ -262,8 +262,31 @@ def test_arrays_that_are_none(tmp_path: Path) -> None:
             read_source(tmp_path / name)
 
 
+def test_rows_that_are_not_finite_are_skipped_and_strict_refuses_them(
+    tmp_path: Path, run: Any, tokenizer_folder: Path
+) -> None:
+    values = rows(7)
+    values[4, 2], values[5, 0] = np.nan, 70000.0  # the second is infinite in float16
+    np.savez(tmp_path / "rows.npz", image=np.array([f"{i}.jpg" for i in range(7)]), embedding=values)
+    arguments = [tmp_path / "rows.npz", "-o", tmp_path / "c.h5", "--tokenizer", tokenizer_folder, "--shard-size", 3]
+    result = run("precompute", *arguments, "--strict")
+    assert result.status == 2
+    assert "4.jpg" in result.err.splitlines()[-1]
+    assert not (tmp_path / "c.h5").exists()
+    result = run("precompute", *arguments)
+    assert result.status == 0, result.err
+    assert "2 images skipped" in result.err
+    tables = list(Cache.open(tmp_path / "c.h5").tables())
+    assert [(table.path, table.failure_path) for table in tables] == [
+        (["0.jpg", "1.jpg", "2.jpg"], []), (["3.jpg"], ["4.jpg", "5.jpg"]), (["6.jpg"], []),
+    ]  # fmt: skip
+    result = run("precompute", *arguments, "--strict")  # the cache is finished, but has failures
+    assert result.status == 2
+    assert "4.jpg" in result.err.splitlines()[-1]
+
+
 @pytest.mark.slow
-def test_clipcap_dental_for_real(shared: Path, run: Any, tmp_path: Path) -> None:
+def test_real_embeddings_of_clipcap_dental_are_imported(shared: Path, run: Any, tmp_path: Path) -> None:
     for name, width in (("ViT-B_32", 512), ("RN50x4", 640)):
         file = shared / f"data/embeddings/clipcap-dental/oscar_split_{name}_train.pkl"
         out = tmp_path / f"{name}.h5"
@@ -277,7 +300,7 @@ def test_clipcap_dental_for_real(shared: Path, run: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_mobilenet_for_real_is_trained_on_and_says_that_nobody_knows_its_encoder(
+def test_real_embeddings_of_an_unknown_encoder_are_trained_on_and_images_are_refused(
     shared: Path, run: Any, tmp_path: Path
 ) -> None:
     file, index = shared / "data/embeddings/flickr8k_mobilenet_v2.pkl", tmp_path / "cache.h5"
@@ -291,12 +314,12 @@ def test_mobilenet_for_real_is_trained_on_and_says_that_nobody_knows_its_encoder
     photo = next((shared / "data/coco/val2017").glob("*.jpg"))
     result = run("caption", photo, "--model", tmp_path / "run", "--device", "cpu")
     assert result.status == 2
-    assert result.err.startswith("clipcap-caption: the encoder of the embeddings that this model was trained on is not")
-    assert "name it with --encoder, or caption rows (.npy) or a cache" in result.err
+    assert "--encoder" in result.err
     rows_file = tmp_path / "rows.npy"
     np.save(rows_file, next(cache.tables()).embedding[:3])
     said = run("caption", rows_file, "--model", tmp_path / "run", "--device", "cpu", "--json")
     assert (said.status, len(json.loads(said.out))) == (0, 3)
     wrong = run("caption", photo, "--model", tmp_path / "run", "--device", "cpu", "--encoder", "demo")
     assert wrong.status == 2
-    assert "demo makes embeddings of 512 numbers, this model takes 1280" in wrong.err
+    assert "512" in wrong.err
+    assert "1280" in wrong.err

@@ -1,4 +1,4 @@
-"""Stage 1 killed at any moment and run again ends as the run that nobody disturbed."""
+"""Stage 1, killed at any moment and run again, makes the cache of a run that was not disturbed."""
 
 import os
 import random
@@ -22,7 +22,16 @@ def contents(cache: Path) -> list[str]:
     return [shard.content for shard in Cache.open(cache).shards]
 
 
-def test_a_crash_at_every_change_of_the_disk(
+def wait_for(process: "subprocess.Popen[str]", pattern: str, folder: Path, count: int = 1) -> None:
+    """Wait until a process that runs has written `count` files."""
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob(pattern))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_after_a_crash_at_any_write_makes_the_same_cache(
     coco: Path, tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = [*small_models(clip_folder, tokenizer_folder), *SHARDS]
@@ -42,10 +51,12 @@ def test_a_crash_at_every_change_of_the_disk(
         assert run("precompute", coco, "-o", index, *options).status == 0
         assert contents(index) == expected
         assert not list(index.parent.glob(".*"))
-    assert count == 15  # four shards and the index, each synced, renamed, and its name synced
+    assert count == 15  # four shards and the index: each is synced, renamed, and its folder synced
 
 
-def test_killed_at_random_moments(tmp_path: Path, clip_folder: Path, tokenizer_folder: Path) -> None:
+def test_a_run_after_kills_at_random_moments_makes_the_same_cache(
+    tmp_path: Path, clip_folder: Path, tokenizer_folder: Path
+) -> None:
     make_coco(tmp_path / "coco", train=40, val=10)
     options = [*small_models(clip_folder, tokenizer_folder), "--shard-size", 3]
     begin = time.monotonic()
@@ -58,7 +69,7 @@ def test_killed_at_random_moments(tmp_path: Path, clip_folder: Path, tokenizer_f
     index = tmp_path / "again" / "cache.h5"
     for attempt in range(5):
         process = spawn("precompute", tmp_path / "coco", "-o", index, *options)
-        # The first within the start, the others spread over the run: importing takes most of it.
+        # The first kill is during the start, the others later: importing takes most of the time.
         seconds = moments.uniform(0, 0.3) if attempt == 0 else moments.uniform(0.6, 1.0) * whole
         try:
             process.communicate(timeout=seconds)
@@ -74,22 +85,45 @@ def test_killed_at_random_moments(tmp_path: Path, clip_folder: Path, tokenizer_f
     assert len(list(Cache.open(index).verify())) == 17
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+def test_ctrl_c_keeps_finished_shards_and_the_message_says_how_to_continue(
     tmp_path: Path, clip_folder: Path, tokenizer_folder: Path
 ) -> None:
     make_coco(tmp_path / "coco", train=300, val=10)
     options = [*small_models(clip_folder, tokenizer_folder), "--shard-size", 1]
     process = spawn("precompute", tmp_path / "coco", "-o", tmp_path / "c.h5", *options)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("c-*.h5"))) < 3:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(process, "c-*.h5", tmp_path, 3)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert out == ""
-    assert "kept: run the same command again to go on" in err
+    assert "continue with the same command\n" in err
     assert err.splitlines()[-1] == "clipcap-precompute: interrupted"
     assert "Traceback" not in err
     assert len(list(tmp_path.glob("c-*.h5"))) >= 3
+
+
+def test_a_second_run_into_the_same_output_is_refused_and_a_killed_one_does_not_block(
+    tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path
+) -> None:
+    make_coco(tmp_path / "coco", train=300, val=10)
+    options = [*small_models(clip_folder, tokenizer_folder), "--shard-size", 1]
+    arguments = [tmp_path / "coco", "-o", tmp_path / "c.h5", *options]
+    process = spawn("precompute", *arguments)
+    wait_for(process, "c-*.h5", tmp_path)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        before = {path: path.read_bytes() for path in tmp_path.glob("*c*.h5*")}
+        for more in ([], ["--overwrite"]):
+            refused = run("precompute", *arguments, *more)
+            assert refused.status == 2
+            assert f"process {process.pid} " in refused.err
+        assert {path: path.read_bytes() for path in tmp_path.glob("*c*.h5*")} == before
+        other = run("precompute", tmp_path / "coco", "-o", tmp_path / "other.h5", *options, "--limit", 2)
+        assert other.status == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert (tmp_path / ".c.h5.lock").exists()
+    assert run("precompute", *arguments).status == 0
+    assert Cache.open(tmp_path / "c.h5").images == 310
+    assert not (tmp_path / ".c.h5.lock").exists()

@@ -88,13 +88,15 @@ WIDTHS = {
 )
 def test_presets_have_the_published_parameter_counts(preset: str, mapper: float, trained: float) -> None:
     settings, first = TRAIN[preset], PRECOMPUTE[preset]
+    assert first.encoder is not None
+    assert first.features is not None
     width, layers = SIZES[settings.lm]
     with torch.device("meta"):
         model = ClipCapModel(
             Mapper(
                 mapper_config(
                     kind=settings.mapper,
-                    embedding_width=WIDTHS[first["encoder"], first["features"]],
+                    embedding_width=WIDTHS[first.encoder, first.features],
                     lm_width=width,
                     prefix_length=settings.prefix_length,
                     **settings.mapper_options,

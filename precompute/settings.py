@@ -1,0 +1,133 @@
+"""The settings of stage 1: what is read, which encoder and tokenizer are used, and how the work is divided."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipcap.data.pretrained.device import PRECISIONS
+from clipcap.data.readers import READERS
+from clipcap.data.settings import Settings, device_setting, setting
+from clipcap.precompute.features import FEATURES
+
+READING, ENCODER, CAPTIONS = "What it reads", "Encoder", "Captions and splits"
+SPEED, OUTPUT = "Speed and memory", "Output"
+
+DEFAULT_ENCODER = "ViT-B-32"
+DEFAULT_PRETRAINED = "openai"
+DEFAULT_FEATURES = "projected"
+# Formats of embeddings whose program takes other features by default.
+FEATURES_OF_FORMAT = {"clipxgpt-pickle": "pooled"}
+SHARD_SIZE = 4096  # images
+SHARD_BYTES = 256 << 20  # of embeddings: a shard is built in memory
+MAX_WORKERS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputeSettings(Settings):
+    """Settings of stage 1. The help of each field describes it.
+
+    Raises:
+        UsageError: a value is not allowed.
+    """
+
+    format: str | None = setting(
+        None,
+        f"Format of the dataset: {', '.join(READERS)}. Default: the format is detected.",
+        group=READING, choices=tuple(READERS), metavar="FORMAT",
+    )  # fmt: skip
+    image_column: str | None = setting(
+        None,
+        "Column of a table that names the image files. Default: the column is guessed from the header.",
+        group=READING, metavar="NAME", spellings=("--image-column", "--picture-column"),
+    )  # fmt: skip
+    caption_column: str | None = setting(
+        None,
+        "Column of a table that holds the captions. Default: the column is guessed from the header.",
+        group=READING, metavar="NAME",
+    )  # fmt: skip
+    captions: Path | None = setting(  # noqa: RUF009 (`setting` makes a field)
+        None,
+        "Dataset that has the captions of existing embeddings. Default: the captions that come with the embeddings.",
+        group=READING, metavar="DATASET",
+    )  # fmt: skip
+    limit: int | None = setting(
+        None,
+        "Use at most this many images, drawn by `seed`, from each split in proportion. Default: all images.",
+        group=READING, minimum=1,
+    )  # fmt: skip
+    skip_missing: bool = setting(
+        False,
+        "Leave out listed images that do not exist, even if they are more than half. By default, that is an error.",
+        group=READING,
+    )  # fmt: skip
+    strict: bool = setting(
+        False,
+        "Stop at the first image that cannot be read, or the first embedding that is not finite. By default, such "
+        "images are skipped and recorded in the cache.",
+        group=READING,
+    )  # fmt: skip
+
+    encoder: str | None = setting(
+        None,
+        "CLIP image encoder: open_clip's name of its architecture, a folder that open_clip saved, hf-hub:NAME, or "
+        "demo. For existing embeddings, the encoder that computed them. Default: "
+        f"{DEFAULT_ENCODER} for images; for existing embeddings it is recorded as unknown.",
+        group=ENCODER, metavar="MODEL",
+    )  # fmt: skip
+    pretrained: str | None = setting(
+        None,
+        f"Weights of the encoder: open_clip's tag, or a file. Default: {DEFAULT_PRETRAINED}, where there is such a "
+        "tag.",
+        group=ENCODER, metavar="WEIGHTS",
+    )  # fmt: skip
+    features: str | None = setting(
+        None,
+        "What to cache of an image: projected is the embedding that CLIP compares with texts, pooled is the embedding "
+        "before its projection, patches are the embeddings of all patches. Default: "
+        f"{DEFAULT_FEATURES}; {', '.join(f'for {name}, {kind}' for name, kind in FEATURES_OF_FORMAT.items())}.",
+        group=ENCODER, choices=tuple(FEATURES),
+    )  # fmt: skip
+    precision: str = setting(
+        "auto",
+        "Precision of the encoder's computation. auto takes bf16 on a GPU that has it, else fp32.",
+        group=ENCODER, choices=("auto", *PRECISIONS),
+    )  # fmt: skip
+
+    tokenizer: str = setting(
+        "gpt2", "Tokenizer of the language model: its name, a folder, or demo.", group=CAPTIONS, metavar="MODEL"
+    )
+    val_fraction: float = setting(
+        0.05,
+        "Fraction of the training images to put into a val split, if the dataset has none. 0 draws none.",
+        group=CAPTIONS, minimum=0.0, maximum=0.99,
+    )  # fmt: skip
+    seed: int = setting(0, "Seed of the drawn val split and of `limit`.", group=CAPTIONS)
+
+    batch_size: int = setting(128, "Images in a forward pass of the encoder.", group=SPEED, minimum=1)
+    workers: int | None = setting(
+        None,
+        "Processes that decode images; 0 decodes them in the main process. Default: one per core, at most "
+        f"{MAX_WORKERS}.",
+        group=SPEED, minimum=0, stored=False,
+    )  # fmt: skip
+    shard_size: int | None = setting(
+        None,
+        f"Images in a shard, which is built in memory. Default: {SHARD_SIZE}, or fewer if their embeddings would take "
+        f"more than {SHARD_BYTES >> 20} MB.",
+        group=SPEED, minimum=1,
+    )  # fmt: skip
+    device: str = device_setting(SPEED)
+
+    def features_for(self, source_format: str) -> str:
+        """Return the kind of features to record for a source of this format."""
+        return self.features or FEATURES_OF_FORMAT.get(source_format, DEFAULT_FEATURES)
+
+    def shard_size_for(self, embedding_shape: tuple[int, ...]) -> int:
+        """Return the number of images in a shard, for float16 embeddings of this shape: (d,) or (t, d).
+
+        The default is a power of two.
+        """
+        if self.shard_size is not None:
+            return self.shard_size
+        fitting = SHARD_BYTES // (2 * math.prod(embedding_shape))
+        return min(SHARD_SIZE, 1 << max(0, fitting.bit_length() - 1))

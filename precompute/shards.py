@@ -1,0 +1,66 @@
+"""Shards of the cache that stage 1 writes: which records belong to each, their tables, and their files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.index import ShardEntry
+from clipcap.data.cache.shard import ShardTables, write_shard
+from clipcap.data.pretrained.tokenizer import encode_captions
+from clipcap.data.records import SPLITS, Record, storable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def plan_shards(records: int, shard_size: int) -> list[range]:
+    """Divide the records, by number, among shards of `shard_size`; the last one may be smaller."""
+    return [range(start, min(start + shard_size, records)) for start in range(0, records, shard_size)]
+
+
+def build_tables(
+    records: list[Record],
+    embedding: NDArray[Any],
+    reasons: list[str | None],
+    tokenizer: "PreTrainedTokenizerBase",
+) -> ShardTables:
+    """Build the tables of a shard. Captions are tokenised, and empty ones left out.
+
+    Args:
+        records: all n records of the shard.
+        embedding: float16 (m, d) or (m, t, d): a row for each record whose reason is None, in their order.
+        reasons: for each of the n records, None, or why it has no row.
+        tokenizer: of the language model.
+    """
+    kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
+    failed = [(record.path, reason) for record, reason in zip(records, reasons, strict=True) if reason is not None]
+    captions = [[text for text in map(storable, record.captions) if text.strip()] for record in kept]
+    texts = [text for group in captions for text in group]
+    tokens = encode_captions(tokenizer, texts)
+    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+    return ShardTables(
+        embedding=embedding,
+        id=[storable(record.id) for record in kept],
+        path=[storable(record.path) for record in kept],
+        split=np.array([SPLITS.index(record.split or "train") for record in kept], dtype=np.uint8),
+        first_caption=np.cumsum([0, *(len(group) for group in captions)], dtype=np.int64),
+        text=texts,
+        first_token=np.cumsum([0, *(len(row) for row in tokens)], dtype=np.int64),
+        token=np.array([token for row in tokens for token in row], dtype=dtype),
+        failure_path=[storable(path) for path, _ in failed],
+        failure_reason=[storable(reason) for _, reason in failed],
+    )
+
+
+def store_tables(path: Path, tables: ShardTables, fingerprint: Fingerprint, number: int) -> ShardEntry:
+    """Write the tables of shard `number` to its file, and return its entry in the index.
+
+    Raises:
+        ClipCapError: the file cannot be written.
+    """
+    content = write_shard(path, tables, fingerprint.to_json(), number)
+    images, captions, tokens = tables.counts
+    return ShardEntry(path=path, images=images, captions=captions, tokens=tokens, content=content)

@@ -1,0 +1,298 @@
+"""Stage 1 as one call: from a dataset to a cache of embeddings and tokens.
+
+    from clipcap.precompute import PrecomputeSettings, precompute
+
+    result = precompute("coco", "cache.h5", PrecomputeSettings(encoder="ViT-L-14"))
+    print(result.images, "images,", len(result.failures), "skipped")
+
+Knows nothing of command lines.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
+from clipcap.data.cache.index import Cache
+from clipcap.data.command.progress import plural
+from clipcap.data.errors import SourceError, UsageError
+from clipcap.data.pretrained.bundled import lasting_name
+from clipcap.data.pretrained.device import choose_device, choose_precision
+from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
+from clipcap.data.readers import Columns, read_source
+from clipcap.data.readers.rows import add_captions
+from clipcap.data.records import Source
+from clipcap.data.splits import draw_splits
+from clipcap.data.version import program_version
+from clipcap.precompute.encoder import load_encoder, quick_gelu_twin
+from clipcap.precompute.failures import Failure, log_failures
+from clipcap.precompute.images import choose_workers
+from clipcap.precompute.imported import import_embeddings, recorded_names
+from clipcap.precompute.output import Output
+from clipcap.precompute.run import encode_source
+from clipcap.precompute.settings import DEFAULT_ENCODER, PrecomputeSettings
+
+logger = logging.getLogger(__name__)
+
+Write = Callable[[], list[Failure]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputeResult:
+    """What stage 1 made, or found finished.
+
+    Attributes:
+        path: the index of the cache, which stage 2 takes.
+        images, captions, tokens: how many the cache holds; tokens include the end-of-text token of each caption.
+        shards: the number of files beside the index.
+        embedding_shape: of one image: (d,), or (t, d) for patches.
+        failures: the images that are not in the cache, each with its `path` and `reason`.
+        was_finished: whether the cache was finished before this call, which then changed nothing.
+    """
+
+    path: Path
+    images: int
+    captions: int
+    tokens: int
+    shards: int
+    embedding_shape: tuple[int, ...]
+    failures: list[Failure]
+    was_finished: bool
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C arrived while images were encoded. Finished shards stay; the same call without `overwrite` uses them.
+
+    Attributes:
+        shards: the number of finished shards.
+    """
+
+    def __init__(self, shards: int) -> None:
+        super().__init__(shards)
+        self.shards = shards
+
+
+def precompute(
+    source: str | Path,
+    output: str | Path,
+    settings: PrecomputeSettings | None = None,
+    *,
+    overwrite: bool = False,
+) -> PrecomputeResult:
+    """Encode each image of a dataset once, tokenise its captions, and write both to a cache.
+
+    A dataset of existing embeddings (see the formats of `PrecomputeSettings.format`) is imported without an encoder.
+
+    After an interruption, the same call continues after the finished shards. If the cache is finished already, it
+    changes nothing. An image that cannot be read is skipped and recorded in the cache. Progress and warnings are
+    logged below the logger `clipcap`.
+
+        result = precompute("coco", "small.h5", PrecomputeSettings(limit=200, device="cpu"))
+        for path, reason in result.failures:
+            print(path, reason)
+
+    Args:
+        source: the folder of the dataset, or its file of captions or embeddings.
+        output: the index to write, `NAME.h5`. The shards are written beside it as `NAME-00000.h5`, ...
+        settings: by default those of `PrecomputeSettings()`: ViT-B-32, with the tokenizer of GPT-2.
+        overwrite: replace the cache at `output`, whatever it was made from.
+
+    Raises:
+        SourceError: the dataset cannot be read, or more than half of its images cannot; with `strict`, any image.
+        ModelError: the encoder or the tokenizer cannot be loaded.
+        UsageError: the settings do not fit the dataset or each other; `output` holds another cache and `overwrite` is
+            not set; or another process writes to `output`.
+        CacheError: a file in the way does not belong to this program; it is not replaced.
+        ClipCapError: a file cannot be written.
+        Interrupted: Ctrl-C while images were encoded; it is a KeyboardInterrupt.
+    """
+    settings = settings or PrecomputeSettings()
+    dataset, drawn = _read(Path(source), settings)
+    _check_missing(dataset, settings.strict)
+    for note in dataset.notes:
+        logger.info(note)
+    target = Output(Path(output))
+    target.check_writable()
+    plan = _plan_encoding if dataset.embedding is None else _plan_import
+    fingerprint, write = plan(dataset, target, settings, settings.seed if drawn else None)
+    with target.lock():
+        if overwrite:
+            target.clear()
+        finished = target.is_finished(fingerprint)
+        failures = _check_finished(target, settings.strict) if finished else write()
+        cache = Cache.open(target.index)
+    if not finished:
+        log_failures(failures)
+    return PrecomputeResult(
+        path=cache.path,
+        images=cache.images,
+        captions=cache.captions,
+        tokens=cache.tokens,
+        shards=len(cache.shards),
+        embedding_shape=cache.embedding_shape,
+        failures=failures,
+        was_finished=finished,
+    )
+
+
+def understand(source: str | Path, settings: PrecomputeSettings | None = None) -> Source:
+    """Read a dataset as `precompute` would, with splits, captions and limit applied; open no image, write nothing.
+
+    Args:
+        source: as for `precompute`.
+        settings: as for `precompute`.
+
+    Raises:
+        SourceError: the dataset cannot be read.
+        UsageError: the settings do not fit the dataset.
+    """
+    return _read(Path(source), settings or PrecomputeSettings())[0]
+
+
+def describe(source: Source) -> str:
+    """Return a dataset's format and counts on one line."""
+    images, captions = plural(len(source.records), "image"), plural(source.captions(), "caption")
+    splits = ", ".join(f"{count:,} {split}" for split, count in source.counts().items())
+    return f"{source.format}, {images} ({splits}), {captions}"
+
+
+def _read(path: Path, settings: PrecomputeSettings) -> tuple[Source, bool]:
+    """Read the dataset; return it with all splits set, and whether a val split was drawn."""
+    columns = Columns(image=settings.image_column, caption=settings.caption_column)
+    source = read_source(path, settings.format, columns if settings.captions is None else None)
+    if settings.captions is not None:
+        if source.embedding is None:
+            raise UsageError(f"`captions` is for existing embeddings; {path} has images: leave `captions` out")
+        captions = Path(settings.captions)
+        source = add_captions(source, read_source(captions, None, columns), captions)
+    source, drawn = draw_splits(source, settings.val_fraction, settings.seed)
+    if settings.skip_missing:
+        source = _without_missing(source)
+    if settings.limit is not None:
+        source = source.limited(settings.limit, settings.seed)
+    return source, drawn
+
+
+def _without_missing(source: Source) -> Source:
+    """Leave out the records whose image does not exist."""
+    if not source.missing:
+        return source
+    missing = set(source.missing)
+    note = f"{len(missing):,} listed images do not exist and were left out"
+    records = [record for record in source.records if record.path not in missing]
+    return replace(source, records=records, missing=[], notes=[*source.notes, note])
+
+
+def _check_missing(source: Source, strict: bool) -> None:
+    """Refuse a dataset too many of whose images do not exist, before a model is loaded.
+
+    Raises:
+        SourceError: more than half of the images do not exist; with `strict`, one does not; or there are none.
+    """
+    listed, missing = len(source.records), len(source.missing)
+    if not listed:
+        raise SourceError(f"{source.root} lists no images that exist; give the folder that holds them")
+    if not missing:
+        return
+    fact = f"{missing:,} of {listed:,} listed images do not exist (such as {source.missing[0]})"
+    if strict:
+        raise SourceError(f"{fact}, and `strict` allows no failures; complete the folder, or leave `strict` out")
+    if 2 * missing > listed:
+        rest = f", or use the {listed - missing:,} that exist with `skip_missing`" if missing < listed else ""
+        raise SourceError(f"{fact}, which is more than half; complete the folder{rest}")
+    logger.warning(fact)
+
+
+def _plan_encoding(
+    source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None
+) -> tuple[Fingerprint, Write]:
+    """Load the models; return the recipe, and the function that encodes the images."""
+    name = settings.encoder or DEFAULT_ENCODER
+    logger.info(f"{source.root}: {describe(source)}; loading {name}")
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    features = settings.features_for(source.format)
+    encoder = load_encoder(name, settings.pretrained, device=device, precision=precision, features=features)
+    twin = quick_gelu_twin(encoder)
+    if twin is not None:
+        logger.info(f"computing with GELU; if OpenAI trained {settings.pretrained}, give the `encoder` {twin}")
+    tokenizer = load_tokenizer(settings.tokenizer)
+    fingerprint = Fingerprint(
+        encoder=encoder.name,
+        pretrained=encoder.pretrained,
+        weights_sha256=encoder.weights_sha256,
+        quick_gelu=encoder.quick_gelu,
+        features=features,
+        width=encoder.shape[-1],
+        preprocess=encoder.preprocess,
+        normalized=False,
+        tokenizer=lasting_name(settings.tokenizer),
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
+        source_format=source.format,
+        source_sha256=source.sha256(),
+        split_seed=split_seed,
+        precision=precision,
+        batch_size=settings.batch_size,
+        shard_size=settings.shard_size_for(encoder.shape),
+        version=program_version(),
+    )
+    workers = choose_workers(settings.workers)
+
+    def write() -> list[Failure]:
+        try:
+            return encode_source(
+                source, output, encoder, tokenizer, fingerprint, workers=workers, strict=settings.strict
+            )
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(shards=len(output.shards())) from interrupt
+
+    return fingerprint, write
+
+
+def _plan_import(
+    source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None
+) -> tuple[Fingerprint, Write]:
+    """Load the tokenizer; return the recipe, as far as it is known, and the function that writes the cache."""
+    assert source.embedding is not None
+    width = source.embedding.shape[-1]
+    encoder, pretrained = recorded_names(settings.encoder, settings.pretrained)
+    logger.info(f"{source.root}: {describe(source)}, rows of {width} numbers; encoder: {encoder}")
+    if encoder == UNKNOWN:
+        logger.info("name the encoder of these rows with `encoder` and `pretrained`, so that images can be captioned")
+    tokenizer = load_tokenizer(settings.tokenizer)
+    fingerprint = Fingerprint.unchecked(
+        encoder=encoder,
+        pretrained=pretrained,
+        features=settings.features_for(source.format),
+        width=width,
+        normalized=source.normalized,
+        tokenizer=lasting_name(settings.tokenizer),
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
+        source_format=source.format,
+        source_sha256=source.sha256(),
+        split_seed=split_seed,
+        shard_size=settings.shard_size_for((width,)),
+        version=program_version(),
+    )
+    return fingerprint, partial(import_embeddings, source, output, tokenizer, fingerprint, strict=settings.strict)
+
+
+def _check_finished(output: Output, strict: bool) -> list[Failure]:
+    """Say that the cache is finished, and return its failures.
+
+    Raises:
+        SourceError: it has failures, and `strict` allows none.
+    """
+    failures = output.failures()
+    if failures and strict:
+        path, reason = failures[0]
+        fact = f"{output.index} is finished, but without {path}: {reason}"
+        raise SourceError(f"{fact} (`strict` allows no failures); fix the image and give `overwrite`")
+    without = f", without {plural(len(failures), 'image')} that could not be read" if failures else ""
+    logger.info(f"{output.index} is finished already{without}; nothing to do (`overwrite` makes it again)")
+    return failures
+
+
+__all__ = ["Interrupted", "PrecomputeResult", "describe", "precompute", "understand"]
