@@ -102,6 +102,7 @@ def test_ctrl_c_keeps_finished_shards_and_the_message_says_how_to_continue(
     assert len(list(tmp_path.glob("c-*.h5"))) >= 3
 
 
+@pytest.mark.slow
 def test_a_second_run_into_the_same_output_is_refused_and_a_killed_one_does_not_block(
     tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path
 ) -> None:
