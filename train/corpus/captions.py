@@ -2,7 +2,8 @@
 
 Arrays that decide the layout of a batch are on the CPU; tensors that the model takes are on the device.
 
-Letters for shapes: n images, m captions, B captions in a batch, K positions of the prefix.
+Letters for shapes: n images, m captions, B captions in a batch, K positions of the prefix, d numbers in an embedding,
+t patches.
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ class Corpus:
     """All captions of one split, with the embeddings of their images.
 
     Attributes:
-        embedding: of the n images.
+        embedding: the embeddings of the n images, float32 (n, d) or (n, t, d) when they are accessed.
         image: int64 (m), the image of each caption, ascending.
         first_token: int64 (m), the index in `token` of each caption's first token.
         length: int64 (m), how many tokens of each caption are trained on.
@@ -60,7 +61,12 @@ class Corpus:
         return len(np.unique(self.image))
 
     def subset(self, fraction: float, seed: int) -> "Corpus":
-        """The captions of a fraction of the images, drawn by the seed; of one image at least."""
+        """Draw a fraction of the images, at least one, and keep all of their captions.
+
+        Args:
+            fraction: from 0 to 1.
+            seed: decides which images are drawn.
+        """
         images = np.unique(self.image)
         count = max(1, round(fraction * len(images)))
         kept = np.flatnonzero(np.isin(self.image, np.random.default_rng(seed).permutation(images)[:count]))
@@ -71,11 +77,14 @@ class Corpus:
         """Pack captions into a batch.
 
         Args:
-            captions: int64 (B), indices of captions.
+            captions: int64 (B), indices of captions, in any order.
             prefix_length: K.
 
         Returns:
-            The batch on the device of the embeddings; layout.py draws it.
+            The batch, on the device of the embeddings; layout.py draws it. `target_row` alone is on the CPU.
+
+        Raises:
+            CacheError: the embeddings are streamed or not read yet, and a shard cannot be read.
         """
         length = self.length[captions, None]
         offset = np.arange(length.max())
@@ -106,17 +115,18 @@ def load_corpora(
         cache: an opened cache.
         max_tokens: longer captions are cut to this many tokens. A cut caption has no end-of-text token.
         retokenize: tokenizer with which to tokenise the texts again, instead of reading the cached tokens.
-        device: of the batches; by default the CPU.
-        stream: keep only a few blocks of the embeddings in memory.
+        device: device of the batches; by default the CPU.
+        stream: keep only a few blocks of the embeddings in memory, and read them when they are accessed. Otherwise all
+            are read at the first access, and stay in memory.
 
     Returns:
-        Corpora by the names of their splits.
+        The corpora by the names of their splits: `train`, and `val` and `test` if the cache has them.
 
     Raises:
         CacheError: a shard cannot be read.
     """
     device = device or torch.device("cpu")
-    parts: dict[str, list[_Part]] = {split: [] for split in SPLITS}
+    shard_splits: dict[str, list[_ShardSplit]] = {split: [] for split in SPLITS}
     for shard, tables in zip(cache.shards, cache.tables(embeddings=False), strict=True):
         captions = np.diff(tables.first_caption)
         if retokenize is None:
@@ -130,32 +140,35 @@ def load_corpora(
         for number, split in enumerate(SPLITS):
             rows = np.flatnonzero(tables.split == number)
             chosen = np.flatnonzero(split_of_caption == number)
-            part = _Part(
-                shard=(shard.path, rows),
+            found = _ShardSplit(
+                stored=(shard.path, rows),
                 captions=captions[rows],
                 length=np.diff(first_token)[chosen],
                 token=token[split_of_token == number],
                 path=[tables.path[row] for row in rows],
                 text=[tables.text[c] for c in chosen],
             )
-            parts[split].append(part)
-    kept = {split: some for split, some in parts.items() if any(len(part.length) for part in some)}
-    return {split: _join(some, cache.embedding_shape, max_tokens, device, stream) for split, some in kept.items()}
+            shard_splits[split].append(found)
+    return {
+        split: _join(found, cache.embedding_shape, max_tokens, device, stream)
+        for split, found in shard_splits.items()
+        if any(len(one.length) for one in found)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
-    """What one shard has of a split.
+class _ShardSplit:
+    """The images of one shard that belong to one split, and their captions.
 
     Attributes:
-        shard: its file, and the rows of its images that belong to the split.
-        captions: int64, captions of each image.
-        length: int64, tokens of each caption.
-        token: int64, the tokens, one caption after the other.
-        path, text: of images and captions.
+        stored: the file of the shard, and the rows of these images in its tables.
+        captions: int64, the number of captions of each image.
+        length: int64, the number of tokens of each caption.
+        token: int64, the token ids of all captions, one after the other.
+        path, text: paths of the images, texts of the captions.
     """
 
-    shard: tuple[Path, Numbers]
+    stored: tuple[Path, Numbers]
     captions: Numbers
     length: Numbers
     token: Numbers
@@ -163,24 +176,35 @@ class _Part:
     text: list[str]
 
 
-def _join(parts: list[_Part], shape: tuple[int, ...], max_tokens: int, device: torch.device, stream: bool) -> Corpus:
+def _join(
+    shards: list[_ShardSplit], shape: tuple[int, ...], max_tokens: int, device: torch.device, stream: bool
+) -> Corpus:
     captions, length, token = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("captions", "length", "token")
+        np.concatenate([getattr(shard, name) for shard in shards]) for name in ("captions", "length", "token")
     )
-    stored = StoredEmbeddings([part.shard for part in parts], shape)
+    stored = StoredEmbeddings([shard.stored for shard in shards], shape)
     return Corpus(
         embedding=StreamedEmbeddings(stored, device) if stream else ResidentEmbeddings(stored, device),
         image=np.repeat(np.arange(len(captions)), captions),
         first_token=np.cumsum(length) - length,
         length=np.minimum(length, max_tokens),
         token=token,
-        path=[path for part in parts for path in part.path],
-        text=[text for part in parts for text in part.text],
+        path=[path for shard in shards for path in shard.path],
+        text=[text for shard in shards for text in shard.text],
         cut=int((length > max_tokens).sum()),
     )
 
 
 def in_order(corpus: Corpus, images: Numbers, batch_size: int) -> list[Numbers]:
-    """The indices of all captions of some images in batches, one image after the other."""
+    """Put all captions of some images into batches, one image after the other.
+
+    Args:
+        corpus: whose captions they are.
+        images: int64, indices of images.
+        batch_size: B. The last batch may have fewer captions.
+
+    Returns:
+        For each batch, the indices of its captions: int64 (B).
+    """
     chosen = np.flatnonzero(np.isin(corpus.image, images))
     return [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]

@@ -35,7 +35,17 @@ class Embeddings(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, images: Numbers) -> torch.Tensor:
-        """The embeddings of the images with indices int64 (B): float32 (B, d) or (B, t, d), on the device."""
+        """Get the embeddings of some images.
+
+        Args:
+            images: int64 (B), indices of images, in any order.
+
+        Returns:
+            float32 (B, d) or (B, t, d), on the device.
+
+        Raises:
+            CacheError: a shard cannot be read.
+        """
         ...
 
 
@@ -63,22 +73,22 @@ class StoredEmbeddings:
         Raises:
             CacheError: a shard cannot be read any more.
         """
-        found = np.empty((last - first, *self.shape), dtype=np.float16)
+        embedding = np.empty((last - first, *self.shape), dtype=np.float16)
         begin = 0  # index of the shard's first image
         for path, rows in self.shards:
-            some = rows[max(0, first - begin) : max(0, last - begin)]
-            if len(some):
-                span = read_embeddings(path, int(some[0]), int(some[-1]) + 1)
+            wanted = rows[max(0, first - begin) : max(0, last - begin)]
+            if len(wanted):
+                span = read_embeddings(path, int(wanted[0]), int(wanted[-1]) + 1)
                 if span.shape[1:] != self.shape:
                     raise DamagedCacheError(f"{path} has embeddings of another shape than the cache; {AGAIN}")
-                at = max(first, begin) - first
-                found[at : at + len(some)] = span[some - some[0]]
+                start = max(first, begin) - first
+                embedding[start : start + len(wanted)] = span[wanted - wanted[0]]
             begin += len(rows)
-        return found
+        return embedding
 
     @property
     def block_images(self) -> int:
-        """Images in a block. It decides the order of a streamed run, so it depends on the shape alone."""
+        """The number of images in a block. It decides the order of a streamed run, so it depends on `shape` alone."""
         return max(1, BLOCK_BYTES // (2 * math.prod(self.shape)))
 
 
@@ -86,8 +96,8 @@ class ResidentEmbeddings:
     """All embeddings in memory, on the device. They are read at the first access.
 
     Args:
-        stored: what to read.
-        device: of the embeddings.
+        stored: the embeddings in their files.
+        device: device to keep them on.
     """
 
     def __init__(self, stored: StoredEmbeddings, device: torch.device) -> None:
@@ -108,8 +118,8 @@ class StreamedEmbeddings:
     """A few blocks of embeddings in memory, on the device. Others are read at access, or ahead of it by a thread.
 
     Args:
-        stored: what to read.
-        device: of the embeddings.
+        stored: the embeddings in their files.
+        device: device to keep them on.
     """
 
     def __init__(self, stored: StoredEmbeddings, device: torch.device) -> None:
@@ -119,35 +129,38 @@ class StreamedEmbeddings:
         self._memory = torch.empty((count, self.block_images, *stored.shape), dtype=torch.float16, device=device)
         self._slot: OrderedDict[int, int] = OrderedDict()  # the slot of each block in memory, least recently used first
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
-        self._expected: deque[int] = deque()
-        self._coming: dict[int, Future[NDArray[np.float16]]] = {}
+        self._queue: deque[int] = deque()  # blocks to read ahead, in the order of their first access
+        self._reading: dict[int, Future[NDArray[np.float16]]] = {}  # blocks that the thread reads or has read
 
     def __len__(self) -> int:
         return len(self._stored)
 
     def __getitem__(self, images: Numbers) -> torch.Tensor:
         block = images // self.block_images
-        found = torch.empty((len(images), *self._stored.shape), device=self._memory.device)
+        embedding = torch.empty((len(images), *self._stored.shape), device=self._memory.device)
         for number in np.unique(block):
-            members = np.flatnonzero(block == number)
-            rows, places = (
-                to_device(torch.from_numpy(numbers), found.device)
-                for numbers in (images[members] % self.block_images, members)
-            )
-            found[places] = self._memory[self._load(int(number))][rows].float()
-        return found
+            members = np.flatnonzero(block == number)  # indices in `images`
+            rows = to_device(torch.from_numpy(images[members] % self.block_images), embedding.device)
+            members_on_device = to_device(torch.from_numpy(members), embedding.device)
+            embedding[members_on_device] = self._memory[self._load(int(number))][rows].float()
+        return embedding
 
     def expect(self, images: Numbers) -> None:
-        """Announce the images (m) that will be accessed, in order, so that their blocks are read ahead by a thread."""
-        blocks, at = np.unique(images // self.block_images, return_index=True)
-        self._coming = {}  # blocks read ahead for another order are dropped
-        self._expected = deque(int(number) for number in blocks[np.argsort(at)] if int(number) not in self._slot)
+        """Announce images in the order of their access, so that a thread reads their blocks ahead.
+
+        Args:
+            images: int64, indices of images. An earlier announcement no longer holds.
+        """
+        blocks, first_access = np.unique(images // self.block_images, return_index=True)
+        self._reading = {}  # blocks read ahead for another order are dropped
+        in_order = blocks[np.argsort(first_access)].tolist()
+        self._queue = deque(block for block in in_order if block not in self._slot)
         self._read_ahead()
 
     def _load(self, block: int) -> int:
-        """The slot of a block, which is read unless it is in memory."""
+        """Return the slot of a block. If it is not in memory, it is read, in place of the least recently used one."""
         if block not in self._slot:
-            reading = self._coming.pop(block, None)
+            reading = self._reading.pop(block, None)
             rows = reading.result() if reading is not None else self._read(block)
             full = len(self._slot) == len(self._memory)
             slot = self._slot.popitem(last=False)[1] if full else len(self._slot)
@@ -158,10 +171,10 @@ class StreamedEmbeddings:
         return self._slot[block]
 
     def _read_ahead(self) -> None:
-        while self._expected and len(self._coming) < POOL_BLOCKS:
-            block = self._expected.popleft()
-            if block not in self._slot and block not in self._coming:
-                self._coming[block] = self._reader.submit(self._read, block)
+        while self._queue and len(self._reading) < POOL_BLOCKS:
+            block = self._queue.popleft()
+            if block not in self._slot and block not in self._reading:
+                self._reading[block] = self._reader.submit(self._read, block)
 
     def _read(self, block: int) -> Any:
         first = block * self.block_images

@@ -8,8 +8,10 @@ prefix. A batch has B captions, so an image may have to be cut. Six captions of 
     batch 0            c0 c1 c2 | a0                     A does not fit whole: it is cut
     batch 1            b0 | a1                           whole images first, then the rest of A
 
-Were a1 to begin batch 1, it would shift every later image, and nearly all of them would be cut, each with its prefix
-computed twice. Knows nothing of embeddings and tokens.
+If a1 began batch 1, every later image would move by one, and nearly all of them would be cut, each with its prefix
+computed twice.
+
+Knows nothing of embeddings and tokens.
 
 Letters for shapes: m captions, B captions in a batch.
 """
@@ -44,7 +46,7 @@ def epoch_batches(
     random = np.random.default_rng([seed, epoch])
     unit = image if sampling == "image" else np.arange(len(image))  # what is shuffled as a whole
     if block_images is None:
-        order = _fitted(_shuffled(unit, random), unit, batch_size)
+        order = _fit_to_batches(_shuffled(unit, random), unit, batch_size)
     else:
         order = _by_pools(image, unit, batch_size, block_images, random)
     return [order[start : start + batch_size] for start in range(0, len(image), batch_size)]
@@ -52,21 +54,25 @@ def epoch_batches(
 
 def _shuffled(unit: Numbers, random: np.random.Generator) -> Any:
     """Indices that put units (ascending) into random order, with the captions of a unit together."""
-    place = random.permutation(len(np.unique(unit)))
-    return np.argsort(place[np.unique(unit, return_inverse=True)[1]], kind="stable")
+    units, number = np.unique(unit, return_inverse=True)
+    rank = random.permutation(len(units))  # of each unit in the new order
+    return np.argsort(rank[number], kind="stable")
 
 
-def _fitted(order: Numbers, unit: Numbers, batch_size: int, filled: int = 0) -> Any:
+def _fit_to_batches(order: Numbers, unit: Numbers, batch_size: int, filled: int = 0) -> Any:
     """Reorder captions so that few units are cut where a batch ends.
 
     A batch takes units as they come while they fit whole, then the rest of the unit that was cut before, and only then
     a piece of the next unit. A rest that fills a whole batch goes first.
 
     Args:
-        order: captions, those of a unit together.
+        order: int64, indices of captions, those of a unit together.
         unit: int64 (m), the unit of each caption.
         batch_size: B.
-        filled: captions that the first batch has already.
+        filled: the number of captions that the first batch has already.
+
+    Returns:
+        The same indices in another order.
     """
     ends = [0, *(np.flatnonzero(np.diff(unit[order])) + 1).tolist(), len(order)]
     pieces, rest, start, room = [], order[:0], 0, batch_size - filled
@@ -86,13 +92,14 @@ def _fitted(order: Numbers, unit: Numbers, batch_size: int, filled: int = 0) -> 
 
 
 def _by_pools(image: Numbers, unit: Numbers, batch_size: int, block_images: int, random: np.random.Generator) -> Any:
+    """Shuffle units within pools of a few blocks, one pool after the other, and fit them into batches."""
     block = image // block_images
-    place = random.permutation(int(block.max()) + 1)  # of each block in this epoch
-    pool = place[block] // POOL_BLOCKS
+    rank = random.permutation(int(block.max()) + 1)  # of each block in this epoch
+    pool = rank[block] // POOL_BLOCKS
     pools: list[Numbers] = []
     filled = 0
     for number in range(int(pool.max()) + 1):
         members = np.flatnonzero(pool == number)
-        pools.append(_fitted(members[_shuffled(unit[members], random)], unit, batch_size, filled))
+        pools.append(_fit_to_batches(members[_shuffled(unit[members], random)], unit, batch_size, filled))
         filled = (filled + len(members)) % batch_size
     return np.concatenate(pools)

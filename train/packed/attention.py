@@ -1,9 +1,9 @@
-"""Attention of packed captions: rows are rearranged into cells, cells attend to what they may see, and back.
+"""Attention of packed captions: gathers rows into cells, lets each cell attend to what it may see, and gathers back.
 
     rows (R, 3 * H * E) --gather--> cells (3, P * H, S, E) --attention--> (P * H, S, E) --gather--> rows (R, H * E)
 
-A cell attends to itself and to the earlier cells of its pack on whose branch it is: the prefix, and its own caption up
-to there. For pack 0 of the example in layout.py, that is
+A cell attends to itself, to the prefix of its pack, and to the earlier tokens of its caption. For pack 0 of the example
+in layout.py, that is
 
     cell           sees  p0 p1 a  dog runs sleeps
     2  a                 x  x  x
@@ -30,27 +30,24 @@ class Cells:
 
     Attributes:
         shape: (P, H, S).
-        visible: which cells each cell sees: bool (P, 1, S, S). For manual attention, what is added to the scores
-        instead:
-            float (P * H, S, S), 0 where a cell is seen and minus infinity where it is not.
-        projection: int64 (3 * P * H * S), the index in (R, 3, H) of each cell's query, key and value.
-        cell_of_projection: int64 (R * 3 * H), the inverse of `projection`.
-        output: int64 (R * H), the index in (P, H, S) of each row's heads.
-        row_of_output: int64 (P * H * S), the inverse of `output`.
+        visible: bool (P, 1, S, S), whether a cell (third axis) sees another one (last axis). For manual attention,
+            float (P * H, S, S) to add to the scores: 0 where a cell is seen, minus infinity where it is not.
+        projection_of_cell: int64 (3 * P * H * S), the index in (R, 3, H) of each cell's query, key and value.
+        cell_of_projection: int64 (R * 3 * H), the inverse of `projection_of_cell`.
+        cell_of_output: int64 (R * H), the index in (P, H, S) of each row's heads.
+        output_of_cell: int64 (P * H * S), the inverse of `cell_of_output`.
     """
 
     shape: tuple[int, int, int]
     visible: torch.Tensor
-    projection: torch.Tensor
+    projection_of_cell: torch.Tensor
     cell_of_projection: torch.Tensor
-    output: torch.Tensor
-    row_of_output: torch.Tensor
+    cell_of_output: torch.Tensor
+    output_of_cell: torch.Tensor
 
 
 def uses_manual_attention(device: torch.device) -> bool:
-    """Whether attention is computed by this file: torch's own has a backward pass four times as slow on a CPU with a
-    mask.
-    """
+    """Whether this file computes attention itself. On a CPU, torch's backward pass with a mask is 4 times slower."""
     return device.type == "cpu"
 
 
@@ -66,23 +63,25 @@ def lay_out(
     """
     packs, cells = branch_end.shape
     device = branch_end.device
-    part, head = torch.arange(3, device=device), torch.arange(heads, device=device)
+    kind = torch.arange(3, device=device)  # query, key, value
+    head = torch.arange(heads, device=device)
     row = row_of_cell.view(packs, 1, cells)
-    row_of_output = row * heads + head[:, None]  # (P, H, S)
-    projection = row * 3 * heads + (part[:, None, None, None] * heads + head[:, None])  # (3, P, H, S)
-    output = (cell_of_row // cells * heads)[:, None] * cells + head * cells + (cell_of_row % cells)[:, None]  # (R, H)
-    cell_of_projection = part[:, None] * (packs * heads * cells) + output[:, None]  # (R, 3, H)
+    pack_of_row, column_of_row = cell_of_row // cells, cell_of_row % cells
+    output_of_cell = row * heads + head[:, None]  # (P, H, S)
+    projection_of_cell = row * 3 * heads + (kind[:, None, None, None] * heads + head[:, None])  # (3, P, H, S)
+    cell_of_output = (pack_of_row[:, None] * heads + head) * cells + column_of_row[:, None]  # (R, H)
+    cell_of_projection = kind[:, None] * (packs * heads * cells) + cell_of_output[:, None]  # (R, 3, H)
     visible = _visible(branch_end)
     if uses_manual_attention(device):
-        hidden = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, -torch.inf)
-        visible = hidden.expand(-1, heads, -1, -1).flatten(0, 1)
+        added = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, -torch.inf)
+        visible = added.expand(-1, heads, -1, -1).flatten(0, 1)
     return Cells(
         shape=(packs, heads, cells),
         visible=visible,
-        projection=projection.flatten(),
+        projection_of_cell=projection_of_cell.flatten(),
         cell_of_projection=cell_of_projection.flatten(),
-        output=output.flatten(),
-        row_of_output=row_of_output.flatten(),
+        cell_of_output=cell_of_output.flatten(),
+        output_of_cell=output_of_cell.flatten(),
     )
 
 
@@ -93,37 +92,40 @@ def _visible(branch_end: torch.Tensor) -> torch.Tensor:
 
 
 def attend(projected: torch.Tensor, cells: Cells, scaling: float, p: float) -> torch.Tensor:
-    """Attention of all rows.
+    """Compute the attention of all rows.
 
     Args:
         projected: float (R, 3 * H * E), queries, keys and values of the rows.
-        cells: of the batch.
+        cells: what `lay_out` returns for the batch.
         scaling: factor of the scores.
         p: probability with which dropout zeroes an attention weight.
 
     Returns:
-        float (R, H * E).
+        float (R, H * E), the outputs of all heads, which the output projection takes.
     """
     packs, heads, count = cells.shape
     width = projected.shape[1] // (3 * heads)
-    split = _Rearrange.apply(projected.view(-1, width), cells.projection, cells.cell_of_projection)
+    by_cell = _Rearrange.apply(projected.view(-1, width), cells.projection_of_cell, cells.cell_of_projection)
     if uses_manual_attention(projected.device):
-        mixed = _Attention.apply(split.view(3, -1, count, width), cells.visible, scaling, p)
+        output = _Attention.apply(by_cell.view(3, -1, count, width), cells.visible, scaling, p)
     else:
-        queries, keys, values = split.view(3, packs, heads, count, width).unbind()
-        mixed = F.scaled_dot_product_attention(
+        queries, keys, values = by_cell.view(3, packs, heads, count, width).unbind()
+        output = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=cells.visible, dropout_p=p, scale=scaling
         )
-    joined: torch.Tensor = _Rearrange.apply(mixed.view(-1, width), cells.output, cells.row_of_output)
-    return joined.view(len(projected), -1)
+    by_row: torch.Tensor = _Rearrange.apply(output.view(-1, width), cells.cell_of_output, cells.output_of_cell)
+    return by_row.view(len(projected), -1)
 
 
 class _Rearrange(torch.autograd.Function):
     """`x[index]`, whose backward pass gathers with the inverse index, where autograd would scatter and add.
 
-    The index is a permutation of real rows and cells. If it names a row more than once, the other places are empty
-    cells or filling, whose gradients are zero or have no effect. Entries that it does not name are empty cells: they
-    get some row's gradient instead of zero, but an empty cell sees only itself, and no row is gathered from it.
+    Between real rows and real cells the index is a permutation. Empty cells and filling break this, without effect:
+
+    * All empty cells hold the last row, so its index occurs more than once. Its gradient is that of its own cell alone,
+      without those of the empty cells.
+    * Most empty cells belong to no row, so their indices do not occur. They get the gradient of the last row instead of
+      zero. But an empty cell sees only itself, and no real row is gathered from it.
     """
 
     @staticmethod
@@ -140,25 +142,25 @@ class _Rearrange(torch.autograd.Function):
 class _Attention(torch.autograd.Function):
     """Attention of cells, float (3, P * H, S, E) to (P * H, S, E), with its backward pass.
 
-    Autograd would copy the gradients of queries, keys and values, which are written to their final place here, and
-    would store the product of weights and dropout mask, which is cheaper to compute again.
+    The gradients of queries, keys and values are written into one array, where autograd would copy them. The product of
+    weights and dropout mask is computed again in the backward pass, which costs less than storing it as autograd would.
     """
 
     @staticmethod
-    def forward(ctx: Any, cells: torch.Tensor, visible: torch.Tensor, scaling: float, p: float) -> torch.Tensor:
-        queries, keys, values = cells
+    def forward(ctx: Any, projected: torch.Tensor, visible: torch.Tensor, scaling: float, p: float) -> torch.Tensor:
+        queries, keys, values = projected
         scores = torch.baddbmm(visible, queries, keys.mT, alpha=scaling)
         weights = torch.softmax(scores, dim=-1, out=scores)
         kept, ctx.scale = draw_kept(weights, p) if p else (None, 1.0)
         ctx.scaling = scaling
-        ctx.save_for_backward(cells, weights, kept)
+        ctx.save_for_backward(projected, weights, kept)
         return _product(keep(weights, kept), values, ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        cells, weights, kept = ctx.saved_tensors
-        queries, keys, values = cells
-        gradient = torch.empty_like(cells)
+        projected, weights, kept = ctx.saved_tensors
+        queries, keys, values = projected
+        gradient = torch.empty_like(projected)
         upstream = upstream.contiguous()
         _product(keep(weights, kept).mT, upstream, ctx.scale, out=gradient[2])
         weights_gradient = keep(torch.bmm(upstream, values.mT), kept)
@@ -168,6 +170,6 @@ class _Attention(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def _product(one: torch.Tensor, other: torch.Tensor, factor: float, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Batched matrix products times a factor, in one pass over memory."""
-    return torch.baddbmm(one.new_zeros(1), one, other, beta=0, alpha=factor, out=out)
+def _product(left: torch.Tensor, right: torch.Tensor, factor: float, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Multiply batches of matrices, and the products by a factor, in one pass over memory."""
+    return torch.baddbmm(left.new_zeros(1), left, right, beta=0, alpha=factor, out=out)

@@ -1,7 +1,13 @@
 """Dropout with a fast mask generator for CPUs.
 
 On a CPU, torch draws random numbers one by one, and compares and selects without vector instructions. Here 64 random
-bits make two or four numbers at a time, and what is dropped is masked out bit by bit. On other devices it is torch's.
+bits make one number of 64 bits, two of 32 or four of 16, and a bitwise `and` zeroes what is dropped:
+
+    random bits, 16 for each number    0x1a2f  0xc3d4  0x7213  0x9b88
+    mask with p = 0.1                  0xffff  0xffff  0x0000  0xffff       the signed 0x7213 is in the highest tenth
+    x & mask                           x0      x1      0       x3           then times 1 / (1 - p)
+
+Other devices use torch's dropout.
 """
 
 from typing import Any
@@ -21,6 +27,9 @@ def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
         p: probability with which a number becomes zero. For 16-bit numbers on a CPU it is rounded to a multiple of
             1 / 32,768.
         training: whether dropout is applied at all.
+
+    Returns:
+        float, of the shape of `x`; `x` itself if nothing is dropped.
     """
     if not training or not p:
         return x
@@ -56,7 +65,15 @@ def draw_kept(x: torch.Tensor, p: float) -> tuple[torch.Tensor, float]:
 
 
 def keep(x: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-    """`x` with zeros where the mask `kept` has no bits set; `x` itself if `kept` is None."""
+    """Zero what a mask drops.
+
+    Args:
+        x: float, any shape.
+        kept: the mask that `draw_kept` returns; None keeps everything.
+
+    Returns:
+        A copy of `x` with zeros, or `x` itself if `kept` is None.
+    """
     return x if kept is None else (x.view(kept.dtype) & kept).view(x.dtype)
 
 

@@ -1,6 +1,6 @@
 """The loss of the captioning model over packed captions, computed on real tokens only.
 
-Knows nothing of caches, optimisers and devices' memory.
+Knows nothing of caches, optimisers and how much memory a device has.
 
     embedding (P, d) -> mapper -> prefix rows   \
     token ids (I) -> wte -> input rows           rows (R, D) -> blocks -> predicting rows -> cross entropy -> loss
@@ -56,7 +56,7 @@ class PackedLoss(nn.Module):
     """A module whose forward pass returns the loss of a model, which is what DistributedDataParallel needs.
 
     Args:
-        model: is not copied.
+        model: mapper and language model. The module shares its parameters.
         label_smoothing: share of each target's probability that is spread over all tokens.
     """
 
@@ -66,7 +66,15 @@ class PackedLoss(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, batch: PackedBatch, scale: float = 1.0) -> torch.Tensor:
-        """The sum of the losses of all targets, in nats, times `scale`: float32 or float64, one number."""
+        """Sum the losses of all targets.
+
+        Args:
+            batch: on the model's device.
+            scale: factor of the sum, so that a micro-batch gives its share of the mean over a batch.
+
+        Returns:
+            The sum in nats, times `scale`: one number, float32, or float64 if the model is.
+        """
         shared = SharedGradient()
         hidden = hidden_states(self.model, batch, shared)
         return linear_cross_entropy(
@@ -92,7 +100,7 @@ def hidden_states(model: ClipCapModel, batch: PackedBatch, shared: SharedGradien
         The hidden states of the predicting rows: float (len(batch.predicting_row), D).
     """
     lm: Any = model.gpt.transformer
-    # With one row for each image, a CPU reads the mapper's weights faster than it converts them to bf16.
+    # With one row for each image, converting the mapper's weights to bf16 costs a CPU more than using them in fp32.
     in_fp32 = model.clip_project.config.one_row and batch.embedding.device.type == "cpu"
     with torch.autocast(batch.embedding.device.type, enabled=False) if in_fp32 else nullcontext():
         prefix = model.clip_project(batch.embedding).flatten(0, 1)  # (P * K, D)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipcap.train.corpus.sampler import POOL_BLOCKS, _fitted, epoch_batches
+from clipcap.train.corpus.sampler import POOL_BLOCKS, _fit_to_batches, epoch_batches
 
 IMAGE = np.repeat(np.arange(400), np.random.default_rng(0).integers(0, 6, 400))  # some images have no captions
 
@@ -31,7 +31,7 @@ def test_an_epoch_visits_every_caption_once_as_seed_and_epoch_decide(sampling: s
 def test_the_example_in_the_docstring_is_the_order() -> None:
     (a0, a1), b0, (c0, c1, c2) = (0, 1), 2, (3, 4, 5)
     unit = np.array([0, 0, 1, 2, 2, 2])
-    assert _fitted(np.array([c0, c1, c2, a0, a1, b0]), unit, 4).tolist() == [c0, c1, c2, a0, b0, a1]
+    assert _fit_to_batches(np.array([c0, c1, c2, a0, a1, b0]), unit, 4).tolist() == [c0, c1, c2, a0, b0, a1]
 
 
 def packs(image: NDArray[np.int64], batches: list[NDArray[np.int64]]) -> int:
