@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clipcap.caption.captioner import Captioner
+    from clipcap.precompute.start import precompute
     from clipcap.train.start import train
 
     __version__: str

@@ -1,4 +1,32 @@
-"""Stage 1: a dataset becomes a cache. Encodes each image once with a frozen CLIP, and tokenises the captions.
+"""Stage 1: a dataset becomes a cache. Runs frozen CLIP once over each image.
 
-Knows nothing of mappers, and of the language model only its tokenizer.
+    from clipcap.precompute import PrecomputeSettings, precompute
+
+    precompute("coco", "cache.h5", PrecomputeSettings(encoder="ViT-L-14"))
+
+Knows nothing of mappers and of language models beyond their tokenizer.
 """
+
+from typing import TYPE_CHECKING, Any
+
+from clipcap.data.callable_package import make_callable
+
+if TYPE_CHECKING:
+    from clipcap.precompute.settings import PrecomputeSettings
+    from clipcap.precompute.start import PrecomputeResult, precompute, understand
+
+__all__ = ["PrecomputeResult", "PrecomputeSettings", "precompute", "understand"]
+
+make_callable(__name__, "start:precompute")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PrecomputeSettings":
+        from clipcap.precompute.settings import PrecomputeSettings
+
+        return PrecomputeSettings
+    if name in __all__:  # on first use: it imports torch
+        from clipcap.precompute import start
+
+        return getattr(start, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

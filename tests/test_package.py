@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import clipcap
-from clipcap.data.errors import CacheError
+from clipcap.data.errors import CacheError, SourceError
 
 HEAVY = ("torch", "transformers", "open_clip", "h5py", "numpy", "PIL", "rich")
 
@@ -29,6 +29,10 @@ def test_a_stage_can_be_called_before_and_after_its_modules_are_imported(tmp_pat
 
     with pytest.raises(CacheError, match="nowhere"):
         clipcap.train(tmp_path / "nowhere.h5", tmp_path / "run", TrainSettings(epochs=1))
+    from clipcap.precompute.settings import PrecomputeSettings
+
+    with pytest.raises(SourceError, match="nowhere"):
+        clipcap.precompute(tmp_path / "nowhere", tmp_path / "c.h5", PrecomputeSettings(limit=3))
 
 
 def test_the_module_lists_the_commands() -> None:

@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
         from clipcap.train.settings import TrainSettings
 
         return TrainSettings
-    if name in ("TrainResult", "train"):  # on first use: it imports torch
+    if name in __all__:  # on first use: it imports torch
         from clipcap.train import start
 
         return getattr(start, name)
