@@ -1,7 +1,4 @@
-"""The plain loss that the packed engine is compared with: one caption a row, padded to a rectangle.
-
-And the small models and captions for the comparison.
-"""
+"""The plain loss that the packed one is compared with, one padded caption a row, with small models and captions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +25,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Rows:
-    """Embeddings in their own dtype."""
+    """Embeddings in memory, in their own dtype."""
 
     rows: torch.Tensor
 
@@ -40,20 +37,18 @@ class Rows:
 
 
 def make_corpus(dtype: torch.dtype, shape: tuple[int, ...] = (24,)) -> Corpus:
-    """Captions of which many have a beginning in common with others of their image; some are another one's
-    beginning.
-    """
+    """Make captions, many of which begin like others of their image. Some are the beginning of another one."""
     generator = torch.Generator().manual_seed(1)
-    length = np.array([n for some in LENGTHS for n in some])
+    length = np.array([n for lengths in LENGTHS for n in lengths])
     token = []
-    for some in LENGTHS:
+    for lengths in LENGTHS:
         beginning = torch.randint(VOCABULARY, (LONGEST,), generator=generator)
-        for n in some:
+        for n in lengths:
             common = int(torch.randint(n + 1, (), generator=generator))
             token += [beginning[:common], torch.randint(VOCABULARY, (n - common,), generator=generator)]
     return Corpus(
         embedding=Rows(torch.randn(len(LENGTHS), *shape, generator=generator, dtype=dtype)),
-        image=np.repeat(np.arange(len(LENGTHS)), [len(some) for some in LENGTHS]),
+        image=np.repeat(np.arange(len(LENGTHS)), [len(lengths) for lengths in LENGTHS]),
         first_token=np.cumsum(length) - length,
         length=length,
         token=torch.cat(token).numpy(),
@@ -81,7 +76,7 @@ def make_model(kind: str, dtype: torch.dtype, patches: int = 0, **options: Any) 
 
 
 def plain_batch(corpus: Corpus, captions: Any) -> Batch:
-    """Embedding (B, d), tokens (B, T) padded at the right, and lengths (B) of the captions with these indices."""
+    """Pad captions, given by their indices: embedding (B, d), tokens (B, T) padded at the right, and lengths (B)."""
     captions = np.asarray(captions)
     first, length = corpus.first_token[captions], corpus.length[captions]
     rows = [torch.from_numpy(corpus.token[a : a + n]) for a, n in zip(first.tolist(), length.tolist(), strict=True)]
@@ -90,7 +85,7 @@ def plain_batch(corpus: Corpus, captions: Any) -> Batch:
 
 
 def read_back(batch: Packing | PackedBatch, prefix_length: int) -> list[tuple[int, list[int]]]:
-    """For each target, its pack, and the tokens that its row sees followed by the target."""
+    """Read a packed batch: for each target, its pack, and the tokens that its row sees, followed by the target."""
     input_token, target, position, row_of_cell, cell_of_row, branch_end, predicting_row, target_row = (
         np.asarray(getattr(batch, name))
         for name in (
@@ -110,6 +105,6 @@ def read_back(batch: Packing | PackedBatch, prefix_length: int) -> list[tuple[in
 
 
 def plain_loss(model: ClipCapModel, batch: Batch, label_smoothing: float = 0.0) -> torch.Tensor:
-    """The losses of all tokens, summed, in the model's own dtype."""
+    """Sum the losses of all tokens, in the dtype of the model."""
     logits, targets = model.target_logits(*batch)
     return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)

@@ -1,5 +1,4 @@
-"""Checkpoints of other systems, converted: weights of a mapper and of GPT-2 under our names, and the defaults beside
-them.
+"""Checkpoints of other systems, converted: the weights of a mapper and of GPT-2 under our names, and their sizes.
 
 Their files hold weights and little else, so all sizes are read from shapes.
 """

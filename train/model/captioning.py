@@ -1,6 +1,11 @@
 """The captioning model: a mapper's prefix in front of GPT-2, with its plain loss and the continuation of a prefix.
 
-    embedding (B, d) -> mapper -> prefix (B, K, D) | tokens (B, T) -> GPT-2 -> logits (B, K + T, V)
+The mapper turns an embedding into a prefix of K positions, behind which GPT-2 reads the caption. With K = 2 and the
+caption "a dog." (`.` is end-of-text):
+
+    position    0    1    2    3
+    reads       p0   p1   a    dog
+    predicts         a    dog  .
 
 Letters for shapes: B captions, T tokens of the longest, K positions of the prefix, D width of the language model, d
 numbers in an embedding, t patches, V vocabulary.
@@ -55,8 +60,8 @@ class ClipCapModel(nn.Module):
             one after the other.
         """
         prefix = self.clip_project(embedding)  # (B, K, D)
-        read = self.gpt.transformer.wte(tokens[:, :-1])  # (B, T - 1, D)
-        inputs = torch.cat([prefix.to(read.dtype), read], dim=1)  # (B, K + T - 1, D)
+        token_embedding = self.gpt.transformer.wte(tokens[:, :-1])  # (B, T - 1, D)
+        inputs = torch.cat([prefix.to(token_embedding.dtype), token_embedding], dim=1)  # (B, K + T - 1, D)
         # No attention mask: attention is causal and padding is at the right, so no real token sees padding.
         hidden = self.gpt.transformer(inputs_embeds=inputs, use_cache=False).last_hidden_state
         hidden = hidden[:, self.clip_project.config.prefix_length - 1 :]  # (B, T, D)

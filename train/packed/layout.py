@@ -18,7 +18,7 @@ a pack is a tree. With K = 2 and three captions, two of one image and one of ano
 depth first, then filling up to a multiple of 32, which keeps the number of different shapes small:
 
     row               0  1  2  3  4  5    6    7       8    9     10 ... 31
-    is                p0 p1 p2 p3 a  dog  runs sleeps  two  cats  filling
+    holds             p0 p1 p2 p3 a  dog  runs sleeps  two  cats  filling
     position          0  1  0  1  2  3    4    4       2    3     0 ...
     predicts             a     two dog runs,   .  .    cats .     nothing
                          a                sleeps
@@ -28,7 +28,7 @@ Row 1 predicts `a` for two captions; row 5, `dog`, predicts `runs` and `sleeps`.
 *Cells* are the rows as attention sees them: P x S, one pack after the other, padded at the right. Here S is 16:
 
     cell of pack 0    0  1  2  3    4    5       6 ... 15         cell of pack 1    0  1  2   3     4 ... 15
-    is                p0 p1 a  dog  runs sleeps  empty            is                p2 p3 two cats  empty
+    holds             p0 p1 a  dog  runs sleeps  empty            holds             p2 p3 two cats  empty
     branch_end        6  6  6  6    5    6       7 ... 16         branch_end        4  4  4   4     5 ... 16
 
 A cell is seen by itself and by the cells after it up to its `branch_end`: `runs` (cell 4, branch_end 5) by itself
@@ -61,8 +61,8 @@ class Packing:
         row_of_cell: (P * S), the row in each cell. Empty cells have the last row.
         cell_of_row: (R), the cell of each row. Filling has the last cell, which is empty.
         branch_end: (P, S), the cell after the last one that sees this cell.
-        predicting_row: rows that predict something: the last of each prefix, then all input tokens; then the last row,
-            repeated up to a multiple of 32, which predicts nothing.
+        predicting_row: the rows that predict something: the last of each prefix, then all input tokens. The last row of
+            the batch, repeated, fills up to a multiple of 32; these repeats predict nothing.
         target_row: (N), ascending, the index in `predicting_row` of the row that predicts each target.
     """
 
@@ -81,69 +81,78 @@ def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
     """Lay out a batch.
 
     Args:
-        image: int64 (B), the image of each caption.
+        image: int64 (B), the image of each caption, in any order.
         token: int64 (B, longest), the token ids of each caption, at least one, then -1.
         prefix_length: K.
+
+    Returns:
+        The layout, in which captions are sorted by image, then by their tokens.
     """
-    order = np.lexsort([*token.T[::-1], image])  # captions of an image with a common beginning become neighbours
+    # Captions of an image with a common beginning become neighbours.
+    order = np.lexsort([*token.T[::-1], image])
     image, token = image[order], token[order]
-    inputs = (token >= 0).sum(axis=1) - 1  # input tokens of each caption
-    number = np.arange(len(order))
-    new = np.concatenate([[True], image[1:] != image[:-1]])
-    within = number - np.maximum.accumulate(np.where(new, number, 0))  # index among the captions of its image
-    first = np.flatnonzero(within % PACK_CAPTIONS == 0)
-    pack_of = np.cumsum(within % PACK_CAPTIONS == 0) - 1
+
+    # Packs: a new one begins with each image, and within an image after every PACK_CAPTIONS captions.
+    caption = np.arange(len(order))
+    new_image = np.concatenate([[True], image[1:] != image[:-1]])
+    index_in_image = caption - np.maximum.accumulate(np.where(new_image, caption, 0))
+    new_pack = index_in_image % PACK_CAPTIONS == 0
+    first = np.flatnonzero(new_pack)
+    pack_of = np.cumsum(new_pack) - 1
     packs = len(first)
 
-    # How many input tokens each caption shares with the one before it. The others are its own.
+    # The tree of each pack: a caption shares input tokens with the caption before it, and has the others for itself.
+    input_length = (token >= 0).sum(axis=1) - 1
     common = np.logical_and.accumulate(token[1:] == token[:-1], axis=1).sum(axis=1)
-    shared = np.concatenate([[0], np.minimum(common, np.minimum(inputs[1:], inputs[:-1]))])
+    shared = np.concatenate([[0], np.minimum(common, np.minimum(input_length[1:], input_length[:-1]))])
     shared[first] = 0
     offset = np.arange(token.shape[1])
-    own = (offset >= shared[:, None]) & (offset < inputs[:, None])
+    own = (offset >= shared[:, None]) & (offset < input_length[:, None])  # (B, longest)
     input_caption, input_offset = np.nonzero(own)
-    count = len(input_caption)
-    begin = np.searchsorted(input_caption, np.arange(len(order) + 1))  # where each caption's own input tokens begin
+    inputs = len(input_caption)
+    own_begin = np.searchsorted(input_caption, np.arange(len(order) + 1))  # where each caption's own input tokens begin
     # The index of the input token at each offset of each caption, (B, longest). A shared one is that of the last
     # caption before it that owns it. Offsets without an input token hold any number.
     input_of = np.zeros_like(token)
-    input_of[own] = np.arange(count)
+    input_of[own] = np.arange(inputs)
     input_of = np.maximum.accumulate(input_of, axis=0)
-    # The branch of an input token ends at the first later caption that does not share it.
-    ends = np.where(offset >= shared[1:, None], begin[1:-1, None], count)
-    ends = np.concatenate([ends, np.full((1, len(offset)), count)])
-    ends = np.minimum.accumulate(ends[::-1], axis=0)[::-1]
+    # The branch of an input token ends at the first later caption that does not share it, (B, longest).
+    input_end = np.where(offset >= shared[1:, None], own_begin[1:-1, None], inputs)
+    input_end = np.concatenate([input_end, np.full((1, len(offset)), inputs)])
+    input_end = np.minimum.accumulate(input_end[::-1], axis=0)[::-1]
 
+    # Rows: the prefixes of all packs, all input tokens, filling.
     prefix_rows = packs * prefix_length
-    rows = _filled(prefix_rows + count, ROW_MULTIPLE)
+    rows = _filled(prefix_rows + inputs, ROW_MULTIPLE)
     position = np.zeros(rows, dtype=np.int64)
     position[:prefix_rows] = np.tile(np.arange(prefix_length), packs)
-    position[prefix_rows : prefix_rows + count] = prefix_length + input_offset
+    position[prefix_rows : prefix_rows + inputs] = prefix_length + input_offset
 
-    pack_begin = begin[[*first, len(order)]]  # where each pack's input tokens begin
-    full = prefix_length + np.diff(pack_begin)
-    cells = _filled(int(full.max()) + 1, CELL_MULTIPLE)
+    # Cells: the rows of each pack, with at least one empty cell after them.
+    pack_begin = own_begin[[*first, len(order)]]  # where each pack's input tokens begin
+    pack_cells = prefix_length + np.diff(pack_begin)  # cells of each pack that are not empty
+    cells = _filled(int(pack_cells.max()) + 1, CELL_MULTIPLE)
     input_pack = pack_of[input_caption]
     into_pack = prefix_length - pack_begin[input_pack]  # from an input token's index to its cell within the pack
     prefix_cells = np.arange(packs)[:, None] * cells + np.arange(prefix_length)
-    input_cells = input_pack * cells + np.arange(count) + into_pack
+    input_cells = input_pack * cells + np.arange(inputs) + into_pack
     cell_of_row = np.full(rows, packs * cells - 1)
     cell_of_row[:prefix_rows] = prefix_cells.ravel()
-    cell_of_row[prefix_rows : prefix_rows + count] = input_cells
+    cell_of_row[prefix_rows : prefix_rows + inputs] = input_cells
     row_of_cell = np.full(packs * cells, rows - 1)
     row_of_cell[prefix_cells.ravel()] = np.arange(prefix_rows)
-    row_of_cell[input_cells] = prefix_rows + np.arange(count)
+    row_of_cell[input_cells] = prefix_rows + np.arange(inputs)
     branch_end = np.tile(np.arange(cells) + 1, packs)
-    branch_end[prefix_cells] = full[:, None]
-    branch_end[input_cells] = ends[own] + into_pack
+    branch_end[prefix_cells] = pack_cells[:, None]
+    branch_end[input_cells] = input_end[own] + into_pack
 
-    predicting_row = np.full(_filled(packs + count, ROW_MULTIPLE), rows - 1)
+    # Predictions: the last row of the prefix predicts a first token, the input token before it any other one.
+    predicting_row = np.full(_filled(packs + inputs, ROW_MULTIPLE), rows - 1)
     predicting_row[:packs] = np.arange(packs) * prefix_length + prefix_length - 1
-    predicting_row[packs : packs + count] = prefix_rows + np.arange(count)
+    predicting_row[packs : packs + inputs] = prefix_rows + np.arange(inputs)
     target_caption, target_offset = np.nonzero(token >= 0)
-    # The input token before each target. For a first token, which the prefix predicts, this is any number.
-    before = packs + input_of[target_caption, target_offset - 1]
-    target_row = np.where(target_offset == 0, pack_of[target_caption], before)
+    after_input = packs + input_of[target_caption, target_offset - 1]  # any number for a first token
+    target_row = np.where(target_offset == 0, pack_of[target_caption], after_input)
     by_row = np.argsort(target_row, kind="stable")
     return Packing(
         first_caption=order[first],

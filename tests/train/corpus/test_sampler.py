@@ -64,7 +64,7 @@ def test_an_image_of_six_captions_does_not_make_all_later_images_cut(block_image
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 17, 64])
 @pytest.mark.parametrize("block_images", [None, 100])
 def test_fewer_images_are_cut_than_without_reordering(batch_size: int, block_images: int | None) -> None:
-    found = plainly = 0
+    packs_found = packs_plain = 0
     for epoch in range(10):
         order: Any = {"sampling": "image", "seed": 0, "epoch": epoch, "block_images": block_images}
         batches = epoch_batches(IMAGE, batch_size, **order)
@@ -72,8 +72,8 @@ def test_fewer_images_are_cut_than_without_reordering(batch_size: int, block_ima
         plain = [whole[start : start + batch_size] for start in range(0, len(whole), batch_size)]
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(IMAGE)))
         assert [len(batch) for batch in batches] == [len(batch) for batch in plain]
-        found, plainly = found + packs(IMAGE, batches), plainly + packs(IMAGE, plain)
-    assert found <= plainly
+        packs_found, packs_plain = packs_found + packs(IMAGE, batches), packs_plain + packs(IMAGE, plain)
+    assert packs_found <= packs_plain
 
 
 def test_an_image_larger_than_a_batch_continues_in_the_next() -> None:
@@ -88,12 +88,12 @@ def test_an_image_larger_than_a_batch_continues_in_the_next() -> None:
 
 
 def test_the_order_of_an_epoch_is_independent_of_the_last() -> None:
-    places = []
+    ranks = []
     for epoch in range(2):
         order = np.concatenate(epoch_batches(IMAGE, 16, sampling="image", seed=0, epoch=epoch))
-        places.append(np.argsort(order))
-    assert abs(np.corrcoef(places[0], places[1])[0, 1]) < 0.15
-    assert abs(np.corrcoef(places[0], np.arange(len(IMAGE)))[0, 1]) < 0.15
+        ranks.append(np.argsort(order))
+    assert abs(np.corrcoef(ranks[0], ranks[1])[0, 1]) < 0.15
+    assert abs(np.corrcoef(ranks[0], np.arange(len(IMAGE)))[0, 1]) < 0.15
 
 
 def test_all_batches_of_an_epoch_share_one_array() -> None:
@@ -116,7 +116,7 @@ def test_a_streamed_epoch_touches_few_blocks_at_a_time(sampling: str) -> None:
             seen.add(block)
     last = {block: int(np.flatnonzero(order == block).max()) for block in seen}
     first = {block: int(np.flatnonzero(order == block).min()) for block in seen}
-    together = max(sum(first[b] <= place <= last[b] for b in seen) for place in range(0, len(order), 5))
+    together = max(sum(first[b] <= index <= last[b] for b in seen) for index in range(0, len(order), 5))
     assert together <= POOL_BLOCKS
     assert pools != sorted(pools)
 

@@ -1,4 +1,4 @@
-"""The loss: every caption token counts, end-of-text and token 0 too, padding never; and it is ClipCap's own loss."""
+"""The plain loss counts every caption token, end-of-text and token 0 too, but no padding, and equals ClipCap's loss."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,10 @@ def small_model(dropout: float = 0.0) -> ClipCapModel:
 
 
 def plain_losses(model: ClipCapModel, embedding: torch.Tensor, caption: list[int]) -> torch.Tensor:
-    """One caption alone, as one would write it down: no batch, no padding, logits everywhere, then the shift by one."""
+    """Compute the losses of one caption in the simplest way: no batch, no padding, all logits, then a shift by one."""
     prefix = model.clip_project(embedding[None])
-    words = model.gpt.transformer.wte(torch.tensor([caption]))
-    logits = model.gpt(inputs_embeds=torch.cat([prefix, words], dim=1)).logits[0]
+    token_embedding = model.gpt.transformer.wte(torch.tensor([caption]))
+    logits = model.gpt(inputs_embeds=torch.cat([prefix, token_embedding], dim=1)).logits[0]
     predicted = logits[PREFIX - 1 : PREFIX + len(caption) - 1]
     return F.cross_entropy(predicted, torch.tensor(caption), reduction="none")
 
@@ -48,7 +48,7 @@ def batch(filler: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("filler", [0, 17, END])
-def test_the_loss_is_that_of_each_caption_alone_whatever_the_padding(filler: int) -> None:
+def test_the_loss_of_a_caption_does_not_depend_on_its_batch_or_padding(filler: int) -> None:
     model = small_model().eval()
     embedding, tokens, lengths = batch(filler)
     losses = model.token_losses(embedding, tokens, lengths)
@@ -57,7 +57,7 @@ def test_the_loss_is_that_of_each_caption_alone_whatever_the_padding(filler: int
     torch.testing.assert_close(losses, torch.cat(alone).float(), rtol=1e-6, atol=1e-6)
 
 
-def test_gradients_are_those_of_the_captions_alone() -> None:
+def test_gradients_of_a_batch_are_the_sums_of_those_of_its_captions() -> None:
     model = small_model()
     embedding, tokens, lengths = batch(filler=3)
     model.token_losses(embedding, tokens, lengths).double().sum().backward()
@@ -70,7 +70,7 @@ def test_gradients_are_those_of_the_captions_alone() -> None:
         assert difference < 1e-6, name
 
 
-def test_nothing_trains_the_language_model_with_tune_none() -> None:
+def test_tune_none_trains_the_mapper_alone_without_dropout_in_the_language_model() -> None:
     model = small_model(dropout=0.5)
     tune(model, "none")
     train_mode(model)
@@ -78,13 +78,13 @@ def test_nothing_trains_the_language_model_with_tune_none() -> None:
     model.token_losses(embedding, tokens, lengths).sum().backward()
     assert all(p.grad is None for p in model.gpt.parameters())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.clip_project.parameters())
-    assert not model.gpt.training  # no dropout in what does not train
+    assert not model.gpt.training  # a frozen language model has no dropout
     assert model.clip_project.training
     first = model.token_losses(embedding, tokens, lengths)
     assert torch.equal(first, model.token_losses(embedding, tokens, lengths))
 
 
-def test_everything_trains_with_tune_all() -> None:
+def test_tune_all_trains_every_parameter() -> None:
     model = small_model()
     tune(model, "all")
     train_mode(model)
@@ -93,15 +93,15 @@ def test_everything_trains_with_tune_all() -> None:
     assert model.gpt.training
 
 
-def test_continuations_do_not_run_over_the_positions() -> None:
+def test_continuations_end_at_the_last_position_of_the_language_model() -> None:
     model = small_model().eval()
     tokens = model.continue_prefix(torch.randn(2, 8, dtype=torch.double), max_new_tokens=1000)
     assert tokens.shape[1] <= 32 - PREFIX
 
 
 @pytest.mark.parametrize("kind", ["mlp", "transformer"])
-def test_clipcaps_own_weights_give_clipcaps_own_losses_and_captions(shared: Path, kind: str) -> None:
-    """Names, shapes, the shift by one and the loss, against figures that ClipCap's own code computed."""
+def test_weights_of_clipcap_give_the_losses_and_captions_of_clipcap(shared: Path, kind: str) -> None:
+    """Names, shapes, the shift by one and the loss are compared with numbers that ClipCap's own code computed."""
     answers = json.loads((shared / f"golden/rmokady-{kind}.json").read_text())
     state = torch.load(shared / f"golden/rmokady-{kind}.pt", weights_only=True)
     buffers = {name for name in state if name.endswith(".attn.masked_bias")}
@@ -118,12 +118,12 @@ def test_clipcaps_own_weights_give_clipcaps_own_losses_and_captions(shared: Path
     tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(caption) for caption in captions], batch_first=True)
     embedding = torch.tensor(answers["embeddings"])
     logits, targets = model.target_logits(embedding, tokens, lengths)
-    # The figures were summed over the vocabulary in the order in which torch sums a transposed tensor on a CPU:
-    # float32 then loses the smallest of 50,000 probabilities, up to 0.002 in all. Another order is that far away.
+    # ClipCap's code sums over the vocabulary in the order in which torch sums a transposed tensor on a CPU. In float32
+    # this loses the smallest of 50,000 probabilities, which changes a loss by up to 0.002 nats.
     losses = F.cross_entropy(logits.T[None], targets[None], reduction="none")[0]
     expected = torch.tensor([loss for caption in answers["token_nll"] for loss in caption])
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-4)
     exact = F.cross_entropy(logits.double(), targets, reduction="none").float()
     torch.testing.assert_close(model.token_losses(embedding, tokens, lengths), exact, rtol=0, atol=3e-4)
-    said = tokenizer.batch_decode(model.continue_prefix(embedding, max_new_tokens=30))
-    assert [text.split(".")[0] + "." for text in said] == answers["greedy"]
+    texts = tokenizer.batch_decode(model.continue_prefix(embedding, max_new_tokens=30))
+    assert [text.split(".")[0] + "." for text in texts] == answers["greedy"]

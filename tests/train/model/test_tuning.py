@@ -1,4 +1,4 @@
-"""`--tune`: exactly what should train does, and nothing else gets a gradient; presets have their published sizes."""
+"""`tune` trains exactly the parts that it names, and presets have their published numbers of parameters."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def small_model(layers: int = 4) -> ClipCapModel:
         ("from:0", {0, 1, 2, 3}, True, True),
     ],
 )
-def test_what_trains(spec: str, blocks: set[int], embeddings: bool, norm: bool) -> None:
+def test_tune_trains_exactly_the_parts_that_it_names(spec: str, blocks: set[int], embeddings: bool, norm: bool) -> None:
     model = small_model()
     tune(model, spec)
     tokens = torch.tensor([[1, 2, 39]])
@@ -49,7 +49,7 @@ def test_what_trains(spec: str, blocks: set[int], embeddings: bool, norm: bool) 
     assert all(parameter.grad is not None for parameter in model.clip_project.parameters())
 
 
-def test_it_is_said() -> None:
+def test_the_description_names_the_parts_that_train() -> None:
     model = small_model()
     for spec, words in {
         "all": "GPT-2 0.01M: all of it",

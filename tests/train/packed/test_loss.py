@@ -1,4 +1,4 @@
-"""The packed loss and each of its gradients equal those of the plain loss, whatever is trained."""
+"""The packed loss and each of its gradients equal those of the plain loss, whichever parts are trained."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -58,14 +58,14 @@ def assert_same(
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("kind", MAPPERS)
-def test_loss_and_gradients_equal_the_plain_ones(kind: str, tuning: str, dtype: torch.dtype) -> None:
+def test_packed_loss_and_gradients_equal_the_plain_ones(kind: str, tuning: str, dtype: torch.dtype) -> None:
     model = make_model(kind, dtype)
     tune(model, tuning)
     assert_same(model, make_corpus(dtype), dtype)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-def test_patches_label_smoothing_and_small_chunks_change_nothing(
+def test_patches_label_smoothing_and_small_chunks_give_the_plain_loss(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert_same(make_model("transformer", dtype, patches=4), make_corpus(dtype, (4, 24)), dtype)
@@ -78,7 +78,7 @@ def test_patches_label_smoothing_and_small_chunks_change_nothing(
 
 
 @pytest.mark.parametrize("manual", [True, False])
-def test_batches_without_filling_are_the_same(manual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_without_filling_give_the_plain_loss(manual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty cells then hold copies of a real row."""
     monkeypatch.setattr(attention, "uses_manual_attention", lambda device: manual)
     corpus, model = make_corpus(torch.float64), make_model("mlp", torch.float64)
@@ -101,19 +101,19 @@ def _real_rows(corpus: Corpus, captions: NDArray[np.int64]) -> int:
      {"n_inner": 48}, {"layer_norm_epsilon": 0.01}],
     ids=str,
 )  # fmt: skip
-def test_variants_of_gpt2_are_the_same(options: dict[str, Any]) -> None:
+def test_variants_of_gpt2_give_the_plain_loss(options: dict[str, Any]) -> None:
     assert_same(make_model("mlp", torch.float64, **options), make_corpus(torch.float64), torch.float64)
 
 
-def test_attention_of_torch_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is used on GPUs."""
+def test_attention_of_torch_gives_the_plain_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUs use it."""
     monkeypatch.setattr(attention, "uses_manual_attention", lambda device: False)
     for dtype in BOUNDS:
         assert_same(make_model("mlp", dtype), make_corpus(dtype), dtype)
 
 
 @pytest.mark.slow
-def test_the_gradient_of_attention_is_right_with_dropout() -> None:
+def test_attention_with_dropout_has_the_right_gradient_and_mean() -> None:
     corpus = make_corpus(torch.float64)
     packing = corpus.packed(np.array([0, 1, 2, 3]), PREFIX)
     rows, heads, width = len(packing.position), 2, 3
@@ -151,10 +151,10 @@ def packings() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """
     random = np.random.default_rng(0)
     yield np.array([3]), np.array([[7]])
-    for words in [3, 50000] * 10:
+    for vocabulary in [3, 50000] * 10:
         count = int(random.integers(1, 200))
         length = random.integers(1, 40, count)
-        token = random.integers(0, words, (count, length.max()))
+        token = random.integers(0, vocabulary, (count, length.max()))
         yield (
             random.integers(0, random.choice([3, 30]), count),
             np.where(np.arange(length.max()) < length[:, None], token, -1),
@@ -228,10 +228,8 @@ def test_filling_is_below_3_percent_and_shapes_are_few() -> None:
 
 
 def test_the_loss_of_a_batch_is_the_sum_of_its_captions_alone() -> None:
-
     corpus, model = make_corpus(torch.float64), make_model("mlp", torch.float64)
     captions = np.arange(len(corpus))
-
     alone = [PackedLoss(model)(corpus.packed(np.array([c]), PREFIX)).item() for c in captions]
     assert PackedLoss(model)(corpus.packed(captions, PREFIX)).item() == pytest.approx(sum(alone), rel=1e-12)
 
@@ -270,14 +268,14 @@ def test_cross_entropy_in_bf16_reads_no_uninitialised_memory(monkeypatch: pytest
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     x = torch.ones(1001, 999)
-    for part in (0.1, 0.5):
-        dropped = dropout(x, part, training=True)
-        assert (dropped == 0).float().mean().item() == pytest.approx(part, abs=0.002)
-        assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - part)], rel=1e-4)
-        assert not torch.equal(dropped, dropout(x, part, training=True))
+    for p in (0.1, 0.5):
+        dropped = dropout(x, p, training=True)
+        assert (dropped == 0).float().mean().item() == pytest.approx(p, abs=0.002)
+        assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-4)
+        assert not torch.equal(dropped, dropout(x, p, training=True))
         rows, columns = ((dropped == 0).float().mean(dim=dim) for dim in (0, 1))
-        assert rows.std().item() == pytest.approx((part * (1 - part) / 1001) ** 0.5, rel=0.15)
-        assert columns.std().item() == pytest.approx((part * (1 - part) / 999) ** 0.5, rel=0.15)
+        assert rows.std().item() == pytest.approx((p * (1 - p) / 1001) ** 0.5, rel=0.15)
+        assert columns.std().item() == pytest.approx((p * (1 - p) / 999) ** 0.5, rel=0.15)
     assert dropout(x, 0.1, training=False) is x
     assert dropout(x, 0.0, training=True) is x
 
@@ -297,7 +295,7 @@ def test_no_gradient_is_computed_under_no_grad(monkeypatch: pytest.MonkeyPatch) 
     corpus, model = make_corpus(torch.float32), make_model("mlp", torch.float32)
     batch = corpus.packed(np.arange(20), PREFIX)
     with torch.no_grad():
-        monkeypatch.setattr(torch, "empty_like", None)  # which makes room for them
+        monkeypatch.setattr(torch, "empty_like", None)  # which allocates memory for gradients
         alone = PackedLoss(model)(batch)
     monkeypatch.undo()
     assert alone.item() == PackedLoss(model)(batch).item()
