@@ -67,8 +67,8 @@ def precompute(
     try:
         result = start.precompute(source, output, settings, overwrite=overwrite)
     except start.Interrupted as interrupt:
-        again = "the same command without --overwrite" if overwrite else "the same command"
-        logger.info(f"{plural(interrupt.shards, 'shard')} finished; continue with {again}")
+        how = ", without --overwrite," if overwrite else ""
+        logger.info(f"stopped after {plural(interrupt.shards, 'shard')}; run the same command again{how} to continue")
         raise
     if result.failures and not result.was_finished:
         logger.info(f"{plural(len(result.failures), 'skipped image')}; list them with: clipcap-inspect {output}")

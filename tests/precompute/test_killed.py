@@ -96,7 +96,7 @@ def test_ctrl_c_keeps_finished_shards_and_the_message_says_how_to_continue(
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert out == ""
-    assert "continue with the same command\n" in err
+    assert "run the same command again to continue" in err
     assert err.splitlines()[-1] == "clipcap-precompute: interrupted"
     assert "Traceback" not in err
     assert len(list(tmp_path.glob("c-*.h5"))) >= 3

@@ -16,6 +16,7 @@ from PIL import Image
 
 from clipcap.data.cache.index import Cache
 from clipcap.data.cache.shard import ShardTables, read_shard
+from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
 from clipcap.precompute.encoder import Encoder
 from clipcap.precompute.settings import PrecomputeSettings
@@ -558,3 +559,15 @@ def test_features_depend_on_the_format_unless_they_are_given() -> None:
     assert PrecomputeSettings().features_for("coco") == "projected"
     assert PrecomputeSettings().features_for("clipxgpt-pickle") == "pooled"
     assert PrecomputeSettings(features="projected").features_for("clipxgpt-pickle") == "projected"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("format", "cocoa"), ("features", "smells"), ("precision", "fp8"), ("val_fraction", 1.0), ("limit", 0)),
+        *(("batch_size", 0), ("workers", -1), ("shard_size", 0), ("batch_size", None)),
+    ],
+)
+def test_a_setting_that_is_not_allowed_is_an_error_that_names_it(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"`{name}`"):
+        PrecomputeSettings(**{name: value})  # type: ignore[arg-type]
