@@ -199,7 +199,7 @@ def in_order(corpus: Corpus, images: Numbers, batch_size: int) -> list[Numbers]:
     """Put all captions of some images into batches, one image after the other.
 
     Args:
-        corpus: whose captions they are.
+        corpus: the captions of a split.
         images: int64, indices of images.
         batch_size: B. The last batch may have fewer captions.
 

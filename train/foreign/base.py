@@ -90,7 +90,7 @@ class ForeignCheckpoint:
 
 
 class System(ABC):
-    """A system whose checkpoints can be opened.
+    """A system whose checkpoints can be opened. A subclass says how its weights are named.
 
     Attributes:
         name: of the system, as in `SYSTEMS`.
@@ -164,7 +164,12 @@ def mapper_tensors(state: State, prefix: str, renamed: Mapping[str, str] | None 
 
 
 def sizes(tensors: Mapping[str, torch.Tensor], name: str, dimensions: int = 2) -> tuple[int, ...]:
-    """The shape of one weight of the mapper.
+    """Return the shape of one weight of the mapper.
+
+    Args:
+        tensors: what `mapper_tensors` returns.
+        name: of the weight, without `clip_project.`.
+        dimensions: that the weight must have.
 
     Raises:
         CheckpointError: it is missing, or has another number of dimensions.
@@ -176,7 +181,12 @@ def sizes(tensors: Mapping[str, torch.Tensor], name: str, dimensions: int = 2) -
 
 
 def quotient(output: int, width: int, what: str) -> int:
-    """How many vectors of the language model's width a layer puts out.
+    """Return how many vectors of the language model's width a layer puts out.
+
+    Args:
+        output: outputs of the layer.
+        width: of the language model.
+        what: the layer, for the error.
 
     Raises:
         CheckpointError: the outputs are no multiple of the width.

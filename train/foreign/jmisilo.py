@@ -2,6 +2,8 @@
 
 Released files are a bare state dict; files of its training hold it as `model_state_dict`. `mp.*` is the mapper,
 `td.model.*` is GPT-2, and `ie.*` is the frozen CLIP, which is left out. Embeddings are CLIP's before its projection.
+
+Letters for shapes: B images, T tokens, K positions of the prefix, D width, d numbers in an embedding, V vocabulary.
 """
 
 import torch
@@ -25,28 +27,35 @@ _ENCODERS = {1024: ("ViT-L-14", "openai"), 1408: ("ViT-g-14", "laion2b_s12b_b42k
 class JmisiloModel(ForeignModel):
     """GPT-2 after a beginning-of-text token and the prefix, with position embeddings added twice, as CLIPxGPT does."""
 
-    def next_logits(self, start: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    def next_logits(self, start: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Compute what step T of CLIPxGPT's decoding loop computes: logits at all 1 + K + T positions.
 
         The first step of that loop adds the position embeddings to the start in place, so later steps add them again.
 
         Args:
-            start: float (B, 1 + K, D), as `start` makes it.
-            said: int64 (B, T), the tokens so far.
+            start: float (B, 1 + K, D), what the method `start` returns.
+            tokens: int64 (B, T), token ids so far.
 
         Returns:
             float (B, 1 + K + T, V).
         """
         table = self.gpt.transformer.wpe.weight
         inputs = start
-        if said.shape[1]:
+        if tokens.shape[1]:
             again = start + table[: start.shape[1]]
-            inputs = torch.cat([again, self.gpt.transformer.wte(said).to(start.dtype)], dim=1)
+            inputs = torch.cat([again, self.gpt.transformer.wte(tokens).to(start.dtype)], dim=1)
         logits: torch.Tensor = self.gpt(inputs_embeds=inputs + table[: inputs.shape[1]]).logits
         return logits
 
     def start(self, embedding: torch.Tensor) -> torch.Tensor:
-        """What the text starts with, a beginning-of-text token and the prefix: float (B, 1 + K, D)."""
+        """Compute what a text starts with, a beginning-of-text token and the prefix.
+
+        Args:
+            embedding: float (B, d).
+
+        Returns:
+            float (B, 1 + K, D).
+        """
         prefix: torch.Tensor = self.clip_project(embedding)
         begin = self.gpt.transformer.wte.weight[self.end].to(prefix.dtype)
         return torch.cat([begin.expand(len(prefix), 1, -1), prefix], dim=1)
@@ -54,7 +63,10 @@ class JmisiloModel(ForeignModel):
     def target_logits(
         self, embedding: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the logits with which CLIPxGPT's loop would choose each token, given the tokens before it."""
+        """Compute the logits with which CLIPxGPT's loop would choose each token, given the tokens before it.
+
+        Arguments and results are those of `ClipCapModel.target_logits`.
+        """
         start = self.start(embedding)
         first = self.next_logits(start, tokens[:, :0])[:, -1:]
         later = self.next_logits(start, tokens[:, :-1])[:, start.shape[1] :] if tokens.shape[1] > 1 else first[:, :0]

@@ -56,8 +56,8 @@ def test_an_image_of_six_captions_does_not_make_all_later_images_cut(block_image
     for epoch in range(5):
         batches = epoch_batches(image, 40, sampling="image", seed=0, epoch=epoch, block_images=block_images)
         assert [len(batch) for batch in batches] == [40] * 50 + [3]
-        # Each of the three cuts at most one other image, whose rest may be cut again where it fills a batch; the same
-        # holds where the second of two pools begins.
+        # Each of the three cuts at most one other image, and its rest again if it fills a batch. The second of
+        # two pools cuts as many.
         assert 400 <= packs(image, batches) <= 400 + 2 * 3 * (1 if block_images is None else 2)
 
 
