@@ -103,11 +103,11 @@ def open_output(path: Path | None, run: Mapping[str, Any], inputs: Inputs) -> It
         if not target.parent.is_dir():
             raise ClipCapError(f"the folder of {path} does not exist; create it, or give another `output`")
         with hold_lock(target.with_name(f".{target.name}.lock"), str(path)):
-            check_replaceable(target, inputs.names)
+            check_replaceable(path, inputs.names)
             file = _CaptionsFile(target, json.loads(json.dumps(run)))
             with file.closed_at_the_end():
                 yield file
-                check_replaceable(target, inputs.names)
+                check_replaceable(path, inputs.names)  # it may have appeared in the meantime
                 file.finish()
     except (IsADirectoryError, PermissionError) as error:
         raise ClipCapError(f"{path} cannot be written ({error.strerror}); give another `output`") from error

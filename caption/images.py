@@ -161,6 +161,8 @@ class ImageFolder:
         return file
 
     def _check(self, file: Path, *, is_input: bool = False) -> None:
-        if is_input or not is_captioned_image(file):
-            what = "is an input" if is_input else "is not an image that this program saved"
-            raise UsageError(f"{file} exists and {what}; give another `save_images`, or move the file away")
+        if is_input:
+            raise UsageError(f"{file} is an input and would be replaced; give another `save_images`")
+        if not is_captioned_image(file):
+            fact = f"{file} exists and is not an image that this program saved"
+            raise UsageError(f"{fact}; give another `save_images`, or move the file away")
