@@ -1,42 +1,42 @@
-"""The errors a person can cause and mend.
+"""The errors that a user can cause and fix.
 
-The command line shows them as one line, without a traceback, exit status 2.
+A command shows one as a single line without a traceback, and exits with status 2.
 """
 
 
 class ClipCapError(Exception):
-    """Base of the family. The message states the fact, the value and the way out, on one line."""
+    """Base class of all errors of this program. The message is one line: the fact, the value and the way out."""
 
 
 class UsageError(ClipCapError):
-    """An option, or a combination of options, that cannot be honoured."""
+    """A parameter has an invalid value, or parameters contradict each other."""
 
 
 class SourceError(ClipCapError):
-    """A dataset that is not recognised, is inconsistent, or whose pictures mostly cannot be read."""
+    """A dataset is not recognised or is inconsistent, or most of its images cannot be read."""
 
 
 class CacheError(ClipCapError):
-    """A cache, index or shard that is missing, damaged, foreign, or that does not belong with the rest."""
+    """A cache, its index or a shard is missing, damaged, of another program, or does not belong with the rest."""
 
 
 class DamagedCacheError(CacheError):
-    """A file of a cache that is cut off or broken. It holds nothing that can be used, so it may be made again."""
+    """A file of a cache is truncated or broken. It holds nothing of use, so stage 1 may make it again."""
 
 
 class ModelError(ClipCapError):
-    """An encoder, a language model or a tokenizer that cannot be had, or does not fit its architecture."""
+    """An encoder, a language model or a tokenizer cannot be loaded, or does not fit its architecture."""
 
 
 class CheckpointError(ClipCapError):
-    """A checkpoint or a training run that is missing, damaged, or does not fit what it is asked to work with."""
+    """A checkpoint or a training run is missing, damaged, or does not fit the data that it is used with."""
 
 
 class ImageError(ClipCapError):
-    """One picture that cannot be read. Stages skip it and record it; it is fatal only where a person asked for it."""
+    """One image cannot be read. Stages skip and record it; it is fatal only where a user named that image."""
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception of any library on one line, its type where it has no message."""
+    """Return the message of an exception of any library on one line, or its type if it has no message."""
     text = " ".join(str(error).split())
     return text or type(error).__name__

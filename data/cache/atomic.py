@@ -1,4 +1,9 @@
-"""Writing files and folders so that a crash at any moment leaves the old one or the new one, never half of one."""
+"""Writes files and folders so that a crash at any moment leaves the old one or the new one, never a part of one.
+
+A new file or folder is made under a temporary name beside its own, synced to disk, and renamed:
+
+    .cache.h5.partial  --write, sync-->  .cache.h5.partial  --rename-->  cache.h5
+"""
 
 import os
 import shutil
@@ -9,15 +14,15 @@ from typing import BinaryIO
 
 from clipcap.data.errors import ClipCapError, one_line
 
-# How a file that must not exist is opened: nothing of that name is reused or followed.
+# Flags of os.open that create a file. An existing file of that name is not reused and a link is not followed.
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all.
+    """Write `data` to `path`, completely or not at all.
 
     Raises:
-        ClipCapError: the file cannot be written (a full disk, no permission). Nothing is left behind.
+        ClipCapError: the file cannot be written (a full disk, no permission). No part of it is left behind.
     """
     with open_whole(path) as file:
         file.write(data)
@@ -25,13 +30,12 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def open_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write, which takes its name when it is complete: synced, then renamed over the old file.
+    """Open a binary file that replaces `path` when the block ends, and is removed when the block raises.
 
-    Until then it has a temporary name beside `path`. A link of that name is never followed: it is removed, as is what a
-    run that died has left there.
+    A temporary file that a killed run left is removed first. So is a link of that name, which is never followed.
 
     Raises:
-        ClipCapError: the file cannot be written (a full disk, no permission). Nothing is left behind.
+        ClipCapError: the file cannot be written (a full disk, no permission). No part of it is left behind.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -43,36 +47,32 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)  # noqa: PTH105 - tests crash the program at this name
         sync_folder(path.parent)
     except OSError as error:
-        _remove(temporary)
+        _remove_file(temporary)
         reason = error.strerror or one_line(error)
         raise ClipCapError(f"{path} cannot be written: {reason}; fix that and run the same command again") from error
-    except Exception:  # of the caller: the file is not complete
-        _remove(temporary)
+    except Exception:  # raised by the caller's block, so the file is incomplete
+        _remove_file(temporary)
         raise
 
 
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
 def make_new_folder(path: Path) -> None:
-    """Make an empty folder. What a run that died has left there is removed; a link of that name is not followed.
+    """Make an empty folder. An old folder, file or link of that name is removed; a link is not followed.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be made.
     """
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    shutil.rmtree(path, ignore_errors=True)
+    _remove(path)
     path.mkdir(parents=True)
 
 
 def replace_folder(new: Path, path: Path) -> None:
     """Put the finished folder `new` in the place of `path`.
 
-    A folder cannot be renamed over another that holds files, so the old one is set aside first. After a crash between
+    A folder cannot be renamed over another that holds files, so the old one is renamed first. After a crash between
     the two renames, `recover_folder` brings it back.
+
+    Raises:
+        OSError: a file cannot be synced, or a folder cannot be renamed.
     """
     for child in (new, *new.rglob("*")):
         if child.is_dir():
@@ -81,22 +81,22 @@ def replace_folder(new: Path, path: Path) -> None:
             with child.open("rb") as handle:
                 os.fsync(handle.fileno())
     aside = set_aside(path)
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
     if path.exists():
         os.replace(path, aside)  # noqa: PTH105
     os.replace(new, path)  # noqa: PTH105
     sync_folder(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
 
 
 def recover_folder(path: Path) -> None:
-    """Bring the old folder back if a crash came after it was set aside and before the new one took its place."""
+    """Bring the old folder back if a crash came between the two renames of `replace_folder`."""
     if not path.exists() and set_aside(path).exists():
         os.replace(set_aside(path), path)  # noqa: PTH105
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder as durable as the files that they name, where the system can."""
+    """Sync the names in a folder to disk, so that a rename survives a power failure. POSIX systems only."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -106,5 +106,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Where the old folder is while `replace_folder` puts the new one in its place."""
+    """Return the name of the old folder while `replace_folder` puts the new one in its place."""
     return path.with_name(f".{path.name}.old")
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with its content, or a file, or a link (not its target)."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_file(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
