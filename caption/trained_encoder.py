@@ -1,4 +1,4 @@
-"""The image encoder that a model was trained on: found again, and held against what the checkpoint remembers of it."""
+"""Loads the image encoder that a model was trained on, and checks it against the record in the checkpoint."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,31 +14,31 @@ from clipcap.train.model.checkpoint import CheckpointConfig
 def load_trained_encoder(
     config: CheckpointConfig, name: str | None, pretrained: str | None, *, device: torch.device, precision: str
 ) -> Encoder:
-    """Load the encoder that makes the embeddings which a model takes.
+    """Load the encoder whose embeddings a model takes.
 
     Args:
-        config: of the checkpoint.
-        name: of the architecture, where the checkpoint does not know it, or is to be overruled.
-        pretrained: its weights, where they are no longer where the checkpoint says.
+        config: the checkpoint's configuration.
+        name: the architecture, if the checkpoint does not record it, or another one is to be used.
+        pretrained: the weights, if they are no longer where the checkpoint records them.
         device, precision: as for `load_encoder`.
 
     Raises:
-        ModelError: it cannot be had.
-        CheckpointError: nobody knows it, it makes embeddings of another shape, or its weights are not those that the
-            model was trained on.
+        ModelError: it cannot be loaded.
+        CheckpointError: the encoder is not recorded, its embeddings have another shape, or its weights are not those
+            that the model was trained on.
     """
     trained_on = config.encoder
     if (name or trained_on.encoder) == UNKNOWN:
         raise CheckpointError(
-            "the encoder of the embeddings that this model was trained on is not known: it came with the rows, not "
-            "with their name; name it with --encoder, or caption rows (.npy) or a cache of the same encoder"
+            "this model was trained on embeddings whose encoder is not recorded; give the `encoder`, or caption rows "
+            "(.npy) or a cache of the same encoder"
         )
-    # Who names another architecture means its own weights.
+    # Another architecture comes with its own weights.
     pretrained = pretrained or (None if name else trained_on.pretrained)
     if pretrained is not None and Path(pretrained).is_absolute() and not Path(pretrained).exists():
         raise CheckpointError(
-            f"the CLIP weights that this model was trained on are no longer at {pretrained}; say where they are with "
-            "--pretrained"
+            f"the CLIP weights that this model was trained on are no longer at {pretrained}; give the "
+            "file as `pretrained`"
         )
     encoder = load_encoder(
         name or trained_on.encoder,
@@ -51,7 +51,7 @@ def load_trained_encoder(
     if encoder.shape != config.mapper.embedding_shape:
         made, taken = (" x ".join(map(str, shape)) for shape in (encoder.shape, config.mapper.embedding_shape))
         raise CheckpointError(
-            f"{encoder.name} makes embeddings of {made} numbers, this model takes {taken}; name another with --encoder"
+            f"{encoder.name} makes embeddings of {made} numbers, this model takes {taken}; give another `encoder`"
         )
     now = replace(
         trained_on,
@@ -64,6 +64,6 @@ def load_trained_encoder(
     if differences:
         raise CheckpointError(
             f"{encoder.pretrained} is not the encoder that this model was trained on ({differences[0]}); give the "
-            "right weights with --pretrained"
+            "right weights as `pretrained`"
         )
     return encoder

@@ -1,4 +1,4 @@
-"""Why a file of CLIP weights could not be loaded, and what can be done: asked only after it could not."""
+"""Explains why a file of CLIP weights cannot be loaded. It is called only after loading has failed."""
 
 import importlib
 import zipfile
@@ -13,43 +13,43 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def weights_file_error(file: Path, name: str, fact: str) -> ModelError:
-    """The error of a file that could not be loaded as the architecture `name`.
+    """Return the error for a file that open_clip could not load as the architecture `name`.
 
     Args:
-        file: exists.
+        file: the file of weights, which exists.
         name: open_clip's name of the architecture that was asked for.
-        fact: what the library said.
+        fact: the message of the library, on one line.
     """
     if _is_torchscript(file):
         return ModelError(
-            f"{file} is a TorchScript archive, a program, which is not run; leave --pretrained out, or save its "
-            "state_dict() as a file and give that"
+            f"{file} is a TorchScript archive, a program, which is not run; leave `pretrained` out, or save its "
+            "state_dict() to a file and give that"
         )
     try:
         shapes = _shapes(file)
-    except Exception:  # whatever the libraries raise, nothing can be read from it
-        return ModelError(f"{file} is damaged, or is no file of weights; give a .pt or .safetensors file")
+    except Exception:  # whatever the libraries raise means that the file holds no weights
+        return ModelError(f"{file} is damaged, or is not a file of weights; give a .pt or .safetensors file")
     fitting = fitting_architectures(shapes)
     if fitting:
-        return ModelError(f"{file} does not hold weights of {name} but of {' or '.join(fitting)}; give that --encoder")
+        return ModelError(f"{file} does not hold weights of {name} but of {' or '.join(fitting)}; give that `encoder`")
     return ModelError(
-        f"{file} does not hold weights of {name} ({fact[:160]}), nor of any architecture that open_clip has; name the "
-        "architecture that it was saved from with --encoder"
+        f"{file} does not hold weights of {name} ({fact[:160]}), nor of any architecture that open_clip has; give as "
+        "`encoder` the architecture that it was saved from"
     )
 
 
 def fitting_architectures(shapes: Shapes) -> list[str]:
-    """Those of open_clip's architectures whose tensors have these names and shapes, at most three.
+    """Return the architectures of open_clip whose tensors have exactly these names and shapes, at most three.
 
     Args:
-        shapes: of every tensor, by name.
+        shapes: the shape of every tensor in the file, by name.
     """
     open_clip = importlib.import_module("open_clip")
     fitting = []
     for name in sorted(open_clip.list_models(), key=lambda name: (len(name), name)):
         if not _may_fit(open_clip.get_model_config(name), shapes):
             continue
-        with torch.device("meta"):  # no memory, no random numbers
+        with torch.device("meta"):  # uses no memory and draws no weights
             model = open_clip.create_model(name, device="meta")
         if {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes:
             fitting.append(name)
@@ -57,9 +57,9 @@ def fitting_architectures(shapes: Shapes) -> list[str]:
 
 
 def _may_fit(config: dict[str, Any], shapes: Shapes) -> bool:
-    """Whether an architecture is worth building: of the same family, with widths that occur."""
+    """Return whether an architecture is worth building: it is of the same family, and its widths occur in the file."""
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if "hf_model_name" in text:  # its text tower would have to be fetched
+    if "hf_model_name" in text:  # its text tower would be downloaded
         return False
     families = {
         "visual.trunk.": "timm_model_name" in vision,
@@ -73,6 +73,7 @@ def _may_fit(config: dict[str, Any], shapes: Shapes) -> bool:
 
 
 def _shapes(file: Path) -> Shapes:
+    """Read the names and shapes of the tensors in a file, not their values."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -80,7 +81,7 @@ def _shapes(file: Path) -> Shapes:
             return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
     except SafetensorError:
         content: Any = torch.load(file, map_location="meta", weights_only=True)
-    state = content.get("state_dict", content)  # as open_clip's own training saves it
+    state = content.get("state_dict", content)  # as the training of open_clip saves it
     shapes = {key.removeprefix("module."): tuple(tensor.shape) for key, tensor in state.items()}
     if not shapes:
         raise ValueError(f"{file} holds no tensors")

@@ -1,7 +1,7 @@
 """The cache that stage 1 writes and stage 2 reads. FORMAT.md beside this file specifies it.
 
-    index.py        Cache: opens the index with its shards, iterates over their tables, verifies them
-    shard.py        ShardTables: the rows of one shard, written to and read from one HDF5 file
-    fingerprint.py  Fingerprint: the encoder, tokenizer, dataset and settings that a cache was made with
-    atomic.py       writes files and folders completely or not at all
+index.py        Cache: opens the index with its shards, iterates over their tables, verifies them
+shard.py        ShardTables: the rows of one shard, written to and read from one HDF5 file
+fingerprint.py  Fingerprint: the encoder, tokenizer, dataset and settings that a cache was made with
+atomic.py       writes files and folders completely or not at all
 """

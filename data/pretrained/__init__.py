@@ -1,1 +1,1 @@
-"""Pretrained parts that both stages load: tokenizers, bundled models, the model hub, devices and precisions."""
+"""Loads what both stages take ready-made: tokenizers, bundled models, the model hub, devices and precisions."""

@@ -1,4 +1,4 @@
-"""Which device and which arithmetic a run uses. torch is imported only when asked."""
+"""Chooses the device and the precision of a run. torch is imported only when a function is called."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def choose_device(name: str = "auto") -> "torch.device":
-    """The device of a run: `auto` is the first GPU, else Apple's, else the CPU.
+    """Return the device of a run: `auto` is the first GPU, else Apple's GPU, else the CPU.
 
     Raises:
         UsageError: the name is not a device, or this machine has no such device.
@@ -25,52 +25,67 @@ def choose_device(name: str = "auto") -> "torch.device":
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
+        raise UsageError(f"`device` {name} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"--device {name}: this machine (or this build of torch) has none; use --device cpu or auto")
+        raise UsageError(f"`device` {name}: this machine, or this build of torch, has none; use cpu or auto")
     return device
 
 
 def has_bf16(device: "torch.device") -> bool:
-    """Whether the device calculates in bf16 itself, rather than emulating it."""
+    """Return whether the device has instructions for bf16, rather than emulating it."""
     import torch
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        # Older torch cannot tell.
+        # Versions of torch without `get_capabilities` count as a CPU without bf16.
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
     return False
 
 
-def choose_precision(name: str, device: "torch.device", allowed: tuple[str, ...] = PRECISIONS) -> str:
-    """Check a `--precision`, or choose one: on a GPU bf16 where it has it, everywhere else fp32.
+def choose_precision(name: str, device: "torch.device", *, training: bool = False) -> str:
+    """Return the precision of a run: `name` itself, or for `auto` the best that the device and the stage allow.
 
-    Stage 2 chooses for itself on a CPU (training tolerates bf16 there; embeddings are encoded once and kept).
+    `auto` depends on whether a model is trained, or encodes images and captions:
+
+        device                encoding, captioning    training
+        GPU with bf16         bf16                    bf16
+        GPU without bf16      fp32                    fp16
+        CPU with bf16         fp32                    bf16
+        any other             fp32                    fp32
+
+    An embedding is computed once and kept, so a CPU takes the time to compute it in fp32.
+
+    Args:
+        name: `auto`, `fp32`, `bf16` or `fp16`.
+        device: where the model runs.
+        training: whether the model is trained.
 
     Raises:
-        UsageError: the name is none of `allowed`.
+        UsageError: the name is not a precision.
     """
     if name == "auto":
-        return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
-    if name not in allowed:
-        raise UsageError(f"--precision {name} is not known; use auto, {', '.join(allowed)}")
+        if has_bf16(device) and (training or device.type == "cuda"):
+            return "bf16"
+        return "fp16" if training and device.type == "cuda" else "fp32"
+    if name not in PRECISIONS:
+        raise UsageError(f"`precision` {name} is not known; use auto, {', '.join(PRECISIONS)}")
     return name
 
 
 def autocast(device: "torch.device", precision: str) -> "torch.autocast":
-    """The context in which a model computes with this precision; its weights stay as they are."""
+    """Return the context in which a model computes with a precision. Its weights keep their dtype."""
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    # With fp32 autocast is off: the dtype must still be one that the device's autocast knows.
+    # For fp32 autocast is off, but it still demands a dtype that it knows.
     return torch.autocast(
         device.type, dtype=torch.bfloat16 if precision == "fp32" else dtype, enabled=precision != "fp32"
     )
 
 
 def to_device(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
-    """A tensor of the CPU on a device, without waiting until a GPU has it: its work goes on meanwhile."""
+    """Copy a tensor from the CPU to a device. The copy to a GPU runs while the program goes on."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

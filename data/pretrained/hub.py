@@ -1,7 +1,7 @@
-"""Weights and tokenizers that are known by name: whether they can be had now, within seconds.
+"""Finds out within seconds whether the model hub can be reached.
 
-The libraries retry a hub that cannot be reached for the better part of a minute. We ask once; where there is no
-answer they are told to work from what was downloaded before.
+The libraries retry a hub that does not answer for most of a minute. This module asks once; without an answer, the
+libraries use only what was downloaded before.
 """
 
 import os
@@ -12,13 +12,13 @@ from pathlib import Path
 
 @cache
 def use_hub_if_reachable(seconds: float = 5.0) -> bool:
-    """Ask the model hub for a sign of life; without one, put the libraries into their offline mode for this process.
+    """Ask the model hub once. If it does not answer, put the libraries into offline mode for this process.
 
     Args:
-        seconds: how long to wait, name look-up and proxies included.
+        seconds: how long to wait at most, including name look-up and proxies.
 
     Returns:
-        Whether the hub answered (with anything at all).
+        Whether the hub answered, with any status.
     """
     import huggingface_hub.constants
     from huggingface_hub import get_session
@@ -31,10 +31,10 @@ def use_hub_if_reachable(seconds: float = 5.0) -> bool:
         try:
             get_session().head(huggingface_hub.constants.ENDPOINT, timeout=seconds)
             answered.set()
-        except Exception:  # whatever the transport raises, the hub did not answer
+        except Exception:  # whatever the transport raises means that the hub did not answer
             return
 
-    # A thread, because a name look-up cannot be given a time limit.
+    # In a thread, because a name look-up takes no time limit.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -44,5 +44,5 @@ def use_hub_if_reachable(seconds: float = 5.0) -> bool:
 
 
 def is_path(name: str) -> bool:
-    """Whether a name can only be meant as a path: names on the hub are `gpt2` or `owner/name`."""
+    """Return whether a name can only be a path. Names on the hub are `gpt2` or `owner/name`."""
     return name.startswith((".", "~", os.sep)) or name.count("/") > 1 or Path(name).is_absolute()

@@ -1,4 +1,4 @@
-"""Models and tokenizers may come with code of their own (`auto_map` in their files); none of it is ever run.
+"""Keeps transformers from running code that comes with a model or a tokenizer (`auto_map` in its files).
 
 transformers asks on the terminal whether to run such code, and a "y" that waits on stdin would answer. Our own calls
 pass `trust_remote_code=False`. This module covers the calls that other libraries make.
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def remote_code_refused() -> Iterator[None]:
-    """While inside, let transformers raise ValueError where it would ask whether to run code of a model."""
+    """Inside the block, transformers raises ValueError where it would ask whether to run a model's code."""
     from transformers import dynamic_module_utils
 
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # with no time to answer, it raises at once
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # with zero seconds to answer, it raises instead of asking
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""The tokenizer of the language model: loading it by name or from a folder, and what identifies it.
+"""Loads the tokenizer of the language model, encodes captions with it, and identifies it by a hash.
 
-Stage 1 tokenises with it, stage 2 stores it in the checkpoint, captioning turns tokens back into text.
+Stage 1 encodes the captions, stage 2 stores the tokenizer in the checkpoint, and captioning decodes with it.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         name: `gpt2`, `demo`, or a folder with `tokenizer.json`, or with `vocab.json` and `merges.txt`.
 
     Raises:
-        ModelError: it cannot be had, or has no end-of-text token.
+        ModelError: it cannot be loaded, or has no end-of-text token.
     """
     from transformers import AutoTokenizer, GPT2Tokenizer
 
@@ -38,7 +38,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         raise ModelError(f"`tokenizer` {name} does not exist; give a folder with tokenizer.json, or a name as gpt2")
     else:
         use_hub_if_reachable()
-    # Bare files do not say what they are of; a folder of ours without a word is GPT-2's.
+    # A folder with only vocabulary files does not name a class, so it is taken for GPT-2's.
     bare = folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", "tokenizer_config.json"))
     kind: Any = GPT2Tokenizer if bare else AutoTokenizer
     try:
@@ -56,9 +56,10 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
 
 def encode_captions(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
-    """The tokens of each caption as the model is trained on them: white space tidied, end-of-text at the end.
+    """Return the tokens of each caption as the model is trained on them, with the end-of-text token last.
 
-    A caption that spells `<|endoftext|>` gets the tokens of these letters, not the token that ends it.
+    Every run of white space becomes one space, and none is left at either end. A caption that spells `<|endoftext|>`
+    gets the tokens of these letters, not the end-of-text token.
     """
     tidy = [" ".join(text.split()) for text in texts]
     if not tidy:
@@ -69,9 +70,10 @@ def encode_captions(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> l
 
 
 def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """A sum over what decides the tokens: vocabulary, merges, what happens to a text before, and the end-of-text token.
+    """Return a SHA-256 over what decides the tokens, as hexadecimal digits.
 
-    The kind of file does not matter.
+    That is the vocabulary, the merges, the normalizer, the pre-tokenizer and the end-of-text token. Files of different
+    kinds that hold the same tokenizer have the same hash.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {}}
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in backend["model"].get("merges", [])]
@@ -81,5 +83,5 @@ def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
-    """Write the tokenizer's own files into a folder, which `load_tokenizer` reads."""
+    """Write the files of a tokenizer into a folder that `load_tokenizer` reads."""
     tokenizer.save_pretrained(str(folder))

@@ -1,4 +1,4 @@
-"""What identifies the weights of a model."""
+"""Identifies the weights of a model by a hash."""
 
 import hashlib
 from typing import TYPE_CHECKING
@@ -8,7 +8,10 @@ if TYPE_CHECKING:
 
 
 def weights_sha256(module: "nn.Module") -> str:
-    """A sum over names, shapes and values (as float32) of a module's state, whatever kind of file it came from."""
+    """Return the SHA-256 over the names, shapes and float32 values of a module's state dict, as hexadecimal digits.
+
+    The same weights have the same hash whatever kind of file they were loaded from.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())

@@ -1,7 +1,7 @@
-"""The architectures that people use, at their full size: with random weights they build and encode a real batch.
+"""The common architectures encode a batch at their full size, with random weights.
 
-Those that fit into the memory of a small machine go through a file and `load_encoder`, as downloaded ones do. Of the
-two giants only the image tower is given weights, in bf16.
+Those that fit into the memory of a small machine are loaded from a file, as downloaded ones are. For the two largest,
+only the image tower gets weights, in bf16.
 """
 
 from pathlib import Path
@@ -19,8 +19,8 @@ CPU = torch.device("cpu")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("all_cores")]
 
 
-def pictures(encoder: Encoder) -> torch.Tensor:
-    """Noise, and a white picture: uint8 (2, H, W, 3)."""
+def images(encoder: Encoder) -> torch.Tensor:
+    """Return noise and a white image: uint8 (2, H, W, 3)."""
     size = encoder.preprocess["size"]
     noise = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return torch.stack([noise, torch.full_like(noise, 255)])
@@ -35,17 +35,19 @@ def pictures(encoder: Encoder) -> torch.Tensor:
         ("ViT-B-32-256", 256, 512, 768),
     ],
 )
-def test_from_a_file(name: str, size: int, width: int, pooled: int, tmp_path: Path) -> None:
+def test_an_architecture_loaded_from_a_file_encodes_as_open_clip_does(
+    name: str, size: int, width: int, pooled: int, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     model = open_clip.create_model(name)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     encoder = load_encoder(name, str(tmp_path / "weights.safetensors"), device=CPU)
     assert encoder.preprocess["size"] == [size, size]
     assert encoder.quick_gelu is False
-    batch = pictures(encoder)
+    batch = images(encoder)
     embedding = encoder.encode(batch)
     assert embedding.shape == (2, width)
-    # As open_clip encodes what its own preprocessing makes of the same pixels.
+    # open_clip encodes the same pixels, after its own normalisation.
     mean, std = (torch.tensor(encoder.preprocess[key]) for key in ("mean", "std"))
     with torch.inference_mode():
         expected = model.eval().encode_image(((batch / 255 - mean) / std).permute(0, 3, 1, 2))
@@ -61,13 +63,13 @@ def test_from_a_file(name: str, size: int, width: int, pooled: int, tmp_path: Pa
     ("name", "parameters", "width", "patches"),
     [("ViT-g-14", 1012.65, 1024, (256, 1408)), ("ViT-bigG-14", 1844.91, 1280, (256, 1664))],
 )
-def test_the_giants(name: str, parameters: float, width: int, patches: tuple[int, int]) -> None:
+def test_the_largest_architectures_encode(name: str, parameters: float, width: int, patches: tuple[int, int]) -> None:
     with torch.device("meta"):
         tower: Any = open_clip.create_model(name, device="meta").visual
     tower = tower.to(torch.bfloat16).to_empty(device="cpu")
-    # As open_clip's own table of models has them, in millions.
+    # The number of parameters in open_clip's table of models, in millions.
     assert round(sum(parameter.numel() for parameter in tower.parameters()) / 1e6, 2) == parameters
-    # A prime number of random weights, over and over: as good as billions of them, in a tenth of the time.
+    # A prime number of random weights is repeated, which takes a tenth of the time of drawing billions.
     noise = 0.02 * torch.randn(1_000_003, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     with torch.no_grad():
         for key, parameter in tower.named_parameters():
@@ -77,7 +79,7 @@ def test_the_giants(name: str, parameters: float, width: int, patches: tuple[int
             else:
                 parameter.fill_(float("ln" in key and key.endswith("weight")))
     encoder = freeze_tower(tower, name, "random", device=CPU, precision="bf16", features="projected")
-    batch = pictures(encoder)
+    batch = images(encoder)
     embedding = encoder.encode(batch)
     assert embedding.shape == (2, width)
     assert embedding.isfinite().all()

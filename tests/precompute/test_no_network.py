@@ -1,4 +1,4 @@
-"""Weights that cannot be had: one line, in seconds, nothing written. The hub is played by sockets on this machine."""
+"""Weights that cannot be downloaded are one line of error within seconds. Local sockets stand in for the hub."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-m", "clipcap.precompute.cli"]
 
 @contextmanager
 def silent_hub() -> Iterator[tuple[str, list[socket.socket]]]:
-    """A server that accepts connections and never says a word: a firewall that swallows packets."""
+    """Run a server that accepts connections and never answers, like a firewall that drops packets."""
     server = socket.create_server(("127.0.0.1", 0))
     connections: list[socket.socket] = []
 
@@ -55,7 +55,7 @@ def precompute(folder: Path, hub: str, *arguments: object) -> "subprocess.Comple
 
 
 @pytest.mark.parametrize("kind", ["refuses", "silent"])
-def test_weights_by_tag_without_a_network(coco: Path, tmp_path: Path, kind: str) -> None:
+def test_missing_weights_of_a_tag_are_one_line_and_nothing_is_written(coco: Path, tmp_path: Path, kind: str) -> None:
     options = ["--encoder", "ViT-B-32", "--pretrained", "openai"]
     with silent_hub() as (address, connections):
         hub = "http://127.0.0.1:9" if kind == "refuses" else address
@@ -64,16 +64,16 @@ def test_weights_by_tag_without_a_network(coco: Path, tmp_path: Path, kind: str)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines()[-1] == (
-        "clipcap-precompute: the weights 'openai' of ViT-B-32 could not be had: no network, and they were never "
-        "downloaded here; connect once, or give a file of weights with --pretrained FILE"
+        "clipcap-precompute: the weights 'openai' of ViT-B-32 cannot be loaded: no network, and they were never "
+        "downloaded here; connect once, or give a file of weights as --pretrained"
     )
-    assert len(done.stderr.splitlines()) == 2  # the other is what the source was understood to be
+    assert len(done.stderr.splitlines()) == 2  # the other line describes the source
     assert list((tmp_path / "work").iterdir()) == []
-    # Asked once, not twelve times with pauses as the library does by itself (46 seconds).
+    # The hub is asked once. The library alone would ask twelve times, with pauses, for 46 seconds.
     assert asked == (1 if kind == "silent" else 0)
 
 
-def test_a_tokenizer_by_name_without_a_network(coco: Path, tmp_path: Path, clip_folder: Path) -> None:
+def test_a_missing_tokenizer_is_one_line_and_nothing_is_written(coco: Path, tmp_path: Path, clip_folder: Path) -> None:
     with silent_hub() as (address, connections):
         done = precompute(tmp_path, address, coco, "--encoder", clip_folder, "--tokenizer", "gpt2")
         assert len(connections) == 1

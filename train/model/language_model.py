@@ -1,4 +1,4 @@
-"""GPT-2 of any size: loading it by name or from a folder, never with a weight missing."""
+"""Loads a GPT-2 of any size by name or from a folder, and refuses one with missing weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ def load_language_model(name: str) -> "GPT2LMHeadModel":
     """Load GPT-2 by its name on the hub (`gpt2`, `gpt2-medium`, ...), from a folder that transformers saved, or `demo`.
 
     Returns:
-        It in float32, on the CPU.
+        The model in float32, on the CPU.
 
     Raises:
-        ModelError: it cannot be had, is not a GPT-2, or weights are missing or of another shape.
+        ModelError: it cannot be loaded, is not a GPT-2, or weights are missing or have another shape.
     """
     import torch
     from transformers import AutoConfig, GPT2LMHeadModel
@@ -29,16 +29,18 @@ def load_language_model(name: str) -> "GPT2LMHeadModel":
     name = locate_language_model(name)
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(f"--lm {name} holds no config.json; give a folder that transformers saved a GPT-2 to")
+        raise ModelError(f"`lm` {name} holds no config.json; give a folder that transformers saved a GPT-2 to")
     if not folder.is_dir() and is_path(name):
-        raise ModelError(f"--lm {name} is no folder; give one that transformers saved a GPT-2 to, or a name as gpt2")
+        raise ModelError(
+            f"`lm` {name} does not exist; give a folder that transformers saved a GPT-2 to, or a name as gpt2"
+        )
     if not folder.is_dir():
         use_hub_if_reachable()
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != "gpt2":
             raise ModelError(
-                f"--lm {name} is a {config.model_type}; give a GPT-2 (gpt2, gpt2-medium, gpt2-large, gpt2-xl)"
+                f"`lm` {name} is a {config.model_type}; give a GPT-2 (gpt2, gpt2-medium, gpt2-large, gpt2-xl)"
             )
         loaded: Any = GPT2LMHeadModel.from_pretrained(
             name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
@@ -48,26 +50,27 @@ def load_language_model(name: str) -> "GPT2LMHeadModel":
     except Exception as error:  # the library raises OSError, ValueError, RuntimeError and the errors of safetensors
         if folder.is_dir():
             raise ModelError(
-                f"--lm {name} could not be loaded ({one_line(error)[:200]}); see that it is all there"
+                f"`lm` {name} cannot be loaded ({one_line(error)[:200]}); give a complete GPT-2"
             ) from error
         raise ModelError(
-            f"the language model {name!r} could not be had: no network, or no such name, and it was never downloaded "
-            "here; connect once, or give a folder that transformers saved a GPT-2 to"
+            f"the language model {name!r} cannot be loaded: no network, or no such name, and it was never downloaded "
+            "here; connect once, or give as `lm` a folder that transformers saved a GPT-2 to"
         ) from error
     model: GPT2LMHeadModel = loaded[0]
     loading: dict[str, Any] = loaded[1]
     if model.lm_head.weight is not model.transformer.wte.weight:
         raise ModelError(
-            f"--lm {name} has an output layer of its own (tie_word_embeddings: false); give a GPT-2 as published"
+            f"`lm` {name} has an untied output layer (tie_word_embeddings: false); give a GPT-2 "
+            "as published"
         )
     wrong = sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])} - {"lm_head.weight"})
     if wrong:
-        raise ModelError(f"--lm {name} lacks {len(wrong)} weights (as {wrong[0]}); give a complete GPT-2")
+        raise ModelError(f"`lm` {name} lacks {len(wrong)} weights (as {wrong[0]}); give a complete GPT-2")
     return model
 
 
 def load_own_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer that comes with a language model; None for a folder without one."""
+    """Load the tokenizer that comes with a language model, or return None if its folder has none."""
     name = locate_language_model(name)
     if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         return None

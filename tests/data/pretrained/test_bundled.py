@@ -1,4 +1,4 @@
-"""The models inside the package: small enough, whole, found by name from anywhere, and taken like any other model."""
+"""The models inside the package are small and complete, and are found by name from any folder."""
 
 import json
 import re
@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = [EMBEDDED_ENCODERS["demo"], EMBEDDED_LANGUAGE_MODELS["demo"]]
 
 
-def test_they_are_at_most_twelve_megabytes_without_a_pickle() -> None:
+def test_the_bundled_models_are_at_most_12_megabytes_without_a_pickle() -> None:
     files = [file for folder in FOLDERS for file in folder.iterdir()]
     assert sum(file.stat().st_size for file in files) < 12_000_000
     assert {file.suffix for file in files} == {".json", ".safetensors"}
 
 
-def test_no_code_knows_their_names_but_the_registry() -> None:
+def test_only_the_registry_holds_their_names() -> None:
     for folder in ("data", "precompute", "train", "caption"):
         for file in (ROOT / folder).glob("*.py"):
             found = re.findall(r"""["']demo["']""", file.read_text())
@@ -37,7 +37,7 @@ def test_no_code_knows_their_names_but_the_registry() -> None:
             assert len(found) == expected, file
 
 
-def test_a_folder_of_the_same_name_does_not_hide_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundled_model_wins_over_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
     assert lasting_name("demo") == "demo"
@@ -47,11 +47,11 @@ def test_a_folder_of_the_same_name_does_not_hide_them(tmp_path: Path, monkeypatc
     assert load_encoder("demo", device=torch.device("cpu")).pretrained == "demo"
 
 
-def test_the_tokenizer_is_gpt2s_kind() -> None:
+def test_the_tokenizer_encodes_bytes_as_gpt2s_does() -> None:
     tokenizer = load_tokenizer("demo")
     text = "There are three tiny purple crosses to the left of a large ring on wooden planks."
     (tokens,) = encode_captions(tokenizer, [text])
-    assert len(tokens) == 17 + 1  # a token a word
+    assert len(tokens) == 17 + 1  # one token for each word
     assert tokens[-1] == tokenizer.eos_token_id == len(tokenizer) - 1
     odd = "Ünïcödé, 猫 & <|endoftext|>"
     (tokens,) = encode_captions(tokenizer, [odd])
@@ -59,7 +59,7 @@ def test_the_tokenizer_is_gpt2s_kind() -> None:
     assert tokenizer.eos_token_id not in tokens[:-1]
 
 
-def test_the_language_model_knows_the_captions(tmp_path: Path) -> None:
+def test_the_language_model_prefers_captions_to_shuffled_words(tmp_path: Path) -> None:
     tokenizer, lm = load_tokenizer("demo"), load_language_model("demo").eval()
     assert lm.dtype == torch.float32
 
@@ -76,31 +76,31 @@ def test_the_language_model_knows_the_captions(tmp_path: Path) -> None:
             assert loss(text) < 2.0 < loss(" ".join(words[::-1]) + ".")
 
 
-def test_the_encoder_says_what_it_is_and_brings_its_weights() -> None:
+def test_the_encoder_has_its_own_weights() -> None:
     encoder = load_encoder("demo", device=torch.device("cpu"))
     assert (encoder.name, encoder.pretrained, encoder.shape[-1]) == ("demo", "demo", 512)
     assert encoder.preprocess["size"] == [96, 96]
-    with pytest.raises(UsageError, match="--encoder demo brings its own weights; leave --pretrained openai out"):
+    with pytest.raises(UsageError, match="demo .* openai"):
         load_encoder("demo", "openai", device=torch.device("cpu"))
 
 
-def test_the_two_towers_agree_about_pictures_and_captions() -> None:
-    """Contrastive retrieval among 50 held-out scenes: the model is a CLIP, not only an encoder."""
+def test_images_find_their_captions_among_50() -> None:
+    """Both towers work, not only the image tower: retrieval among 50 held-out scenes."""
     import open_clip
 
     model = open_clip.create_model(f"local-dir:{EMBEDDED_ENCODERS['demo']}").eval()
     encoder, tokenizer = load_encoder("demo", device=torch.device("cpu")), load_tokenizer("demo")
     samples = [dataset.make_sample(number, seed=77) for number in range(50)]
-    pixels = torch.stack([to_pixels(picture, encoder.transform) for _, _, picture in samples])
+    pixels = torch.stack([to_pixels(image, encoder.transform) for _, _, image in samples])
     rows = [torch.tensor(row) for row in encode_captions(tokenizer, [captions[0] for _, captions, _ in samples])]
     text = torch.stack([torch.nn.functional.pad(row, (0, model.context_length - len(row))) for row in rows])
     with torch.inference_mode():
         captions = torch.nn.functional.normalize(model.encode_text(text), dim=-1)
-    pictures = torch.nn.functional.normalize(encoder.encode(pixels), dim=-1)
-    assert ((pictures @ captions.T).argmax(dim=1) == torch.arange(50)).float().mean() >= 0.9
+    images = torch.nn.functional.normalize(encoder.encode(pixels), dim=-1)
+    assert ((images @ captions.T).argmax(dim=1) == torch.arange(50)).float().mean() >= 0.9
 
 
-def test_a_cache_of_them_is_open_clips_own_embedding(tmp_path: Path, run: Any) -> None:
+def test_cached_embeddings_equal_those_of_open_clip(tmp_path: Path, run: Any) -> None:
     import open_clip
 
     dataset.write_dataset(tmp_path / "scenes", 18)
@@ -110,9 +110,9 @@ def test_a_cache_of_them_is_open_clips_own_embedding(tmp_path: Path, run: Any) -
     assert cache.fingerprint.encoder == cache.fingerprint.pretrained == cache.fingerprint.tokenizer == "demo"
     (tables,) = cache.tables()
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{EMBEDDED_ENCODERS['demo']}")
-    pictures = torch.stack([transform(Image.open(tmp_path / "scenes" / path)) for path in tables.path])
+    images = torch.stack([transform(Image.open(tmp_path / "scenes" / path)) for path in tables.path])
     with torch.inference_mode():
-        theirs = model.eval().encode_image(pictures).numpy()
-    np.testing.assert_allclose(tables.embedding.astype(np.float32), theirs, atol=2e-3 * np.abs(theirs).max())
+        expected = model.eval().encode_image(images).numpy()
+    np.testing.assert_allclose(tables.embedding.astype(np.float32), expected, atol=2e-3 * np.abs(expected).max())
     facts = json.loads(run("inspect", tmp_path / "cache.h5", "--json").out)
     assert facts["splits"] == {"train": 17, "val": 1}

@@ -1,4 +1,4 @@
-"""Code that comes with a model or a tokenizer is never run, whatever waits on stdin."""
+"""Code that comes with a model or a tokenizer is never run, even if a "y" waits on stdin."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from transformers import GPT2Config as Config, GPT2Tokenizer as Tokenizer, BertC
 
 
 def add_code(folder: Path, name: str, proof: Path, **content: object) -> None:
-    """Let a folder's JSON file name code that would write the file `proof`."""
+    """Add code to a folder that would write the file `proof`, and name it in a JSON file of the folder."""
     (folder / "own.py").write_text(CODE.format(file=str(proof)))
     file = folder / name
     before = json.loads(file.read_text()) if file.exists() else {}

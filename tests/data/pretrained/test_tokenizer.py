@@ -1,4 +1,4 @@
-"""Tokens: the real GPT-2's, end-of-text, tidy white space, and what identifies a tokenizer."""
+"""The tokenizer: GPT-2's tokens, the end-of-text token, white space, and the hash that identifies a tokenizer."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer, s
 from clipcap.train.model.language_model import load_language_model
 
 
-def test_the_real_gpt2(shared: Path) -> None:
+def test_captions_get_the_tokens_of_gpt2_and_end_of_text(shared: Path) -> None:
     tokenizer = load_tokenizer(str(shared / "data/gpt2"))
     assert encode_captions(tokenizer, ["Hello world", "  Hello \n world ", "!"]) == [
         [15496, 995, 50256],
@@ -26,7 +26,7 @@ def test_a_caption_that_spells_end_of_text_does_not_end_there(tokenizer_folder: 
     assert tokenizer.decode(tokens[:-1]) == "a <|endoftext|> b"
 
 
-def test_the_sum_does_not_depend_on_the_kind_of_file(shared: Path, tmp_path: Path) -> None:
+def test_the_hash_does_not_depend_on_the_kind_of_file(shared: Path, tmp_path: Path) -> None:
     from_vocab = load_tokenizer(str(shared / "data/gpt2"))
     save_tokenizer(from_vocab, tmp_path)
     assert (tmp_path / "tokenizer.json").exists()
@@ -34,12 +34,12 @@ def test_the_sum_does_not_depend_on_the_kind_of_file(shared: Path, tmp_path: Pat
     assert tokenizer_sha256(from_json) == tokenizer_sha256(from_vocab)
 
 
-def test_another_vocabulary_has_another_sum(shared: Path, tokenizer_folder: Path) -> None:
+def test_another_vocabulary_has_another_hash(shared: Path, tokenizer_folder: Path) -> None:
     real, small = load_tokenizer(str(shared / "data/gpt2")), load_tokenizer(str(tokenizer_folder))
     assert tokenizer_sha256(real) != tokenizer_sha256(small)
 
 
-def test_bare_files_are_gpt2s(shared: Path, tmp_path: Path) -> None:
+def test_a_folder_with_only_vocabulary_files_is_read_as_gpt2(shared: Path, tmp_path: Path) -> None:
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_bytes((shared / "data/gpt2" / name).read_bytes())
     bare = load_tokenizer(str(tmp_path))
@@ -47,7 +47,7 @@ def test_bare_files_are_gpt2s(shared: Path, tmp_path: Path) -> None:
     assert tokenizer_sha256(bare) == tokenizer_sha256(load_tokenizer(str(shared / "data/gpt2")))
 
 
-def test_what_happens_to_a_text_before_its_words_are_looked_up_is_in_the_sum(shared: Path, tmp_path: Path) -> None:
+def test_another_pre_tokenizer_has_another_hash(shared: Path, tmp_path: Path) -> None:
     real = load_tokenizer(str(shared / "data/gpt2"))
     save_tokenizer(real, tmp_path)
     text = (tmp_path / "tokenizer.json").read_text()
@@ -60,15 +60,15 @@ def test_what_happens_to_a_text_before_its_words_are_looked_up_is_in_the_sum(sha
     assert tokenizer_sha256(spaced) != tokenizer_sha256(real)
 
 
-def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no tokenizer \(tokenizer\.json, or vocab\.json and merges\.txt\)"):
+def test_a_tokenizer_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=str(tmp_path)):
         load_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"the tokenizer in .* cannot be read"):
+    with pytest.raises(ModelError, match=str(tmp_path)):
         load_tokenizer(str(tmp_path))
-    with pytest.raises(ModelError, match="is a file; give the folder"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json is a file"):
         load_tokenizer(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ModelError, match=r"'no-such-name' could not be had: .*; connect once, or give a folder"):
+    with pytest.raises(ModelError, match="no-such-name"):
         load_tokenizer("no-such-name")
 
 
@@ -83,10 +83,10 @@ def test_errors(tmp_path: Path) -> None:
         ("/models/gpt2", True),
     ],
 )
-def test_what_can_only_be_a_path(name: str, expected: bool) -> None:
+def test_names_that_can_only_be_paths(name: str, expected: bool) -> None:
     assert is_path(name) is expected
 
 
-def test_a_language_models_folder_that_does_not_exist_is_no_network_problem(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="nowhere is no folder; give one that transformers saved a GPT-2 to"):
+def test_a_missing_folder_of_a_language_model_is_not_reported_as_a_network_problem(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere does not exist"):
         load_language_model(str(tmp_path / "nowhere"))
