@@ -1,4 +1,9 @@
-"""What a cache was made with: the recipe that two shards must share, and that a checkpoint remembers of its encoder."""
+"""The fingerprint: the encoder, tokenizer, dataset and settings that a cache was made with.
+
+All shards of a cache have the same one, and a checkpoint keeps the one of the cache that it was trained on:
+
+    stage 1 --fingerprint--> cache --fingerprint--> checkpoint --encoder_differences--> the encoder that captions
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,44 +11,44 @@ from typing import Any
 
 from clipcap.data.errors import CacheError
 
-# What says where something came from, but does not change a single number in the tables.
+# Fields that say where something came from. They do not change a number in the tables.
 _PROVENANCE = ("pretrained", "tokenizer", "version")
-# What a person calls a sum.
-_WORDS = {
+# What messages call the fields that hold a hash.
+_LABELS = {
     "weights_sha256": "weights of the encoder",
     "tokenizer_sha256": "tokens of the tokenizer",
-    "source_sha256": "pictures, captions or splits of the source",
+    "source_sha256": "images, captions or splits of the source",
 }
-# The encoder of embeddings that came without its name.
+# The encoder of imported embeddings whose encoder is not recorded.
 UNKNOWN = "unknown"
-# What is compared where the weights of either are not known.
+# Fields that are compared if either hash of the weights is not known.
 _UNCHECKED = ("features", "width", "normalized")
-# What an image encoder must have in common with another for their embeddings to mean the same.
+# Fields that two image encoders must share for their embeddings to mean the same.
 _ENCODER = ("encoder", "weights_sha256", "quick_gelu", "features", "width", "preprocess", "normalized")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """The recipe of a cache. Stored as JSON in the index and in every shard.
+    """What a cache was made with. It is stored as JSON in the index, in every shard and in checkpoints.
 
     Attributes:
-        encoder: open_clip's name of the architecture; of a folder that open_clip saved, the folder's.
+        encoder: open_clip's name of the architecture, or the name of a folder that open_clip saved.
         pretrained: the tag of its weights, or the absolute path of the file they came from.
-        weights_sha256: over the image tower as it was loaded, whatever kind of file it came from.
-        quick_gelu: whether the tower computes with QuickGELU; the same weights mean something else without.
+        weights_sha256: hash of the weights of the image tower; it does not depend on the kind of file.
+        quick_gelu: whether the encoder computes with QuickGELU; without it the same weights give other embeddings.
         features: the kind of feature: `projected`, `pooled` or `patches`.
-        width: numbers in an embedding.
-        preprocess: size (height, width), mean, std, interpolation, resize_mode and fill_color of the picture's way in.
-        normalized: whether rows were scaled to length 1.
+        width: d, the numbers in an embedding, or in one patch of it.
+        preprocess: size (height, width), mean, std, interpolation, resize_mode and fill_color of the preprocessing.
+        normalized: whether the embeddings were scaled to length 1.
         tokenizer: name or folder of the tokenizer.
-        tokenizer_sha256: over what decides its tokens.
-        source_format: the reader's name.
-        source_sha256: over ids, paths, splits and captions of all records.
+        tokenizer_sha256: hash of what decides its tokens.
+        source_format: name of the reader.
+        source_sha256: hash of ids, paths, splits and captions of all records.
         split_seed: seed of the drawn split, None where the dataset's own splits were used.
-        precision: `fp32`, `bf16` or `fp16` arithmetic in the encoder.
-        batch_size: pictures in a forward pass; it moves the last bits of an embedding.
-        shard_size: records in a shard's share of the source.
-        version: of the program.
+        precision: precision of the encoder: `fp32`, `bf16` or `fp16`.
+        batch_size: images in a forward pass; it changes the last bits of an embedding.
+        shard_size: records of the source in each shard.
+        version: version of the program.
     """
 
     encoder: str
@@ -66,12 +71,12 @@ class Fingerprint:
 
     @classmethod
     def unchecked(cls, *, encoder: str, width: int, **known: Any) -> "Fingerprint":
-        """Of embeddings that somebody else made: what is not known is empty, and never compared.
+        """Make the fingerprint of imported embeddings. Fields that are not known are empty and are never compared.
 
         Args:
-            encoder: the architecture that somebody names, or `UNKNOWN`.
+            encoder: the architecture as the user names it, or `UNKNOWN`.
             width: numbers in an embedding.
-            known: other fields.
+            known: other fields that are known.
         """
         empty: dict[str, Any] = {
             "pretrained": UNKNOWN, "weights_sha256": "", "quick_gelu": False, "features": "projected", "preprocess": {},
@@ -82,19 +87,19 @@ class Fingerprint:
 
     @property
     def checked(self) -> bool:
-        """Whether its embeddings were made here, by weights whose sum is known."""
+        """Whether the hash of the encoder's weights is known, as for all embeddings that this program made."""
         return bool(self.weights_sha256)
 
     def to_json(self) -> str:
-        """As it is stored: one line, keys sorted."""
+        """Return the JSON that is stored: one line with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Fingerprint":
-        """Read what `to_json` wrote; keys of later minor versions are ignored.
+        """Read what `to_json` wrote. Unknown keys are ignored.
 
         Raises:
-            CacheError: not JSON, or a key is missing.
+            CacheError: the text is not JSON, or a key is missing.
         """
         try:
             content = json.loads(text)
@@ -103,36 +108,36 @@ class Fingerprint:
             raise CacheError(f"its fingerprint cannot be read ({type(error).__name__}: {error})") from error
 
     def differences(self, other: "Fingerprint") -> list[str]:
-        """What makes the other a different recipe, as `encoder: ViT-B-32, not RN50`; empty when it is the same."""
+        """Return the fields that differ, such as `encoder: ViT-B-32, not RN50`, without those that say only origins."""
         names = [name for name in self.__dataclass_fields__ if name not in _PROVENANCE]
         return self._compare(other, names)
 
     def encoder_differences(self, other: "Fingerprint") -> list[str]:
-        """What makes embeddings of the other mean something else, as far as is known; empty when they can be mixed."""
+        """Return what makes the embeddings differ in meaning, as far as is known; empty if they can be mixed."""
         if self.checked and other.checked:
             return self._compare(other, list(_ENCODER))
-        mine, theirs = (_plain_name(name) for name in (self.encoder, other.encoder))
+        names = [_plain_name(name) for name in (self.encoder, other.encoder)]
         differences = self._compare(other, list(_UNCHECKED))
-        if UNKNOWN not in (mine, theirs) and mine != theirs:
+        if UNKNOWN not in names and names[0] != names[1]:
             differences.insert(0, f"encoder: {self.encoder}, not {other.encoder}")
         return differences
 
     def _compare(self, other: "Fingerprint", names: list[str]) -> list[str]:
         return [
-            f"{_WORDS.get(name, name)}: {_short(getattr(self, name))}, not {_short(getattr(other, name))}"
+            f"{_LABELS.get(name, name)}: {_short(getattr(self, name))}, not {_short(getattr(other, name))}"
             for name in names
             if getattr(self, name) != getattr(other, name)
-            # One tower may go by several names: `ViT-B-32`, and any folder that it was saved to.
+            # The same weights may have several names: `ViT-B-32`, and any folder that they were saved to.
             and not (name == "encoder" and self.checked and self.weights_sha256 == other.weights_sha256)
         ]
 
 
 def _plain_name(encoder: str) -> str:
-    """An architecture's name without what people write differently: ViT-B/32, ViT-B-32-quickgelu."""
+    """Return one spelling of a name that is written in several ways: ViT-B/32, ViT-B-32, ViT-B-32-quickgelu."""
     return encoder.replace("/", "-").removesuffix("-quickgelu").lower()
 
 
 def _short(value: Any) -> str:
-    """A sum by its first twelve digits, anything else whole."""
+    """Return the first twelve digits of a hash, or any other value as text."""
     text = json.dumps(value) if isinstance(value, dict) else str(value)
     return text[:12] if len(text) == 64 and text.isalnum() else text

@@ -1,6 +1,11 @@
-"""A whole cache: the index and its shards, opened, read and verified one shard at a time.
+"""Opens a whole cache: the index with its shards, read and verified one shard at a time. FORMAT.md specifies it.
 
-FORMAT.md is the specification.
+    cache.h5 (index)                             files beside it
+    shards/name      images  captions  content
+    cache-00000.h5     4096     20480  9f3a...   cache-00000.h5   rows of images    0 .. 4095
+    cache-00001.h5     4095     20475  07c1...   cache-00001.h5   rows of images 4096 .. 8190
+
+The index holds counts and content hashes, and no rows. It is written last, so a cache with an index is complete.
 """
 
 import io
@@ -19,12 +24,12 @@ from clipcap.data.errors import CacheError, DamagedCacheError
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """What the index says of a shard.
+    """What the index records of a shard.
 
     Attributes:
-        path: of its file.
-        images, captions, tokens: rows.
-        content: the sum of its tables.
+        path: its file.
+        images, captions, tokens: its numbers of rows.
+        content: the SHA-256 of its tables.
     """
 
     path: Path
@@ -36,12 +41,12 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """A cache that was opened and found complete. Holds no open file and no rows.
+    """A complete cache. It keeps no open file and no rows in memory.
 
     Attributes:
-        path: as it was given.
-        fingerprint: the recipe.
-        shards: in order; row offsets are cumulative sums of their counts.
+        path: the path that was opened.
+        fingerprint: what the cache was made with.
+        shards: its shards in order; the first row of a shard is the sum of the counts before it.
     """
 
     path: Path
@@ -52,11 +57,11 @@ class Cache:
     def open(cls, path: Path) -> "Cache":
         """Open an index with all its shards, or a single shard.
 
-        Reads attributes and shapes only: milliseconds a shard.
+        Only attributes and shapes are read, which takes milliseconds for each shard.
 
         Raises:
-            CacheError: the index or a shard is missing, truncated, foreign, of an unknown version, exchanged for
-                another, or made by another recipe.
+            CacheError: the index or a shard is missing, truncated, of another program or an unknown version, replaced
+                by another shard, or has another fingerprint.
         """
         path = Path(path)
         real = path.resolve()
@@ -72,50 +77,50 @@ class Cache:
                 )
             with open_hdf5(entry.path) as file:
                 found = describe_shard(entry.path, file)
-                recipe = read_fingerprint(entry.path, file)
-            differences = fingerprint.differences(recipe)
+                other = read_fingerprint(entry.path, file)
+            differences = fingerprint.differences(other)
             if differences:
-                raise CacheError(f"{entry.path} was made by another recipe than {path} ({differences[0]}); {AGAIN}")
+                raise CacheError(f"{entry.path} has another fingerprint than {path} ({differences[0]}); {AGAIN}")
             if found != entry:
                 raise CacheError(
-                    f"{entry.path} is not the shard that {path} lists (sum {found.content[:12]}, not "
-                    f"{entry.content[:12]}): another file took its name; put the right one back, or {AGAIN}"
+                    f"{entry.path} is not the shard that {path} lists (hash {found.content[:12]}, not "
+                    f"{entry.content[:12]}); put the right file back, or {AGAIN}"
                 )
         return cls(path=path, fingerprint=fingerprint, shards=shards)
 
     @property
     def images(self) -> int:
-        """Pictures in all shards."""
+        """Number of images in all shards."""
         return sum(shard.images for shard in self.shards)
 
     @property
     def captions(self) -> int:
-        """Captions in all shards."""
+        """Number of captions in all shards."""
         return sum(shard.captions for shard in self.shards)
 
     @property
     def tokens(self) -> int:
-        """Tokens in all shards, end-of-text included."""
+        """Number of tokens in all shards, with the end-of-text tokens."""
         return sum(shard.tokens for shard in self.shards)
 
     @property
     def embedding_shape(self) -> tuple[int, ...]:
-        """Of one picture's embedding: (d,), or (t, d)."""
+        """Shape of the embedding of one image: (d,), or (t, d) for patches."""
         with open_hdf5(self.shards[0].path) as file:
             shape: tuple[int, ...] = table(file, "images/embedding").shape
         return shape[1:]
 
     @property
     def patches(self) -> int:
-        """Patches of a picture, where the cache has an embedding for each of them; else 0."""
+        """Number of patches t of an image if the cache has patch embeddings, else 0."""
         shape = self.embedding_shape
         return shape[0] if len(shape) == 2 else 0
 
     def tables(self, *, embeddings: bool = True) -> Iterator[ShardTables]:
-        """The tables of each shard in order; one shard is in memory at a time.
+        """Yield the tables of each shard in order, with one shard in memory at a time.
 
         Args:
-            embeddings: whether they are read too; see `read_shard`.
+            embeddings: whether embeddings are read too, as for `read_shard`.
 
         Raises:
             CacheError: a shard became unreadable.
@@ -124,23 +129,24 @@ class Cache:
             yield read_shard(shard.path, embeddings=embeddings)
 
     def verify(self) -> Iterator[ShardEntry]:
-        """Compute the sum of each shard's tables again, yielding the shard when it is right.
+        """Hash the tables of each shard again, and yield the shard if the hash is right.
 
         Raises:
-            CacheError: the tables are not those that were written.
+            DamagedCacheError: the tables are not those that were written.
+            CacheError: a shard cannot be read.
         """
         for shard, tables in zip(self.shards, self.tables(), strict=True):
             content = tables.content()
             if content != shard.content:
                 raise DamagedCacheError(
-                    f"{shard.path} is damaged: its tables have the sum {content[:12]}, not {shard.content[:12]} as "
+                    f"{shard.path} is damaged: its tables have the hash {content[:12]}, not {shard.content[:12]} as "
                     f"when they were written; delete it and {AGAIN}"
                 )
             yield shard
 
 
 def write_index(path: Path, fingerprint: Fingerprint, shards: list[ShardEntry]) -> None:
-    """Write the index of shards that lie beside it: the mark that a cache is complete.
+    """Write the index of shards in the same folder, which makes the cache complete.
 
     Raises:
         ClipCapError: the file cannot be written.
@@ -156,14 +162,14 @@ def write_index(path: Path, fingerprint: Fingerprint, shards: list[ShardEntry]) 
 
 
 def describe_shard(path: Path, file: h5py.File) -> ShardEntry:
-    """Counts and sum of an open shard, as an index would list it.
+    """Return the counts and the content hash of an open shard, as an index lists them.
 
     Raises:
-        CacheError: the file is not a complete shard.
+        DamagedCacheError: the file is not a complete shard.
     """
     content = file.attrs.get("content")
     if content is None:
-        raise DamagedCacheError(f"{path} is not a complete shard (it has no content sum); {AGAIN}")
+        raise DamagedCacheError(f"{path} is not a complete shard (it has no content hash); {AGAIN}")
     return ShardEntry(
         path=path,
         images=table(file, "images/embedding").shape[0],
@@ -174,10 +180,10 @@ def describe_shard(path: Path, file: h5py.File) -> ShardEntry:
 
 
 def read_fingerprint(path: Path, file: h5py.File) -> Fingerprint:
-    """The recipe of an open index or shard.
+    """Read the fingerprint of an open index or shard.
 
     Raises:
-        DamagedCacheError: it cannot be read.
+        DamagedCacheError: the fingerprint cannot be read.
     """
     try:
         return Fingerprint.from_json(str(file.attrs["fingerprint"]))
@@ -191,9 +197,7 @@ def _read_index(path: Path, folder: Path, file: h5py.File) -> list[ShardEntry]:
     rows = list(zip(names, sums, *counts, strict=True))
     for name in names:
         if Path(name).name != name:
-            raise CacheError(
-                f"{path} names a shard outside its folder ({name!r}), which no index of ours does; {AGAIN}"
-            )
+            raise CacheError(f"{path} names a shard outside its folder ({name!r}); {AGAIN}")
     return [
         ShardEntry(path=folder / name, images=images, captions=captions, tokens=tokens, content=content)
         for name, content, images, captions, tokens in rows

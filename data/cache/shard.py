@@ -1,6 +1,15 @@
-"""One shard of a cache: its tables in memory, and the file they are written to and read from.
+"""Writes and reads one shard of a cache: tables of images, captions and tokens. FORMAT.md specifies it.
 
-FORMAT.md is the specification.
+An image has any number of captions, and a caption any number of tokens. The tables are flat, and offsets lead from
+each image to its captions and from each caption to its tokens. Two images, the first with two captions:
+
+    images/id             [ dog            cat ]
+    images/first_caption  [ 0              2           3 ]     captions of image i: first_caption[i : i + 2]
+                            |              |           |
+    captions/text         [ "a dog" "dogs" "a cat" ]
+    captions/first_token  [ 0       3      5           8 ]     tokens of caption j: first_token[j : j + 2]
+                            |       |      |           |
+    captions/token        [ 64 3290 E      22242 E ... ]       E is the end-of-text token, the last of every caption
 """
 
 import hashlib
@@ -29,17 +38,17 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTables:
-    """All rows of one shard. n pictures, m captions, f failures; numpy arrays, strings as lists.
+    """All rows of one shard: n images, m captions, k tokens, f failures. The module's docstring draws them.
 
     Attributes:
-        embedding: float16 (n, d), or (n, t, d).
-        id, path: n strings.
+        embedding: float16 (n, d), or (n, t, d) for t patches.
+        id, path: n strings, the image's id in the dataset, and its file relative to the dataset's root.
         split: uint8 (n), an index into `SPLITS`.
-        first_caption: int64 (n + 1).
-        text: m strings.
-        first_token: int64 (m + 1).
-        token: uint16 or uint32, the tokens of all captions, each with end-of-text at its end.
-        failure_path, failure_reason: f strings.
+        first_caption: int64 (n + 1), the offset of each image's captions in `text`.
+        text: m strings, the captions as the dataset has them.
+        first_token: int64 (m + 1), the offset of each caption's tokens in `token`.
+        token: uint16 or uint32 (k), the tokens of all captions; the last of each caption is end-of-text.
+        failure_path, failure_reason: f strings, the images that could not be read, and why.
     """
 
     embedding: NDArray[np.float16]
@@ -55,11 +64,11 @@ class ShardTables:
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """Pictures, captions, tokens."""
+        """The numbers of images, captions and tokens."""
         return len(self.id), len(self.text), len(self.token)
 
     def content(self) -> str:
-        """The SHA-256 over all tables, as FORMAT.md defines it."""
+        """Return the SHA-256 over all tables that FORMAT.md defines, as hexadecimal digits."""
         digest = hashlib.sha256()
         for name, attribute in sorted(_DATASETS.items()):
             table = getattr(self, attribute)
@@ -75,23 +84,23 @@ class ShardTables:
         return digest.hexdigest()
 
     def problem(self) -> str | None:
-        """What is inconsistent between the tables, or None."""
+        """Return what is inconsistent between the tables, or None."""
         images, captions, tokens = self.counts
         for name, kinds in _KINDS.items():
             column = getattr(self, name)
             if not isinstance(column, np.ndarray) or column.dtype.str not in kinds or column.ndim not in _RANKS[name]:
                 return f"{name} is not the table that FORMAT.md describes"
         if not all(isinstance(getattr(self, name), list) for name in set(_DATASETS.values()) - set(_KINDS)):
-            return "a table of texts holds something else"
+            return "a table of strings has another type"
         if not len(self.embedding) == len(self.path) == len(self.split) == images:
-            return "the tables of pictures have different lengths"
+            return "the tables of images have different lengths"
         if len(self.failure_path) != len(self.failure_reason):
             return "the tables of failures have different lengths"
         offsets = [("images/first_caption", self.first_caption, images, captions)]
         offsets.append(("captions/first_token", self.first_token, captions, tokens))
         for name, first, rows, end in offsets:
             if len(first) != rows + 1 or first[0] != 0 or first[-1] != end or (np.diff(first) < 0).any():
-                return f"{name} does not lead through its rows"
+                return f"{name} does not hold increasing offsets of its rows"
         if images and self.split.max() >= len(SPLITS):
             return "images/split holds an unknown split"
         return None
@@ -121,19 +130,19 @@ assert set(_DATASETS.values()) == {field.name for field in fields(ShardTables)}
 
 
 def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) -> str:
-    """Write a shard, whole or not at all, and return its content sum.
+    """Write a shard, completely or not at all, and return its content hash.
 
     Args:
-        path: where to; an existing file is replaced.
+        path: its file; an existing file is replaced.
         tables: the rows.
-        fingerprint: the recipe as JSON.
-        number: of the shard in its cache, from 0.
+        fingerprint: the fingerprint as JSON.
+        number: the number of the shard in its cache, from 0.
 
     Raises:
         ClipCapError: the file cannot be written.
     """
     content = tables.content()
-    # HDF5 builds the file in memory: a full disk is then an ordinary error of an ordinary file.
+    # HDF5 builds the file in memory, so that a full disk is an ordinary OSError when the bytes are written.
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         mark(file, fingerprint)
@@ -155,14 +164,14 @@ def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) 
 
 
 def read_shard(path: Path, *, embeddings: bool = True) -> ShardTables:
-    """Read all tables of a shard and check that they belong together (not their sum: that is `--verify`).
+    """Read all tables of a shard and check that they are consistent. `Cache.verify` checks their hash.
 
     Args:
-        path: of the shard.
-        embeddings: whether they too; without them `embedding` is float16 (n, 0) or (n, 0, 0).
+        path: the file of the shard.
+        embeddings: whether embeddings are read; without them `embedding` is float16 (n, 0) or (n, 0, 0).
 
     Raises:
-        CacheError: missing, damaged, foreign, or inconsistent.
+        CacheError: the shard is missing, damaged, inconsistent, or not of this program.
     """
     with open_hdf5(path) as file:
         names = {attribute: name for name, attribute in _DATASETS.items() if embeddings or attribute != "embedding"}
@@ -178,10 +187,10 @@ def read_shard(path: Path, *, embeddings: bool = True) -> ShardTables:
 
 
 def read_embeddings(path: Path, first: int, last: int) -> NDArray[np.float16]:
-    """The embeddings of a shard's pictures from `first` to before `last`: float16 (last - first, d), or (.., t, d).
+    """Read the embeddings of images `first` to `last` - 1 of a shard: float16 (last - first, d), or (.., t, d).
 
     Raises:
-        CacheError: missing, damaged or foreign.
+        CacheError: the shard is missing, damaged, or not of this program.
     """
     with open_hdf5(path) as file:
         rows: NDArray[np.float16] = table(file, "images/embedding")[first:last]
@@ -189,10 +198,10 @@ def read_embeddings(path: Path, first: int, last: int) -> NDArray[np.float16]:
 
 
 def read_summary(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """The split of each picture of a shard, and (path, reason) of those that failed; reads no embeddings.
+    """Read the split of each image of a shard, and (path, reason) of each failed one, without embeddings.
 
     Raises:
-        CacheError: missing, damaged or foreign.
+        CacheError: the shard is missing, damaged, or not of this program.
     """
     with open_hdf5(path) as file:
         splits = [SPLITS[number] for number in read_table(file, "images/split").tolist()]
@@ -201,13 +210,17 @@ def read_summary(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def read_table(file: h5py.File, name: str) -> Any:
-    """One table of an open file: numbers as an array, strings as a list. Errors are those of `open_hdf5`."""
+    """Read a table of an open file, numbers as an array and strings as a list. `open_hdf5` states the errors."""
     dataset = table(file, name)
     return list(dataset.asstr()[:]) if h5py.check_string_dtype(dataset.dtype) else dataset[:]
 
 
 def table(file: h5py.File, name: str) -> h5py.Dataset:
-    """One table of an open file that has its rows in this file: HDF5 fills others with zeros where it finds nothing."""
+    """Return a table of an open file. A table with rows in another file is refused: HDF5 reads missing rows as zeros.
+
+    Raises:
+        ValueError: the rows are in another file.
+    """
     dataset = file[name]
     if not isinstance(file.get(name, getlink=True), h5py.HardLink) or dataset.is_virtual or dataset.external:
         raise ValueError(f"{name} has its rows in another file")
@@ -216,13 +229,13 @@ def table(file: h5py.File, name: str) -> h5py.Dataset:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an index or a shard for reading, after checking that it is one of ours, of a version that we know.
+    """Open an index or a shard for reading, and check that this program wrote it in a format version that is known.
 
-    Whatever the library raises while the file is open, it is because the file is damaged, and becomes that error.
+    Any other exception inside the block means that the file is damaged, and becomes a DamagedCacheError.
 
     Raises:
-        CacheError: it does not exist, cannot be opened, is not HDF5, is not ours, or is of an unknown version.
-        DamagedCacheError: it is truncated or broken.
+        CacheError: the file does not exist, cannot be opened, is not HDF5, is not a cache, or has an unknown version.
+        DamagedCacheError: the file is truncated or broken.
     """
     if path.is_dir():
         raise CacheError(f"{path} is a folder; give the cache.h5 in it")
@@ -232,31 +245,31 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         with path.open("rb") as raw:
             size = raw.seek(0, 2)
     except OSError as error:
-        raise CacheError(f"{path} cannot be opened ({error.strerror}); see to its permissions") from error
+        raise CacheError(f"{path} cannot be opened ({error.strerror}); check its permissions") from error
     if size == 0:
         raise DamagedCacheError(f"{path} is not an HDF5 file (0 bytes); delete it and {AGAIN}")
     if not h5py.is_hdf5(path):
         raise CacheError(f"{path} is not an HDF5 file ({size:,} bytes); give the cache.h5 of stage 1")
     try:
-        # Locks are for writers; ours never write in place, and a read-only or network folder may refuse them.
+        # No lock is needed, because files are never written in place. A read-only or network folder may refuse locks.
         with h5py.File(path, "r", locking=False) as file:
             _check_mark(path, file)
             yield file
     except ClipCapError:
         raise
-    except Exception as error:  # OSError, RuntimeError, KeyError, ValueError, ...: there is no end to broken files
+    except Exception as error:  # broken files raise OSError, RuntimeError, KeyError, ValueError and more
         raise DamagedCacheError(f"{path} is truncated or damaged ({one_line(error)}); delete it and {AGAIN}") from error
 
 
 def mark(file: h5py.File, fingerprint: str) -> None:
-    """Write the root attributes that index and shards share."""
+    """Write the root attributes that the index and the shards share."""
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = FORMAT_VERSION
     file.attrs["fingerprint"] = fingerprint
 
 
 def _check_mark(path: Path, file: h5py.File) -> None:
-    """Check the root attributes. Raises CacheError where the file is foreign or of an unknown version."""
+    """Check the root attributes. Raises CacheError if the file is not a cache or has an unknown version."""
     if not isinstance(file.attrs.get("format"), str) or file.attrs["format"] != FORMAT:
         raise CacheError(f"{path} is an HDF5 file but not a clipcap cache; give the cache.h5 of stage 1")
     version = file.attrs.get("format_version")
@@ -266,4 +279,4 @@ def _check_mark(path: Path, file: h5py.File) -> None:
             "newer one: pip install --upgrade clipcap-cache"
         )
     if "fingerprint" not in file.attrs:
-        raise DamagedCacheError(f"{path} has no fingerprint, so nobody knows what made it; delete it and {AGAIN}")
+        raise DamagedCacheError(f"{path} has no fingerprint; delete it and {AGAIN}")

@@ -1,8 +1,8 @@
-"""Write an archive: a small cache and checkpoint of today's formats, and what was read from them on the day.
+"""Writes an archive: a small cache and checkpoint of the current formats, and what is read from them.
 
     python tests/archives/make.py tests/archives/format-1
 
-An archive is made once, when a format is new, and never again: that later programs open it is the promise.
+An archive is made once, when its format is new, and never again. Later versions of the program must open it.
 """
 
 import json
@@ -34,12 +34,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         run("caption.demo.cli", "--only-dataset", work / "scenes", "--images", 36)
-        (work / "scenes/train2017/000000000003.jpg").write_bytes(b"no picture")
+        (work / "scenes/train2017/000000000003.jpg").write_bytes(b"no image")
         models = ["--encoder", "demo", "--tokenizer", "demo", "--precision", "fp32", "--device", "cpu"]
         run("precompute.cli", work / "scenes", "-o", index, *models, "--shard-size", 20)
 
         torch.manual_seed(0)
-        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_LANGUAGE_MODELS["demo"])
+        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_LANGUAGE_MODELS["demo"], trust_remote_code=False)
         end = tokenizer.eos_token_id
         sizes: dict[str, Any] = {
             "n_embd": 16,

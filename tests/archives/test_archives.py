@@ -1,4 +1,4 @@
-"""What was written in a released format is read for ever: archives that `make.py` wrote when the format was new."""
+"""Archives of every released format still open. `make.py` wrote each one when its format was new."""
 
 import json
 from pathlib import Path
@@ -19,11 +19,11 @@ def archive(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def test_there_is_one() -> None:
+def test_every_format_has_an_archive() -> None:
     assert [path.name for path in ARCHIVES] == ["format-1"]
 
 
-def test_the_cache(archive: Path) -> None:
+def test_a_cache_reads_as_it_did_when_it_was_made(archive: Path) -> None:
     expected = json.loads((archive / "expected.json").read_text(encoding="utf-8"))
     cache = Cache.open(archive / "cache.h5")
     assert [cache.images, cache.captions, cache.tokens] == expected["counts"]
@@ -37,7 +37,7 @@ def test_the_cache(archive: Path) -> None:
     assert failed == expected["failures"]
 
 
-def test_the_checkpoint(archive: Path) -> None:
+def test_a_checkpoint_captions_as_it_did_when_it_was_made(archive: Path) -> None:
     expected = json.loads((archive / "expected.json").read_text(encoding="utf-8"))
     table = next(Cache.open(archive / "cache.h5").tables())
     captioner = Captioner.from_checkpoint(archive / "checkpoint", device="cpu", precision="fp32")
@@ -45,7 +45,7 @@ def test_the_checkpoint(archive: Path) -> None:
     assert captioner.score(table.embedding[:1], table.text[:1])[0] == pytest.approx(expected["losses"], abs=1e-4)
 
 
-def test_they_go_through_the_commands(archive: Path, run: Any, tmp_path: Path) -> None:
+def test_every_command_reads_an_archive(archive: Path, run: Any, tmp_path: Path) -> None:
     assert run("inspect", archive / "cache.h5", "--verify").status == 0
     assert run("inspect", archive / "checkpoint").status == 0
     trained = run("train", archive / "cache.h5", "-o", tmp_path / "run", "--lm", "demo", "--epochs", 1)

@@ -60,8 +60,7 @@ def load_language_model(name: str) -> "GPT2LMHeadModel":
     loading: dict[str, Any] = loaded[1]
     if model.lm_head.weight is not model.transformer.wte.weight:
         raise ModelError(
-            f"`lm` {name} has an untied output layer (tie_word_embeddings: false); give a GPT-2 "
-            "as published"
+            f"`lm` {name} has an untied output layer (tie_word_embeddings: false); give a GPT-2 as published"
         )
     wrong = sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])} - {"lm_head.weight"})
     if wrong:

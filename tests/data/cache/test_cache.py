@@ -1,4 +1,4 @@
-"""The cache, format 1: what is written is read, sums are as specified, nothing wrong is ever read as zeros."""
+"""The cache, format 1: reading returns what was written, hashes follow FORMAT.md, and damage is always an error."""
 
 import hashlib
 import shutil
@@ -40,7 +40,7 @@ FINGERPRINT = Fingerprint(
 
 
 def tables(number: int = 0, dtype: Any = np.uint16) -> ShardTables:
-    """Two pictures, the first with two captions, the second with none; one failure."""
+    """Return tables of two images, the first with two captions, the second with none, and of one failure."""
     return ShardTables(
         embedding=np.array([[1.5, -2, number], [0, 0.25, 65504]], dtype=np.float16),
         id=[f"{number}a", f"{number}ü"],
@@ -76,12 +76,12 @@ def assert_same(one: ShardTables, other: ShardTables) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
-def test_what_is_written_is_read(tmp_path: Path, dtype: Any) -> None:
+def test_reading_returns_what_was_written(tmp_path: Path, dtype: Any) -> None:
     write_shard(tmp_path / "s.h5", tables(dtype=dtype), FINGERPRINT.to_json(), 0)
     assert_same(read_shard(tmp_path / "s.h5"), tables(dtype=dtype))
 
 
-def test_a_shard_of_failures_alone(tmp_path: Path) -> None:
+def test_a_shard_may_hold_only_failures(tmp_path: Path) -> None:
     empty = replace(
         tables(),
         embedding=np.empty((0, 3), dtype=np.float16),
@@ -97,7 +97,7 @@ def test_a_shard_of_failures_alone(tmp_path: Path) -> None:
     assert_same(read_shard(tmp_path / "s.h5"), empty)
 
 
-def test_the_file_is_as_format_md_says(tmp_path: Path) -> None:
+def test_files_follow_format_md(tmp_path: Path) -> None:
     with h5py.File(make_cache(tmp_path)) as index:
         assert dict(index.attrs) == {
             "format": "clipcap-cache",
@@ -132,7 +132,7 @@ def test_the_file_is_as_format_md_says(tmp_path: Path) -> None:
         assert list(shard["images/split"].attrs["names"]) == ["train", "val", "test"]
 
 
-def test_the_content_sum_is_as_format_md_says() -> None:
+def test_the_content_hash_follows_format_md() -> None:
     def strings(name: str, texts: list[str]) -> bytes:
         data = b"".join(struct.pack("<q", len(text.encode())) + text.encode() for text in texts)
         return f"{name}\0str\0{len(texts)}\0".encode() + data
@@ -155,7 +155,7 @@ def test_the_content_sum_is_as_format_md_says() -> None:
     assert t.content() == hashlib.sha256(expected).hexdigest()
 
 
-def test_open_counts_and_reads_in_order(tmp_path: Path) -> None:
+def test_an_opened_cache_counts_rows_and_reads_shards_in_order(tmp_path: Path) -> None:
     cache = Cache.open(make_cache(tmp_path))
     assert (cache.images, cache.captions, cache.tokens, len(cache.shards)) == (6, 6, 12, 3)
     assert cache.fingerprint == FINGERPRINT
@@ -175,7 +175,7 @@ def test_the_set_moves_together_and_opens_from_anywhere(tmp_path: Path, monkeypa
     make_cache(tmp_path / "old")
     (tmp_path / "old").rename(tmp_path / "new")
     (tmp_path / "link.h5").symlink_to(tmp_path / "new/cache.h5")
-    # A file of the same name in the current directory is none of its business.
+    # A file of the same name in the current directory is not used.
     (tmp_path / "cache-00000.h5").write_bytes(b"decoy")
     monkeypatch.chdir(tmp_path)
     assert Cache.open(Path("link.h5")).images == 6
@@ -185,20 +185,20 @@ def damage(path: Path, *, keep: int | None = None, data: bytes | None = None) ->
     path.write_bytes(path.read_bytes()[:keep] if data is None else data)
 
 
-def test_missing_files(tmp_path: Path) -> None:
+def test_a_missing_index_or_shard_is_an_error(tmp_path: Path) -> None:
     index = make_cache(tmp_path)
-    with pytest.raises(CacheError, match=r"nothing\.h5 does not exist; make a cache with: clipcap-precompute"):
+    with pytest.raises(CacheError, match=r"nothing\.h5"):
         Cache.open(tmp_path / "nothing.h5")
     (tmp_path / "cache-00001.h5").unlink()
-    with pytest.raises(CacheError, match=r"cache-00001\.h5, a shard of .*cache\.h5, is missing"):
+    with pytest.raises(CacheError, match=r"cache-00001\.h5"):
         Cache.open(index)
 
 
 @pytest.mark.parametrize("keep", [100, 1000, 4000])
-def test_a_truncated_shard(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_shard_is_an_error(tmp_path: Path, keep: int) -> None:
     index = make_cache(tmp_path)
     damage(tmp_path / "cache-00002.h5", keep=keep)
-    with pytest.raises(DamagedCacheError, match=r"cache-00002\.h5 is truncated or damaged"):
+    with pytest.raises(DamagedCacheError, match=r"cache-00002\.h5"):
         Cache.open(index)
 
 
@@ -213,58 +213,58 @@ def test_every_truncation_of_a_shard_is_an_error_never_zeros(tmp_path: Path) -> 
     assert len(list(Cache.open(index).tables())) == 3
 
 
-def test_swapped_shards(tmp_path: Path) -> None:
+def test_a_shard_in_the_place_of_another_is_an_error(tmp_path: Path) -> None:
     index = make_cache(tmp_path)
     shutil.copy(tmp_path / "cache-00000.h5", tmp_path / "cache-00002.h5")
-    with pytest.raises(CacheError, match=r"cache-00002\.h5 is not the shard that .*cache\.h5 lists"):
+    with pytest.raises(CacheError, match=r"cache-00002\.h5"):
         Cache.open(index)
 
 
-def test_a_shard_of_another_recipe(tmp_path: Path) -> None:
+def test_a_shard_with_another_fingerprint_is_an_error(tmp_path: Path) -> None:
     index = make_cache(tmp_path)
     other = replace(FINGERPRINT, encoder="RN50", weights_sha256="e" * 64)
     write_shard(tmp_path / "cache-00001.h5", tables(1), other.to_json(), 1)
-    with pytest.raises(CacheError, match=r"made by another recipe than .* \(encoder: ViT-B-32, not RN50\)"):
+    with pytest.raises(CacheError, match="encoder: ViT-B-32, not RN50"):
         Cache.open(index)
 
 
-def test_a_shard_that_came_from_elsewhere_but_has_the_same_recipe_is_fine(tmp_path: Path) -> None:
+def test_shards_may_differ_in_where_they_came_from(tmp_path: Path) -> None:
     index = make_cache(tmp_path)
     other = replace(FINGERPRINT, pretrained="/elsewhere/openai.pt", version="0.2.0")
     write_shard(tmp_path / "cache-00001.h5", tables(1), other.to_json(), 1)
     assert Cache.open(index).images == 6
 
 
-def test_an_unknown_version(tmp_path: Path) -> None:
+def test_an_unknown_version_is_refused(tmp_path: Path) -> None:
     index = make_cache(tmp_path)
     with h5py.File(index, "r+") as file:
         file.attrs["format_version"] = 2
-    with pytest.raises(CacheError, match="format version 2, this program reads version 1; install a newer one"):
+    with pytest.raises(CacheError, match="version 2"):
         Cache.open(index)
 
 
-def test_hdf5_that_is_not_ours(tmp_path: Path) -> None:
+def test_an_hdf5_file_of_another_program_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = [1, 2, 3]
-    with pytest.raises(CacheError, match=r"other\.h5 is an HDF5 file but not a clipcap cache"):
+    with pytest.raises(CacheError, match=r"other\.h5"):
         Cache.open(tmp_path / "other.h5")
 
 
-def test_an_empty_file(tmp_path: Path) -> None:
+def test_an_empty_file_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "x.h5").write_bytes(b"")
-    with pytest.raises(DamagedCacheError, match=r"x\.h5 is not an HDF5 file \(0 bytes\); delete it"):
+    with pytest.raises(DamagedCacheError, match=r"x\.h5 .*\(0 bytes\)"):
         Cache.open(tmp_path / "x.h5")
 
 
-def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match=r"is a folder; give the cache\.h5 in it"):
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="is a folder"):
         Cache.open(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"not HDF5 at all", b"\x89PNG\r\n\x1a\n" + bytes(5000)])
-def test_not_hdf5(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_hdf5_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.h5").write_bytes(data)
-    with pytest.raises(CacheError, match=rf"x\.h5 is not an HDF5 file \({len(data):,} bytes\)"):
+    with pytest.raises(CacheError, match=rf"x\.h5 .*\({len(data):,} bytes\)"):
         Cache.open(tmp_path / "x.h5")
 
 
@@ -272,7 +272,7 @@ def test_an_unfinished_shard_is_not_a_shard(tmp_path: Path) -> None:
     make_cache(tmp_path)
     with h5py.File(tmp_path / "cache-00000.h5", "r+") as file:
         del file.attrs["content"]
-    with pytest.raises(CacheError, match="is not a complete shard"):
+    with pytest.raises(CacheError, match=r"cache-00000\.h5"):
         Cache.open(tmp_path / "cache-00000.h5")
 
 
@@ -285,22 +285,22 @@ def test_an_unfinished_shard_is_not_a_shard(tmp_path: Path) -> None:
         lambda file: file["failures/reason"].__setitem__(0, "else"),
     ],
 )
-def test_verify_sees_every_change_that_opening_does_not(tmp_path: Path, change: Any) -> None:
+def test_verify_finds_changes_that_opening_does_not(tmp_path: Path, change: Any) -> None:
     index = make_cache(tmp_path)
     with h5py.File(tmp_path / "cache-00001.h5", "r+") as file:
         change(file)
     cache = Cache.open(index)
-    with pytest.raises(DamagedCacheError, match=r"cache-00001\.h5 is damaged: its tables have the sum"):
+    with pytest.raises(DamagedCacheError, match=r"cache-00001\.h5"):
         list(cache.verify())
 
 
-def test_a_flipped_bit_in_an_embedding_is_seen_when_it_is_read(tmp_path: Path) -> None:
+def test_reading_finds_a_flipped_bit_in_an_embedding(tmp_path: Path) -> None:
     index = make_cache(tmp_path)
     path = tmp_path / "cache-00000.h5"
     data = bytearray(path.read_bytes())
     data[data.index(np.array([1.5, -2, 0], dtype="<f2").tobytes())] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DamagedCacheError, match=r"cache-00000\.h5 is truncated or damaged .*; delete it and run"):
+    with pytest.raises(DamagedCacheError, match=r"cache-00000\.h5"):
         list(Cache.open(index).tables())
 
 
@@ -313,7 +313,7 @@ def test_a_flipped_bit_in_an_embedding_is_seen_when_it_is_read(tmp_path: Path) -
         ("images/split", [0, 3]),
     ],
 )
-def test_tables_that_do_not_belong_together_are_refused(tmp_path: Path, name: str, rows: list[int]) -> None:
+def test_inconsistent_tables_are_refused(tmp_path: Path, name: str, rows: list[int]) -> None:
     write_shard(tmp_path / "s.h5", tables(), FINGERPRINT.to_json(), 0)
     with h5py.File(tmp_path / "s.h5", "r+") as file:
         file[name][:] = rows
@@ -347,9 +347,9 @@ def test_rows_in_other_files_are_never_read(tmp_path: Path, make: Any) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = np.zeros((2, 3), dtype="<f2")
     replace_dataset(tmp_path / "cache-00001.h5", "images/embedding", make)
-    with pytest.raises(DamagedCacheError, match="images/embedding has its rows in another file"):
+    with pytest.raises(DamagedCacheError, match="images/embedding"):
         Cache.open(index)
-    with pytest.raises(DamagedCacheError, match="images/embedding has its rows in another file"):
+    with pytest.raises(DamagedCacheError, match="images/embedding"):
         read_shard(tmp_path / "cache-00001.h5")
 
 
@@ -363,7 +363,7 @@ def test_rows_in_other_files_are_never_read(tmp_path: Path, make: Any) -> None:
         ("images/split", np.array(3)),
     ],
 )
-def test_tables_of_other_kinds_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+def test_tables_of_another_dtype_or_rank_are_refused(tmp_path: Path, name: str, value: Any) -> None:
     make_cache(tmp_path)
     replace_dataset(tmp_path / "cache-00000.h5", name, lambda file, where: file.__setitem__(where, value))
     with pytest.raises(DamagedCacheError, match="damaged"):
@@ -384,7 +384,7 @@ def test_tables_of_other_kinds_are_refused(tmp_path: Path, name: str, value: Any
         ("cache-00001.h5", lambda file: file.__delitem__("captions")),
     ],
 )
-def test_whatever_is_wrong_with_a_file_is_an_error_of_ours(tmp_path: Path, where: str, change: Any) -> None:
+def test_any_damage_is_a_cache_error_that_names_the_file(tmp_path: Path, where: str, change: Any) -> None:
     index = make_cache(tmp_path)
     with h5py.File(tmp_path / where, "r+") as file:
         change(file)
@@ -396,7 +396,7 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     index = make_cache(tmp_path, shards=1)
     with h5py.File(index, "r+") as file:
         file["shards/name"][0] = "../cache-00000.h5"
-    with pytest.raises(CacheError, match="names a shard outside its folder"):
+    with pytest.raises(CacheError, match=r"\.\./cache-00000\.h5"):
         Cache.open(index)
 
 
@@ -419,7 +419,7 @@ print(cache.images, cache.tokens, numbers == list(range({shards})), sorted(texts
     assert done.stdout == f"4000 8000 True {['', 'Um cão à janela']}\n"
 
 
-def test_a_fingerprint_says_what_differs() -> None:
+def test_a_fingerprint_lists_the_fields_that_differ() -> None:
     other = replace(FINGERPRINT, encoder="RN50", weights_sha256="d" * 64, batch_size=7, version="9")
     assert FINGERPRINT.differences(other) == [
         "encoder: ViT-B-32, not RN50",
@@ -428,6 +428,6 @@ def test_a_fingerprint_says_what_differs() -> None:
     ]
     assert FINGERPRINT.encoder_differences(replace(FINGERPRINT, batch_size=7, precision="bf16")) == []
     assert Fingerprint.from_json(FINGERPRINT.to_json()) == FINGERPRINT
-    with pytest.raises(CacheError, match="fingerprint cannot be read"):
+    with pytest.raises(CacheError, match="fingerprint"):
         Fingerprint.from_json("{}")
     assert asdict(Fingerprint.from_json(FINGERPRINT.to_json()[:-1] + ', "later": 1}')) == asdict(FINGERPRINT)
