@@ -92,7 +92,7 @@ class Beam(BeamStrategy):
         B, k, limit = self.finished.shape
         length = tokens.shape[1] + 1
         log_probs = penalize_repetition(logits.float().log_softmax(dim=-1), tokens, self.options.repetition_penalty)
-        sums = self.scores[:, :, None] + log_probs.view(B, k, -1)  # (B, k, V)
+        sums = log_probs.view(B, k, -1).add_(self.scores[:, :, None])  # (B, k, V), in place: the vocabulary is large
         scores, chosen = sums.flatten(1).topk(2 * k)  # (B, c)
         beam, token = chosen // sums.shape[-1], chosen % sums.shape[-1]
         rows = beam + k * torch.arange(B, device=beam.device)[:, None]

@@ -90,14 +90,14 @@ class Continuation:
         """A continuation of its own with one row for each entry of `images`, int64 (R)."""
         selected = copy.copy(self)
         selected.cache = copy.deepcopy(self.cache)
-        selected.cache.batch_select_indices(images)
+        selected.cache.reorder_cache(images)
         selected.logits = self.logits[images]
         return selected
 
     def advance(self, choice: Choice) -> None:
         """Read the chosen tokens, and compute the logits of those that follow."""
         if choice.rows is not None:
-            self.cache.batch_select_indices(choice.rows)
+            self.cache.reorder_cache(choice.rows)
         self.logits = self._read(self.model.gpt.transformer.wte(choice.tokens[:, None]))
 
     def _read_prefix(self, embedding: torch.Tensor) -> torch.Tensor:
