@@ -126,7 +126,9 @@ class TrainSettings(Settings):
         own = {parameter.name: parameter.setting for parameter in knobs(self.mapper)}
         for name, value in self.mapper_options.items():
             if name not in own:
-                raise UsageError(f"`mapper` {self.mapper} has no `{name}`; it has {', '.join(own) or 'no knobs'}")
+                raise UsageError(
+                    f"`mapper` {self.mapper} has no `{name}`; it has {', '.join(own) or 'no settings of its own'}"
+                )
             own[name].check(flat_name(name), value)
 
     @classmethod

@@ -162,7 +162,9 @@ def new_settings(given: Mapping[str, Any], explicit: Mapping[str, Any] | None = 
     for name in explicit:
         if name not in TrainSettings.__dataclass_fields__ and name not in settings.flat():
             own = [flat_name(parameter.name) for parameter in knobs(settings.mapper)]
-            raise UsageError(f"`mapper` {settings.mapper} has no `{name}`; it has {', '.join(own) or 'no knobs'}")
+            raise UsageError(
+                f"`mapper` {settings.mapper} has no `{name}`; it has {', '.join(own) or 'no settings of its own'}"
+            )
     return settings
 
 

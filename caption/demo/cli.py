@@ -20,7 +20,7 @@ clipcap-demo --only-dataset scenes --images 100   # only draw images, as a COCO 
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that everything goes to.")] = Path("demo"),
     images: Annotated[
-        int, typer.Option(min=36, rich_help_panel="Dataset", help="Images to draw; one in 18 is held out.")
+        int, typer.Option(min=36, metavar="N", rich_help_panel="Dataset", help="Images to draw; one in 18 is held out.")
     ] = 9000,
     only_dataset: Annotated[
         Path | None,

@@ -52,13 +52,21 @@ class Command(TyperCommand):
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
-                group = getattr(parameter, "rich_help_panel", None)
-                title = group or (LAST_GROUP if parameter.opts[0].startswith("-") else "Arguments")
-                groups.setdefault(title, []).append(record)
+            if record is None:
+                continue
+            title = getattr(parameter, "rich_help_panel", None) or LAST_GROUP
+            if not parameter.opts[0].startswith("-"):
+                default = "" if parameter.required else f"  [default: {parameter.default}]"
+                title, record = "Arguments", (_argument_name(parameter), parameter.help + default)
+            groups.setdefault(title, []).append(record)
         for title in [*(title for title in groups if title != LAST_GROUP), LAST_GROUP]:
             with formatter.section(title):
                 formatter.write_dl(groups[title])
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the usage line after the command's name."""
+        arguments = [p for p in self.get_params(ctx) if not p.opts[0].startswith("-")]
+        return ["[OPTIONS]", *(_argument_name(p) if p.required else f"[{_argument_name(p)}]" for p in arguments)]
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples."""
@@ -66,6 +74,10 @@ class Command(TyperCommand):
             with formatter.section("Examples"):
                 for line in self.epilog.strip().splitlines():
                     formatter.write(f"{'':{formatter.current_indent}}{line.strip()}\n")
+
+
+def _argument_name(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name.upper())
 
 
 def new_app() -> typer.Typer:

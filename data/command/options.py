@@ -10,6 +10,7 @@
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, get_args, get_origin
 
@@ -18,6 +19,7 @@ import typer
 from clipcap.data.settings import Parameter
 
 EXPLICIT = ("COMMANDLINE", "DEFAULT_MAP")
+METAVARS: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
 def with_settings(**groups: Sequence[Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -68,7 +70,9 @@ def _option(parameter: Parameter) -> inspect.Parameter:
     kinds = [kind for kind in get_args(parameter.type) if kind is not type(None)]
     kind = kinds[0] if isinstance(parameter.type, UnionType) else parameter.type
     spellings = described.spellings or (spelling,)
-    metavar = described.metavar or ("[" + "|".join(described.choices) + "]" if described.choices else None)
+    metavar = described.metavar or (
+        "[" + "|".join(described.choices) + "]" if described.choices else METAVARS.get(kind)
+    )
     if kind is bool:
         metavar = None
         if parameter.default is not False:
