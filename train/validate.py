@@ -1,4 +1,4 @@
-"""How good a model is: its loss on new pictures, whether it looks at them, and what it says of a few."""
+"""Measures a model on images that it did not train on: its loss, how much it uses the image, and a few captions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ from clipcap.train.packed.loss import PackedLoss
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IMAGES = 1000  # pictures that are validated on; more would cost more than they tell
-SAMPLES = 3
+IMAGES = 1000  # images to validate on; more take time and hardly change the figures
+SAMPLES = 3  # images that are captioned
 SAMPLE_TOKENS = 40
 
 Numbers = NDArray[np.int64]
@@ -26,13 +26,13 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What one validation found.
+    """The figures and captions of one validation.
 
     Attributes:
         loss: mean over all tokens of all captions, in nats.
-        image_gap: the loss with every picture's embedding exchanged for another's, minus `loss`; None where there is no
-            other. Near zero, the model ignores the picture.
-        samples: (path, caption that the model says, first reference) of a few pictures.
+        image_gap: the loss with each image's embedding exchanged for that of another image, minus `loss`, in nats. Near
+            zero, the model ignores the image. None if there is only one image.
+        samples: (path, caption of the model, first reference) of a few images.
     """
 
     loss: float
@@ -41,7 +41,7 @@ class Validation:
 
 
 def spaced(rows: Numbers, count: int) -> Numbers:
-    """At most `count` of the rows, evenly spaced."""
+    """Return at most `count` of the rows, evenly spaced."""
     count = min(count, len(rows))
     return rows[np.arange(count) * len(rows) // max(1, count)]
 
@@ -57,23 +57,24 @@ def validate(
     precision: str,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Validation | None:
-    """Validate on at most `IMAGES` pictures of a corpus. Leaves the model in evaluation mode; draws no random numbers.
+    """Validate a model on at most `IMAGES` images of a corpus. Random numbers are not drawn.
 
     Args:
-        model: on `device`.
-        corpus: on `device`.
-        tokenizer: for the samples.
+        model: the model, on `device`. It is in evaluation mode afterwards.
+        corpus: the captions and embeddings, on `device`.
+        tokenizer: decodes the samples.
         batch_size: captions in a forward pass.
-        device, precision: of the arithmetic.
-        stopped: asked between batches; when it says so, validation ends without a result.
+        device: the model's device.
+        precision: `fp32`, `bf16` or `fp16`.
+        stopped: called before each batch; the validation ends without a result if it returns True.
 
     Returns:
-        What was found, or None where it was stopped.
+        The result, or None if it was stopped.
     """
     model.eval()
-    captioned = np.unique(corpus.image)  # a picture without captions has nothing to say here
+    captioned = np.unique(corpus.image)  # images without captions have no loss
     images = spaced(captioned, IMAGES)
-    # Every picture gets the embedding of the one half-way round: never its own.
+    # Each image gets the embedding of the image half a turn away, which is never itself if there are two or more.
     exchanged = np.arange(len(corpus.embedding))
     exchanged[images] = np.roll(images, len(images) // 2)
     elsewhere = replace(corpus, embedding=_Exchanged(corpus.embedding, exchanged))
@@ -111,7 +112,7 @@ def _samples(
 
 @dataclass(frozen=True)
 class _Exchanged:
-    """Embeddings of others in the places of some: those of picture `of[i]` for picture i."""
+    """Embeddings in which image i has the embedding of image `of[i]`."""
 
     embedding: Embeddings
     of: Numbers

@@ -1,4 +1,4 @@
-"""`--init` and `--export`: from rmokady's files to ours and back, tensor for tensor; and fine-tuning in between."""
+"""`--init` and `--export`: rmokady's files become ours and theirs again, tensor for tensor; and fine-tuning."""
 
 import json
 from pathlib import Path
@@ -19,14 +19,14 @@ Options = list[Any]
 
 
 def save_rmokady(file: Path, lm_folder: Path, kind: str, **sizes: Any) -> dict[str, torch.Tensor]:
-    """A checkpoint as ClipCap's own training writes one."""
+    """Save a checkpoint as the training of rmokady/CLIP_prefix_caption does."""
     torch.manual_seed(3)
     config = {"embedding_width": 16, "lm_width": 32, "prefix_length": 4, "clip_length": 3, "layers": 2, **sizes}
     mapper = Mapper(mapper_config(kind=kind, **config))
     lm = GPT2LMHeadModel.from_pretrained(str(lm_folder))
     state = {f"gpt.{name}": tensor for name, tensor in lm.state_dict().items()}
     state |= {f"clip_project.{name}": tensor for name, tensor in mapper.state_dict().items()}
-    for block in range(2):  # as the GPT-2 of their environment saves itself
+    for block in range(2):  # buffers that GPT-2 had in the version of transformers that they used
         state[f"gpt.transformer.h.{block}.attn.bias"] = torch.ones(64, 64, dtype=torch.uint8).tril()[None, None]
         state[f"gpt.transformer.h.{block}.attn.masked_bias"] = torch.tensor(-1e4)
     if kind == "linear":
@@ -44,12 +44,12 @@ def options(small_cache: Path) -> Options:
 @pytest.mark.parametrize(
     ("kind", "sizes"), [("mlp", {}), ("transformer", {}), ("linear", {"tanh": False, "prefix_length": 12})]
 )
-def test_there_and_back_again(
+def test_a_checkpoint_of_rmokady_is_exported_with_the_tensors_that_it_was_read_with(
     tmp_path: Path, run: Any, options: Options, lm_folder: Path, kind: str, sizes: dict[str, Any]
 ) -> None:
-    state = save_rmokady(tmp_path / "theirs.pt", lm_folder, kind, **sizes)
-    # A rate so low that no weight moves: what is saved is what was read.
-    frozen = ["--init", tmp_path / "theirs.pt", "--lr", 1e-60, "--tune", "none"]
+    state = save_rmokady(tmp_path / "rmokady.pt", lm_folder, kind, **sizes)
+    # The rate is so low that no weight changes.
+    frozen = ["--init", tmp_path / "rmokady.pt", "--lr", 1e-60, "--tune", "none"]
     result = run("train", *options, "-o", tmp_path / "run", *frozen)
     assert result.status == 0, result.err
     assert Captioner.from_checkpoint(tmp_path / "run").config.mapper.kind == kind
@@ -65,30 +65,30 @@ def test_there_and_back_again(
     assert all(torch.equal(once_more[name], tensor) for name, tensor in state.items())
 
 
-def test_fine_tuning_begins_with_the_weights_and_moves_them(
+def test_fine_tuning_starts_from_the_weights_of_the_checkpoint(
     tmp_path: Path, run: Any, options: Options, lm_folder: Path
 ) -> None:
-    state = save_rmokady(tmp_path / "theirs.pt", lm_folder, "mlp")
-    result = run("train", *options, "-o", tmp_path / "run", "--init", tmp_path / "theirs.pt", "--lr", 1e-4)
+    state = save_rmokady(tmp_path / "rmokady.pt", lm_folder, "mlp")
+    result = run("train", *options, "-o", tmp_path / "run", "--init", tmp_path / "rmokady.pt", "--lr", 1e-4)
     assert result.status == 0, result.err
     moved = load_file(tmp_path / "run/best/model.safetensors")
     for name in ("clip_project.model.0.weight", "gpt.transformer.h.0.attn.c_attn.weight"):
         difference = (moved[name] - state[name]).abs().max()
         assert 1e-6 < difference < 2e-3, name
     assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["prefix_length"] == 4
-    # And from ours: the next run goes on with what this one found.
+    # A run can also start from the checkpoint of a run of ours.
     result = run("train", *options, "-o", tmp_path / "next", "--init", tmp_path / "run", "--lr", 1e-60)
     assert result.status == 0, result.err
     last = load_file(tmp_path / "next/best/model.safetensors")
     assert all(torch.equal(last[name], tensor) for name, tensor in moved.items())
 
 
-def test_a_cache_of_another_tokenizer_is_tokenised_again(
+def test_captions_are_tokenized_again_for_a_checkpoint_with_another_vocabulary(
     tmp_path: Path, run: Any, options: Options, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their words keep their meaning: the tokens of the cache are not fed to a GPT-2 that has others."""
+    """A GPT-2 must not read the tokens of a cache that has another tokenizer than its own."""
     larger = make_lm(tmp_path / "larger", tokenizer_folder, vocab_size=500)
-    save_rmokady(tmp_path / "theirs.pt", larger, "mlp")
+    save_rmokady(tmp_path / "rmokady.pt", larger, "mlp")
     asked = []
 
     def tokenizer(name: str) -> Any:
@@ -96,21 +96,23 @@ def test_a_cache_of_another_tokenizer_is_tokenised_again(
         return load_tokenizer(str(tokenizer_folder) if name == "gpt2" else name)
 
     monkeypatch.setattr("clipcap.train.foreign.load_tokenizer", tokenizer)
-    result = run("train", *options, "-o", tmp_path / "run", "--init", tmp_path / "theirs.pt")
+    result = run("train", *options, "-o", tmp_path / "run", "--init", tmp_path / "rmokady.pt")
     assert result.status == 0, result.err
     assert asked == ["gpt2"]
 
 
-def test_what_does_not_go_together(tmp_path: Path, run: Any, options: Options, lm_folder: Path, trained: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_the_cache_or_the_options_is_refused(
+    tmp_path: Path, run: Any, options: Options, lm_folder: Path, trained: Path
+) -> None:
     save_rmokady(tmp_path / "wide.pt", lm_folder, "mlp", embedding_width=24)
     common = [*options, "-o", tmp_path / "run"]
     cases = {
-        "takes embeddings of 24 numbers": ["--init", tmp_path / "wide.pt"],
-        "has --prefix-length 4, not 5; leave --prefix-length out": [
+        "24 numbers": ["--init", tmp_path / "wide.pt"],
+        "--prefix-length 4, not 5": [
             "--init", tmp_path / "wide.pt", "--prefix-length", 5,
         ],
-        "brings its own language model; leave --lm out": ["--init", trained, "--lm", lm_folder],
-        "there is no model at": ["--init", tmp_path / "nothing"],
+        "leave --lm out": ["--init", trained, "--lm", lm_folder],
+        f"{tmp_path}/nothing": ["--init", tmp_path / "nothing"],
     }  # fmt: skip
     for fact, more in cases.items():
         result = run("train", *common, *more)
@@ -119,12 +121,14 @@ def test_what_does_not_go_together(tmp_path: Path, run: Any, options: Options, l
         assert not (tmp_path / "run").exists()
 
 
-def test_what_cannot_be_exported(tmp_path: Path, run: Any, trained: Path, small_cache: Path, options: Options) -> None:
+def test_exports_that_are_impossible_are_refused(
+    tmp_path: Path, run: Any, trained: Path, small_cache: Path, options: Options
+) -> None:
     run("train", *options, "-o", tmp_path / "run", "--lm", trained.parent.parent / "lm0", "--mapper", "encoder")
     cases = [
-        ([trained, "--export", "openai", tmp_path / "x.pt"], "--export openai is not known; use rmokady"),
-        ([small_cache, "--export", "rmokady", tmp_path / "x.pt"], "--export is for checkpoints"),
-        ([trained, "--export", "rmokady", small_cache], "is there; give another name"),
+        ([trained, "--export", "openai", tmp_path / "x.pt"], "openai"),
+        ([small_cache, "--export", "rmokady", tmp_path / "x.pt"], str(small_cache)),
+        ([trained, "--export", "rmokady", small_cache], str(small_cache)),
     ]
     for arguments, fact in cases:
         result = run("inspect", *arguments)
@@ -132,8 +136,8 @@ def test_what_cannot_be_exported(tmp_path: Path, run: Any, trained: Path, small_
         assert fact in result.err
 
 
-def test_inspect_says_what_a_foreign_file_is(tmp_path: Path, run: Any, lm_folder: Path) -> None:
-    save_rmokady(tmp_path / "theirs.pt", lm_folder, "transformer")
-    facts = json.loads(run("inspect", tmp_path / "theirs.pt", "--json").out)
+def test_inspect_reports_the_system_and_the_mapper_of_a_foreign_file(tmp_path: Path, run: Any, lm_folder: Path) -> None:
+    save_rmokady(tmp_path / "rmokady.pt", lm_folder, "transformer")
+    facts = json.loads(run("inspect", tmp_path / "rmokady.pt", "--json").out)
     assert facts["kind"] == "checkpoint of rmokady"
     assert (facts["mapper"]["kind"], facts["mapper"]["clip_length"], facts["mapper"]["layers"]) == ("transformer", 3, 2)

@@ -1,4 +1,4 @@
-"""Stage 2 killed at random moments, the beginning included, and resumed, ends as the run that nobody disturbed."""
+"""A run that is killed at random moments, also at its start, ends with the weights of an undisturbed run."""
 
 import os
 import random
@@ -16,7 +16,9 @@ from small_world import spawn
 pytestmark = pytest.mark.slow
 
 
-def test_killed_at_random_moments(tmp_path: Path, small_cache: Path, lm_folder: Path) -> None:
+def test_resume_after_sigkill_at_random_moments_ends_with_the_same_weights(
+    tmp_path: Path, small_cache: Path, lm_folder: Path
+) -> None:
     options = [small_cache, "--lm", lm_folder, "--epochs", 60, "--batch-size", 9, "--lr", 1e-3, "--device", "cpu"]
     begin = time.monotonic()
     undisturbed = spawn("train", *options, "-o", tmp_path / "undisturbed")

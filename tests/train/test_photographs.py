@@ -1,4 +1,4 @@
-"""Stage 2 on real photographs with the real vocabulary: a small GPT-2 learns them by heart, a full-size one trains."""
+"""Training on real photographs with the real vocabulary: a small GPT-2 memorizes them, and a full-size one trains."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def subset(shared: Path, folder: Path, count: int) -> Path:
-    """The first photographs of each split with one caption each, as a COCO folder of links."""
+    """Make a COCO folder of links to the first photographs of each split, with one caption each."""
     for split in ("train", "val"):
         content = json.loads((shared / f"data/coco/annotations/captions_{split}2017.json").read_text())
         images = content["images"][:count]
@@ -35,7 +35,7 @@ def subset(shared: Path, folder: Path, count: int) -> Path:
 
 
 @pytest.mark.usefixtures("all_cores")
-def test_twenty_photographs_come_back_word_for_word_and_only_by_their_own_embeddings(
+def test_a_small_model_memorizes_twenty_photographs_and_captions_each_from_its_embedding(
     shared: Path, tmp_path: Path, run: Any, clip_folder: Path
 ) -> None:
     coco = subset(shared, tmp_path / "coco", 20)
@@ -52,19 +52,22 @@ def test_twenty_photographs_come_back_word_for_word_and_only_by_their_own_embedd
     assert len(references) == len(set(references)) == 20
 
     model = ["--model", tmp_path / "run/last", "--device", "cpu", "--json"]
-    said = json.loads(run("caption", index, "--split", "train", *model).out)
-    right = [result["caption"] == reference for result, reference in zip(said, references, strict=True)]
+    results = json.loads(run("caption", index, "--split", "train", *model).out)
+    right = [result["caption"] == reference for result, reference in zip(results, references, strict=True)]
     assert all(right)
     np.save(tmp_path / "shuffled.npy", np.roll(tables.embedding[train], 7, axis=0))
-    said = json.loads(run("caption", tmp_path / "shuffled.npy", *model).out)
-    assert [result["input"] for result in said] == [f"{tmp_path}/shuffled.npy[{i}]" for i in range(20)]
-    captions = [result["caption"] for result in said]
+    results = json.loads(run("caption", tmp_path / "shuffled.npy", *model).out)
+    assert [result["input"] for result in results] == [f"{tmp_path}/shuffled.npy[{i}]" for i in range(20)]
+    captions = [result["caption"] for result in results]
     assert not any(caption == reference for caption, reference in zip(captions, references, strict=True))
-    assert captions == [references[(i - 7) % 20] for i in range(20)]  # each says what its embedding's own picture shows
+    # Each caption belongs to the image of its embedding.
+    assert captions == [references[(i - 7) % 20] for i in range(20)]
 
 
 @pytest.mark.usefixtures("all_cores")
-def test_a_full_size_gpt2(shared: Path, tmp_path: Path, run: Any, clip_folder: Path) -> None:
+def test_a_full_size_gpt2_trains_saves_all_weights_and_captions(
+    shared: Path, tmp_path: Path, run: Any, clip_folder: Path
+) -> None:
     sizes = {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}
     lm = make_lm(tmp_path / "gpt2", shared / "data/gpt2", **sizes)
     index = tmp_path / "cache.h5"
@@ -73,7 +76,7 @@ def test_a_full_size_gpt2(shared: Path, tmp_path: Path, run: Any, clip_folder: P
     options = ["--lm", lm, "--batch-size", 8, "--epochs", 1, "--device", "cpu"]
     result = run("train", index, "-o", tmp_path / "run", *options)
     assert result.status == 0, result.err
-    assert "GPT-2 124.44M: all of it; on 20 captions of 4 pictures" in result.err
+    assert "GPT-2 124.44M: all of it" in result.err
     with safe_open(tmp_path / "run/best/model.safetensors", "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     assert shapes["gpt.transformer.wte.weight"] == (50257, 768)

@@ -1,1 +1,1 @@
-"""The folder of a run and what is kept in it: state, metrics, curves."""
+"""The folder of a run, and its contents: state, metrics, curves. Also trackers and the handling of Ctrl-C."""

@@ -1,4 +1,4 @@
-"""The curves of a run as a picture, beside the numbers that they are drawn from."""
+"""Draws the metrics of a run as an image."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _PANEL = (760, 300)
 _MARGIN = 64
 _INK, _PALE = (40, 40, 46), (222, 222, 228)
 _COLOURS = {"train_loss": (46, 110, 180), "val_loss": (200, 80, 40), "image_gap": (60, 140, 80), "lr": (120, 90, 160)}
-# Panels, from above: what is drawn in each, by the names in metrics.jsonl.
+# The panels from top to bottom: the names in metrics.jsonl of the values that each shows.
 _PANELS = (("train_loss", "val_loss"), ("image_gap",), ("lr",))
 
 Point = tuple[float, float]
@@ -22,7 +22,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class _Scale:
-    """From values to pixels: low and high of both axes, and the corner of the panel."""
+    """Maps values to pixels: the range of both axes, and the top of the panel in pixels."""
 
     left: float
     right: float
@@ -41,8 +41,11 @@ def draw_curves(lines: Sequence[dict[str, Any]], file: Path) -> None:
     """Draw losses, image gap and learning rate over the steps.
 
     Args:
-        lines: of metrics.jsonl.
-        file: a PNG; is replaced.
+        lines: the lines of metrics.jsonl.
+        file: the PNG to write; an older one is replaced.
+
+    Raises:
+        ClipCapError: the file cannot be written.
     """
     series = {name: _points(lines, name) for name in _COLOURS}
     panels = [names for names in _PANELS if any(series[name] for name in names)]
@@ -82,7 +85,7 @@ def _draw_axes(draw: ImageDraw.ImageDraw, font: Any, scale: _Scale) -> None:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two others, about five."""
+    """Return about five round numbers between `low` and `high`."""
     span = max(high - low, 1e-12)
     unit = 10.0 ** math.floor(math.log10(span / 5))
     step = next(factor * unit for factor in (1, 2, 5, 10) if span / (factor * unit) <= 6)
