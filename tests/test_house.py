@@ -144,3 +144,34 @@ def test_a_gpu_test_runs_only_where_there_is_a_gpu() -> None:
     import torch
 
     assert torch.cuda.is_available()
+
+
+def test_functions_of_a_command_line_are_short() -> None:
+    for file in chain.from_iterable(map(sources, FOLDERS)):
+        for node in ast.walk(ast.parse(file.read_text())) if file.name == "cli.py" else ():
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno + 1 < 60, f"{file}: {node.name}"
+
+
+def messages(file: Path) -> list[str]:
+    """The string constants of a file, without its docstrings."""
+    tree = ast.parse(file.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {node.body[0].value for node in ast.walk(tree) if isinstance(node, documented) and _documents(node)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in docstrings]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+def _documents(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
+    return bool(node.body) and isinstance(node.body[0], ast.Expr)
+
+
+def test_library_code_knows_no_option_names() -> None:
+    other_programs = ("pip install", "torchrun")
+    for file in chain.from_iterable(map(sources, FOLDERS)):
+        path = file.relative_to(ROOT)
+        if path.name in ("cli.py", "settings.py") or path.parts[:2] in (("data", "command"), ("caption", "demo")):
+            continue  # commands, spellings of options, and the demo, which runs commands
+        for text in messages(file):
+            if not any(program in text for program in other_programs):
+                assert not re.search(r"(?<![\w-])--[a-z]", text), f"{path}: {text}"
