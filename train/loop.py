@@ -20,7 +20,8 @@ from clipcap.train.corpus.captions import Corpus
 from clipcap.train.corpus.embeddings import StreamedEmbeddings
 from clipcap.train.corpus.sampler import epoch_batches
 from clipcap.train.engine.distributed import World
-from clipcap.train.engine.step import Engine, StepResult
+from clipcap.train.engine.result import StepResult
+from clipcap.train.engine.step import Engine
 from clipcap.train.model.captioning import ClipCapModel, train_mode
 from clipcap.train.model.checkpoint import CheckpointConfig, load_trained, read_config, save_checkpoint
 from clipcap.train.run.folder import RunFolder

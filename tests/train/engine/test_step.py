@@ -11,7 +11,7 @@ import torch
 from clipcap.data.errors import ClipCapError
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.engine import memory
-from clipcap.train.engine import step as module
+from clipcap.train.engine import result as results
 from clipcap.train.engine.distributed import World
 from clipcap.train.engine.step import Engine
 from clipcap.train.model.captioning import ClipCapModel, train_mode
@@ -167,7 +167,7 @@ def test_fp16_trains_as_fp32_does_and_a_step_that_overflows_changes_nothing() ->
     model = make_model("mlp", torch.float32)
     before = weights(model)
     engine, found = train(model, NARROW, precision="fp16")
-    assert engine.loss_scale.scale == module.FIRST_LOSS_SCALE
+    assert engine.loss_scale.scale == results.FIRST_LOSS_SCALE
     exact = train(make_model("mlp", torch.float32), NARROW)[1]
     for one, other in zip(found, exact, strict=True):
         assert one == pytest.approx(other, rel=3e-2)
@@ -182,16 +182,16 @@ def test_fp16_trains_as_fp32_does_and_a_step_that_overflows_changes_nothing() ->
     assert all(value.isfinite().all() for value in moments)
     engine.finish(result)
     assert (engine.loss_scale.scale, engine.loss_scale.good_steps) == (5e29, 0)
-    engine.loss_scale.scale = module.LEAST_LOSS_SCALE
+    engine.loss_scale.scale = results.LEAST_LOSS_SCALE
     with pytest.raises(ClipCapError, match="step 10"):  # smaller scales do not help either
         engine.finish(result)
 
 
 def test_the_loss_scale_grows_and_shrinks_as_torchs_does() -> None:
-    scale = module.LossScale(8.0)
+    scale = results.LossScale(8.0)
     scale.update(finite=False)
     assert (scale.scale, scale.good_steps) == (4.0, 0)
-    for _ in range(module.GROW_EVERY):
+    for _ in range(results.GROW_EVERY):
         scale.update(finite=True)
     assert (scale.scale, scale.good_steps) == (8.0, 0)
 
@@ -224,13 +224,13 @@ def test_a_trained_weight_that_is_not_finite_is_found(value: float) -> None:
 def test_an_engine_with_the_state_of_another_makes_the_same_steps() -> None:
     model = make_model("mlp", torch.float64)
     engine, _ = train(model, accumulate=3)
-    engine.loss_scale = module.LossScale(2.0, 7)
+    engine.loss_scale = results.LossScale(2.0, 7)
     other = make_model("mlp", torch.float64)
     other.load_state_dict(model.state_dict())
     train_mode(other)
     again = Engine(other, engine.settings, CPU, World())
     again.load_state_dict(copy.deepcopy(engine.state_dict()))
-    assert (again.micro_batches, again.loss_scale) == (3, module.LossScale(2.0, 7))
+    assert (again.micro_batches, again.loss_scale) == (3, results.LossScale(2.0, 7))
     for one in (engine, again):
         one.step(CORPUS, BATCHES[0], rate=1e-3, number=3)
     assert_near(model, other, 0)
