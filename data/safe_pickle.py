@@ -1,7 +1,9 @@
-"""Reading the pickles that others left, and never running what is in them: the only place that opens one.
+"""Reads pickles of other programs without running what they name. No other module opens a pickle.
 
-A pickle is a program. This reader knows a short list of names, those that arrays, tensors and plain collections are
-made of, and refuses any other by name before anything is called.
+A pickle is a program: it names functions, which Python's own reader calls. This reader knows a short list of names,
+those that arrays, tensors and plain collections are made of, and refuses any other name before anything is called.
+While it reads, stand-ins take the place of arrays and tensors; they are checked, and replaced by the real ones at the
+end.
 """
 
 import io
@@ -15,27 +17,27 @@ from clipcap.data.errors import SourceError, one_line
 
 
 class Stub:
-    """Stands for an object of a class that is not here: its attributes, as far as the pickle has them."""
+    """Stands for an object of a class that is not imported, with the attributes that the pickle sets."""
 
     def __init__(self, *arguments: Any) -> None:
         self.state: dict[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
-        # pydantic keeps the fields one level down.
+        # pydantic keeps the fields one level deeper.
         if isinstance(state, dict):
             fields = state.get("__dict__", state)
             self.state = fields if isinstance(fields, dict) else {}
 
 
 def read_pickle(path: Path, stubs: Iterable[tuple[str, str]] = ()) -> Any:
-    """What a pickle holds, of dicts, lists, texts, numbers, numpy arrays and torch tensors.
+    """Read a pickle of dicts, lists, texts, numbers, numpy arrays and torch tensors.
 
     Args:
         path: the file.
-        stubs: (module, class) names whose objects become a `Stub`.
+        stubs: (module, class) names whose objects become a `Stub` each.
 
     Raises:
-        SourceError: it cannot be read, is no pickle, or names anything else.
+        SourceError: it cannot be read, is not a pickle, or names anything else.
     """
     try:
         with path.open("rb") as file:
@@ -43,14 +45,14 @@ def read_pickle(path: Path, stubs: Iterable[tuple[str, str]] = ()) -> Any:
     except SourceError:
         raise
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}); see to its permissions") from error
-    except Exception as error:  # whatever a broken or a spiteful pickle leads to
+        raise SourceError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except Exception as error:  # a damaged or hostile pickle may raise anything
         fact = f"{type(error).__name__}: {one_line(error)}"
-        raise SourceError(f"{path} is no pickle that can be read ({fact[:160]}); give another file") from error
+        raise SourceError(f"{path} is not a pickle that can be read ({fact[:160]}); give another file") from error
 
 
 def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote, by torch's own reader of tensors alone, on the CPU.
+    """Read what `torch.save` wrote, with torch's own reader that loads tensors only, onto the CPU.
 
     Raises:
         SourceError: it cannot be read, or names anything but tensors and plain collections.
@@ -62,16 +64,18 @@ def read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise refusal(path, one_line(error)) from error
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror or one_line(error)}); see to it") from error
+        raise SourceError(
+            f"{path} cannot be read ({error.strerror or one_line(error)}); check its permissions"
+        ) from error
     except Exception as error:
         fact = f"{type(error).__name__}: {one_line(error)}"
-        raise SourceError(f"{path} holds nothing that torch can read ({fact[:160]}); give another file") from error
+        raise SourceError(f"{path} cannot be read by torch ({fact[:160]}); give another file") from error
 
 
 def refusal(path: Path, message: str) -> SourceError:
-    """The error of a file that names what it must not, from what torch says of it."""
+    """The error for a file that names something forbidden, made from torch's message."""
     named = message.partition("GLOBAL ")[2].split(" ")[0]
-    what = f"names {named}" if named else "names what is no tensor"
+    what = f"names {named}" if named else "names something besides tensors"
     return SourceError(f"{path} {what}, which could run code; nothing of it was read; give a file of tensors alone")
 
 
@@ -82,7 +86,7 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.stubs:
-            # A class of its own, so that nothing a pickle does to it lasts.
+            # A new class for each use, so that nothing that a pickle does to it lasts.
             return type(name, (Stub,), {})
         make = _ALLOWED.get((module, name))
         if make is None:
@@ -93,18 +97,18 @@ class _Reader(pickle.Unpickler):
         return make()
 
     def persistent_load(self, _: Any) -> Any:
-        raise SourceError(f"{self.path} has parts that lie outside of it; give a file that is whole")
+        raise SourceError(f"{self.path} refers to data outside of the file; give a file that is whole")
 
 
 class _Closed:
-    """Base of what stands for something else while a pickle is read: a pickle cannot set anything in it."""
+    """Base of stand-ins whose attributes a pickle cannot set."""
 
     def __setstate__(self, state: Any) -> None:
-        raise ValueError("a pickle that sets what is in a tensor")
+        raise ValueError("a pickle that sets the attributes of a tensor")
 
 
 class _Storage(_Closed):
-    """Stands for a tensor's memory, which torch's own reader of tensors read."""
+    """Stands for a tensor's memory, which torch's own reader of tensors has loaded."""
 
     def __init__(self, data: bytes) -> None:
         import torch
@@ -119,7 +123,7 @@ class _Storage(_Closed):
 
 
 class _Tensor(_Closed):
-    """Stands for a tensor: a window into a storage, held against its size."""
+    """Stands for a tensor: a view of a storage, whose bounds are checked against the storage's size."""
 
     def __init__(self, storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> None:
         import torch
@@ -141,7 +145,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 class _Dtype:
-    """Stands for a numpy dtype while a pickle is read: numpy itself believes whatever a dtype's state says."""
+    """Stands for a numpy dtype. numpy's own would trust whatever state the pickle sets."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.code = code
@@ -151,10 +155,10 @@ class _Dtype:
             self.code = state[1] + self.code.lstrip("<>|=")
 
     def numpy(self) -> Any:
-        """The dtype, of numbers or texts.
+        """The dtype, which must be of numbers or texts.
 
         Raises:
-            ValueError: it is of anything else.
+            ValueError: it is of something else.
         """
         import numpy as np
 
@@ -165,7 +169,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for a numpy array while a pickle is read."""
+    """Stands for a numpy array."""
 
     def __init__(self, *_: Any) -> None:
         self.state: Any = None
@@ -174,7 +178,7 @@ class _Array:
         self.state = state
 
     def numpy(self) -> Any:
-        """The array."""
+        """Build the array from the bytes that the pickle has set."""
         import numpy as np
 
         _, shape, dtype, fortran, data = self.state
@@ -195,7 +199,7 @@ def _scalar(dtype: _Dtype, data: bytes) -> Any:
 
 
 def _real(value: Any) -> Any:
-    """The same with real arrays in the place of those that stood for them."""
+    """Replace the stand-ins in a value, at any depth, by the arrays and tensors that they stand for."""
     if isinstance(value, _Array):
         return value.numpy()
     if isinstance(value, _Tensor):
@@ -215,7 +219,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _fresh(function: Callable[..., Any]) -> Callable[[], Any]:
-    """A function that is made anew for each use: a pickle could set attributes on a lasting one."""
+    """Wrap a function anew for each use, because a pickle could set attributes on a lasting one."""
 
     def make() -> Any:
         def call(*arguments: Any) -> Any:
@@ -226,14 +230,14 @@ def _fresh(function: Callable[..., Any]) -> Callable[[], Any]:
     return make
 
 
-# (module, name) as pickles have it, to what makes the thing. numpy's modules have two names, of before and after 2.0.
+# For each allowed (module, name), what makes the function to call. numpy's modules were renamed in version 2.0.
 _ALLOWED: dict[tuple[str, str], Callable[[], Any]] = {
     ("collections", "OrderedDict"): lambda: OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _fresh(_Tensor),
     ("torch._utils", "_rebuild_parameter"): _fresh(_parameter),
     ("torch.storage", "_load_from_bytes"): _fresh(_Storage),
     ("_codecs", "encode"): _fresh(_encode),
-    ("numpy", "ndarray"): lambda: None,  # only ever named, as what is to be made
+    ("numpy", "ndarray"): lambda: None,  # named as an argument, never called
     ("numpy", "dtype"): _fresh(_Dtype),
     **{
         (f"numpy.{core}.{module}", name): _fresh(function)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.data.errors import ModelError, UsageError, one_line
-from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS
+from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS
 from clipcap.data.pretrained.hub import use_hub_if_reachable
 from clipcap.precompute.weights_file import weights_file_error
 
@@ -39,11 +39,11 @@ def choose_encoder(open_clip: Any, name: str, pretrained: str | None) -> Encoder
         UsageError: the tag is not known, or weights are given to an encoder that has its own.
         ModelError: the architecture is not known.
     """
-    if name.startswith("hf-hub:") or name in EMBEDDED_ENCODERS:
+    if name.startswith("hf-hub:") or name in BUNDLED_ENCODERS:
         if pretrained not in (None, name):
             raise UsageError(f"`encoder` {name} has its own weights; leave `pretrained` {pretrained} out")
-        if name in EMBEDDED_ENCODERS:
-            return EncoderChoice(name=name, pretrained=name, model_name=f"local-dir:{EMBEDDED_ENCODERS[name]}")
+        if name in BUNDLED_ENCODERS:
+            return EncoderChoice(name=name, pretrained=name, model_name=f"local-dir:{BUNDLED_ENCODERS[name]}")
         use_hub_if_reachable()
         return EncoderChoice(name=name, pretrained=name, model_name=name)
     known = open_clip.list_models()

@@ -8,7 +8,7 @@ import numpy as np
 from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
 from clipcap.data.cache.index import ShardEntry, write_index
 from clipcap.data.command.progress import Progress
-from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS
+from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS
 from clipcap.data.records import Source
 from clipcap.precompute.failures import Failure, Failures
 from clipcap.precompute.output import Output
@@ -72,7 +72,7 @@ def recorded_names(encoder: str | None, pretrained: str | None) -> tuple[str, st
     """
     if encoder is None:
         return UNKNOWN, UNKNOWN
-    if encoder in EMBEDDED_ENCODERS or encoder.startswith("hf-hub:"):
+    if encoder in BUNDLED_ENCODERS or encoder.startswith("hf-hub:"):
         return encoder, encoder
     if Path(encoder).is_dir():
         return Path(encoder).name, str(Path(encoder).resolve())

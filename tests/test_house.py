@@ -155,15 +155,10 @@ def test_functions_of_a_command_line_are_short() -> None:
 
 def messages(file: Path) -> list[str]:
     """The string constants of a file, without its docstrings."""
-    tree = ast.parse(file.read_text())
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    docstrings = {node.body[0].value for node in ast.walk(tree) if isinstance(node, documented) and _documents(node)}
-    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in docstrings]
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
+    constants = [node for node in nodes if isinstance(node, ast.Constant) and node not in docstrings]
     return [node.value for node in constants if isinstance(node.value, str)]
-
-
-def _documents(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
-    return bool(node.body) and isinstance(node.body[0], ast.Expr)
 
 
 def test_library_code_knows_no_option_names() -> None:

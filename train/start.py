@@ -23,7 +23,7 @@ from clipcap.data.command.messages import log_to_file
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.bundled import lasting_name
-from clipcap.data.pretrained.device import choose_device, choose_precision, has_bf16
+from clipcap.data.pretrained.device import choose_device, choose_precision
 from clipcap.train.build import build_trainer
 from clipcap.train.engine.allocator import keep_freed_memory
 from clipcap.train.engine.distributed import World, join_world
@@ -203,7 +203,7 @@ def _resolve(settings: TrainSettings, run: RunFolder, cache: Cache, device: torc
         settings = TrainSettings.from_flat({**values, **extra})
     else:
         settings = replace(settings, lm=lasting_name(settings.lm))
-    settings = replace(settings, precision=_precision(settings.precision, device))
+    settings = replace(settings, precision=choose_precision(settings.precision, device, training=True))
     return settings if settings.stream is not None else replace(settings, stream=_must_stream(cache, device))
 
 
@@ -235,14 +235,6 @@ def _settings_of(init: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         if name in given and given[name] != value:
             raise UsageError(f"`init` {init} has `{name}` {value}, not {given[name]}; leave `{name}` out")
     return {**values, "lm": ""}
-
-
-def _precision(name: str, device: torch.device) -> str:
-    if name == "auto" and has_bf16(device):
-        return "bf16"
-    if name == "auto" and device.type == "cuda":
-        return "fp16"
-    return choose_precision(name, device)
 
 
 def _must_stream(cache: Cache, device: torch.device) -> bool:

@@ -11,6 +11,7 @@ far, D width, V vocabulary.
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from transformers import DynamicCache
@@ -90,14 +91,14 @@ class Continuation:
         """A continuation of its own with one row for each entry of `images`, int64 (R)."""
         selected = copy.copy(self)
         selected.cache = copy.deepcopy(self.cache)
-        selected.cache.reorder_cache(images)
+        _reorder(selected.cache, images)
         selected.logits = self.logits[images]
         return selected
 
     def advance(self, choice: Choice) -> None:
         """Read the chosen tokens, and compute the logits of those that follow."""
         if choice.rows is not None:
-            self.cache.reorder_cache(choice.rows)
+            _reorder(self.cache, choice.rows)
         self.logits = self._read(self.model.gpt.transformer.wte(choice.tokens[:, None]))
 
     def _read_prefix(self, embedding: torch.Tensor) -> torch.Tensor:
@@ -109,6 +110,11 @@ class Continuation:
         output = gpt(inputs_embeds=inputs.to(gpt.dtype), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+
+def _reorder(cache: DynamicCache, rows: torch.Tensor) -> None:
+    """Let the cache hold these of its rows, int64 (R'), in this order."""
+    cache.reorder_cache(cast(torch.LongTensor, rows))
 
 
 def run_loop(

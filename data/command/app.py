@@ -50,6 +50,7 @@ class Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, group after group in the order of their first option."""
         groups: dict[str, list[tuple[str, str]]] = {}
+        parameter: Any
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is None:

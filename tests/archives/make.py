@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from clipcap.caption import Captioner
 from clipcap.data.cache.index import Cache
 from clipcap.data.cache.shard import read_summary
-from clipcap.data.pretrained.bundled import EMBEDDED_LANGUAGE_MODELS
+from clipcap.data.pretrained.bundled import BUNDLED_LANGUAGE_MODELS
 
 
 def run(module: str, *arguments: object) -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         run("precompute.cli", work / "scenes", "-o", index, *models, "--shard-size", 20)
 
         torch.manual_seed(0)
-        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_LANGUAGE_MODELS["demo"], trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(BUNDLED_LANGUAGE_MODELS["demo"], trust_remote_code=False)
         end = tokenizer.eos_token_id
         sizes: dict[str, Any] = {
             "n_embd": 16,

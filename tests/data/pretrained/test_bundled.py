@@ -13,14 +13,14 @@ from PIL import Image
 from clipcap.data.cache.index import Cache
 from clipcap.data.demo import dataset
 from clipcap.data.errors import UsageError
-from clipcap.data.pretrained.bundled import EMBEDDED_ENCODERS, EMBEDDED_LANGUAGE_MODELS, lasting_name
+from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS, BUNDLED_LANGUAGE_MODELS, lasting_name
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
 from clipcap.precompute.encoder import load_encoder
 from clipcap.precompute.images import to_pixels
 from clipcap.train.model.language_model import load_language_model
 
 ROOT = Path(__file__).resolve().parents[3]
-FOLDERS = [EMBEDDED_ENCODERS["demo"], EMBEDDED_LANGUAGE_MODELS["demo"]]
+FOLDERS = [BUNDLED_ENCODERS["demo"], BUNDLED_LANGUAGE_MODELS["demo"]]
 
 
 def test_the_bundled_models_are_at_most_12_megabytes_without_a_pickle() -> None:
@@ -88,7 +88,7 @@ def test_images_find_their_captions_among_50() -> None:
     """Both towers work, not only the image tower: retrieval among 50 held-out scenes."""
     import open_clip
 
-    model = open_clip.create_model(f"local-dir:{EMBEDDED_ENCODERS['demo']}").eval()
+    model = open_clip.create_model(f"local-dir:{BUNDLED_ENCODERS['demo']}").eval()
     encoder, tokenizer = load_encoder("demo", device=torch.device("cpu")), load_tokenizer("demo")
     samples = [dataset.make_sample(number, seed=77) for number in range(50)]
     pixels = torch.stack([to_pixels(image, encoder.transform) for _, _, image in samples])
@@ -109,7 +109,7 @@ def test_cached_embeddings_equal_those_of_open_clip(tmp_path: Path, run: Any) ->
     cache = Cache.open(tmp_path / "cache.h5")
     assert cache.fingerprint.encoder == cache.fingerprint.pretrained == cache.fingerprint.tokenizer == "demo"
     (tables,) = cache.tables()
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{EMBEDDED_ENCODERS['demo']}")
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{BUNDLED_ENCODERS['demo']}")
     images = torch.stack([transform(Image.open(tmp_path / "scenes" / path)) for path in tables.path])
     with torch.inference_mode():
         expected = model.eval().encode_image(images).numpy()
