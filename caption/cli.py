@@ -83,7 +83,7 @@ Csv = Annotated[
 SaveImages = Annotated[
     Path | None,
     typer.Option(
-        "--save-pictures", "--save-images", metavar="DIR", rich_help_panel=OUTPUT,
+        "--save-images", "--save-pictures", metavar="DIR", rich_help_panel=OUTPUT,
         help="Also save each image here as a JPEG, with its caption under it.",
     ),
 ]  # fmt: skip
