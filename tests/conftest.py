@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("clipcap") is None:  # a checkout that is not installed
     sys.path.append(str(ROOT))
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; processes of tests inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests download nothing
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # for models of this size, more threads are slower

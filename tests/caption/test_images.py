@@ -84,7 +84,7 @@ def test_several_models_caption_a_folder_in_turn(tmp_path: Path, run: Any, train
 def test_embeddings_cannot_be_saved_as_images(run: Any, trained: Path, small_cache: Path, tmp_path: Path) -> None:
     result = run("caption", small_cache, "--model", trained, "--save-pictures", tmp_path / "out")
     assert result.status == 2
-    assert "--save-pictures" in result.err and str(small_cache) in result.err
+    assert "--save-images" in result.err and str(small_cache) in result.err
 
 
 def test_images_are_never_saved_over_the_originals(photos: Path, run: Any, model: list[object]) -> None:

@@ -1,4 +1,4 @@
-"""`clipcap-demo`: the three commands for real, offline, stopped and run again, and captions that are right."""
+"""`clipcap-demo` runs the three commands offline, continues after a stop, and judges captions as they deserve."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from clipcap.data.demo.scenes import Group, Scene
 from small_world import DEMO_IMAGES, command_line
 
 
-def test_it_shows_the_three_commands(demo_run: Any) -> None:
+def test_the_demo_shows_the_commands_that_it_runs(demo_run: Any) -> None:
     commands = [line for line in demo_run[1].stderr.splitlines() if line.startswith("$ ")]
     assert commands[0] == "$ clipcap-precompute out/scenes -o out/cache.h5 --encoder demo --tokenizer demo"
     assert commands[1].startswith("$ clipcap-train out/cache.h5 -o out/checkpoints --lm demo ")
@@ -27,7 +27,7 @@ def test_it_shows_the_three_commands(demo_run: Any) -> None:
     assert all(command.startswith("$ clipcap-caption ") for command in commands[2:])
 
 
-def test_the_last_line_is_the_figure_and_the_judge_agrees(demo_run: Any) -> None:
+def test_the_last_line_and_the_table_are_what_the_judge_says(demo_run: Any) -> None:
     folder, done = demo_run
     lines = done.stdout.splitlines()
     figure = re.fullmatch(r"demo: (\d+\.\d)% of 40 held-out scenes right", lines[-1])
@@ -43,14 +43,14 @@ def test_the_last_line_is_the_figure_and_the_judge_agrees(demo_run: Any) -> None
         assert table[attribute][0] == f"{trial.percent_of(attribute):.1f}"
 
 
-def test_the_picture_of_pictures(demo_run: Any) -> None:
+def test_the_contact_sheet_shows_images(demo_run: Any) -> None:
     with Image.open(demo_run[0] / "captions.png") as sheet:
         assert sheet.width > 1000
         assert sheet.height > 1000
-        assert sheet.convert("RGB").getcolors(10_000) is None  # there are more colours than that: pictures
+        assert sheet.convert("RGB").getcolors(10_000) is None  # images have more colours than that
 
 
-def test_again_it_goes_on_where_it_was(demo_run: Any) -> None:
+def test_a_second_demo_continues_the_first(demo_run: Any) -> None:
     folder, first = demo_run
     done = subprocess.run(
         command_line("demo", ["out", "--images", DEMO_IMAGES]),
@@ -59,19 +59,19 @@ def test_again_it_goes_on_where_it_was(demo_run: Any) -> None:
         text=True,
         check=True,
     )
-    assert "cache.h5 is finished already and of this recipe; nothing to do" in done.stderr
+    assert "cache.h5 is finished already" in done.stderr
     assert "--resume" in done.stderr
     assert done.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
 
 
-def test_the_pictures_alone(tmp_path: Path, run: Any) -> None:
+def test_only_dataset_draws_images_and_nothing_else(tmp_path: Path, run: Any) -> None:
     result = run("demo", "--only-dataset", tmp_path / "scenes", "--images", 36)
     assert (result.status, result.out) == (0, f"{tmp_path}/scenes\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scenes"]
     assert len(list((tmp_path / "scenes/train2017").iterdir())) == 34
 
 
-def test_it_ends_as_the_command_that_failed(tmp_path: Path, run: Any) -> None:
+def test_the_demo_ends_with_the_status_of_the_command_that_failed(tmp_path: Path, run: Any) -> None:
     (tmp_path / "demo/cache.h5").mkdir(parents=True)
     result = run("demo", tmp_path / "demo", "--images", 36)
     assert result.status == 2
@@ -91,7 +91,11 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, run: Any) -> None:
 def test_ctrl_c_reaches_the_command_and_waits_for_it(tmp_path: Path) -> None:
     arguments = command_line("demo", [tmp_path / "demo", "--images", 180])
     process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     while not (tmp_path / "demo/checkpoints/run.json").exists():
         assert process.poll() is None
