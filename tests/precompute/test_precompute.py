@@ -325,6 +325,7 @@ def test_skip_missing_uses_the_images_that_exist(coco: Path, tmp_path: Path, run
     assert Cache.open(tmp_path / "d.h5").images == 8
 
 
+@pytest.mark.slow
 def test_weights_of_another_architecture_are_an_error(
     coco: Path, tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path
 ) -> None:

@@ -33,6 +33,7 @@ def golden(shared: Path, name: str) -> tuple[Captioner, dict[str, Any], "np.ndar
     return captioner, answers, np.array(answers["embeddings"], dtype=np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rmokady-mlp", "rmokady-transformer"])
 def test_rmokady_gives_the_losses_greedy_and_beam_captions_of_its_own_code(shared: Path, name: str) -> None:
     captioner, answers, embeddings = golden(shared, name)

@@ -52,6 +52,7 @@ def without_end(rows: list[list[int]], end: int) -> list[list[int]]:
 
 
 @pytest.mark.filterwarnings("ignore:Passing `repetition_penalty` with `inputs_embeds`")
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_greedy_and_beam_equal_generate(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     monkeypatch.setattr(Strategy, "text", lambda _self, tokens, _tokenizer: str(tokens))  # `generate` keeps equal texts
