@@ -1,4 +1,4 @@
-"""Use: images, embeddings and caches become captions and scores; caches and checkpoints say what they are.
+"""Captioning: images, embeddings and caches become captions and scores; caches and checkpoints are described.
 
 from clipcap.caption import Captioner, caption
 

@@ -201,8 +201,8 @@ class Captioner:
         """Build the decoding strategy of a name for this model.
 
         Args:
-            name: `greedy`, `beam` or `sample`. None takes greedy, or what the own code of the system does that a
-                foreign checkpoint comes from.
+            name: `greedy`, `beam` or `sample`. None takes greedy, or for a foreign checkpoint its system's own
+                default.
             options: what is asked of the strategy.
 
         Raises:

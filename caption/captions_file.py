@@ -82,7 +82,7 @@ def open_output(path: Path | None, run: Mapping[str, Any], inputs: Inputs) -> It
     Args:
         path: the file; None for stdout.
         run: the parameters that decide the results, as JSON stores them.
-        inputs: of the run; none of them may be the output, and their names tell captions in plain text.
+        inputs: of the run; none of them may be the output, and their names identify a text file as captions.
 
     Raises:
         UsageError: the file is an input, it exists and does not hold captions of this program, an interrupted run with
@@ -272,7 +272,7 @@ def _open(path: Path, more: int = 0, *, size: int | None = None) -> BinaryIO:
     Args:
         path: the file.
         more: flags of `os.open`.
-        size: cut the file to this number of bytes, and write behind them.
+        size: cut the file to this number of bytes, and write after them.
 
     Raises:
         UsageError: there is a link, or something else that is not a file.

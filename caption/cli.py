@@ -1,4 +1,4 @@
-"""`clipcap-caption INPUT...`: the command line of use."""
+"""`clipcap-caption INPUT...`: the command line of captioning."""
 
 import logging
 import sys
@@ -62,9 +62,9 @@ Models = Annotated[
 Decode = Annotated[
     str | None,
     typer.Option(
-        metavar="[greedy|beam|sample]", rich_help_panel=DECODING,
-        help="Decoding strategy. Default: the one that the options below ask for; without them greedy, or what the "
-        "system does that the checkpoint comes from.",
+        metavar="STRATEGY", rich_help_panel=DECODING,
+        help="Decoding strategy: greedy, beam or sample. Default: chosen from the options below, else greedy; for "
+        "files of other systems, that system's default.",
     ),
 ]  # fmt: skip
 Table = Annotated[bool, typer.Option("--table", rich_help_panel=OUTPUT, help="Write two columns, for a terminal.")]

@@ -132,7 +132,7 @@ class Inputs:
     def _add(self, path: Path, split: str | None, *, chosen: bool) -> None:
         """Add one path; captioned images are left out unless a person chose the file itself."""
         if split is not None and path.suffix.lower() not in CACHES:
-            raise UsageError(f"`split` {split} is for caches; {path} is none")
+            raise UsageError(f"`split` {split} is for caches, and {path} is not one")
         if _has_rows(path):
             self.row_files.append(path)
             self._sources.append(_Rows(path) if path.suffix.lower() == ".npy" else _CachedRows(path, split))

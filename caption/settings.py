@@ -6,6 +6,7 @@ Imports nothing heavy: the command line makes its options from it.
 from dataclasses import dataclass
 from typing import TypedDict
 
+from clipcap.data.pretrained.device import PRECISIONS
 from clipcap.data.settings import Settings, device_setting, setting
 
 MODEL, MEMORY, OUTPUT = "Model", "Memory and speed", "Output"
@@ -27,7 +28,7 @@ class CaptionerSettings(Settings):
     )  # fmt: skip
     pretrained: str | None = setting(
         None,
-        "CLIP weights, a file or a folder, if they moved after stage 1. Default: where the checkpoint says.",
+        "File or folder of the CLIP weights, if they moved. Default: the path in the checkpoint.",
         group=MODEL, metavar="PATH",
     )  # fmt: skip
     tokenizer: str | None = setting(
@@ -49,7 +50,7 @@ class CaptionerSettings(Settings):
     batch_size: int = setting(32, "Inputs that are captioned together.", group=MEMORY, minimum=1)
     precision: str = setting(
         "auto", "Precision of the computation. auto takes bf16 on a GPU that has it, else fp32.",
-        group=MEMORY, choices=("auto", "fp32", "bf16", "fp16"),
+        group=MEMORY, choices=("auto", *PRECISIONS),
     )  # fmt: skip
     device: str = device_setting(MEMORY)
 

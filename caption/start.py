@@ -1,4 +1,4 @@
-"""Use as one call: caption images, folders, embeddings and caches with one or several checkpoints.
+"""Captioning as one call: caption images, folders, embeddings and caches with one or several checkpoints.
 
     from clipcap.caption import caption
 

@@ -1,4 +1,4 @@
-"""What a dataset reader returns: a `Source`, which is a whole dataset, of `Record`, one image with its captions."""
+"""What a dataset reader returns: a `Source`, which is a dataset, made of `Record`, an image with its captions."""
 
 import hashlib
 import json

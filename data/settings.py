@@ -5,7 +5,7 @@
         epochs: int = setting(10, "Passes over all captions.", group="Training", minimum=1)
 
 A settings object checks itself when it is built. The command line makes its options from the same fields
-(data/command/options.py). This module knows nothing of command lines, and imports nothing heavy.
+(data/command/options.py). This module imports neither a command-line library nor anything heavy.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ class Setting:
             raise UsageError(f"`{name}` {value!r} is not known; {self.help[0].lower()}{self.help[1:]}")
         bounds = [self.minimum, self.above, self.maximum, self.below]
         if any(bound is not None for bound in bounds) and not self._contains(value):
-            raise UsageError(f"`{name}` must be {self._range()}, not {value}")
+            raise UsageError(f"`{name}` must be {self.range}, not {value}")
 
     def _contains(self, value: Any) -> bool:
         return (
@@ -68,14 +68,16 @@ class Setting:
             and (self.below is None or value < self.below)
         )
 
-    def _range(self) -> str:
+    @property
+    def range(self) -> str:
+        """The bounds in words, such as "above 0 and at most 1"; empty if there are none."""
         bounds = (
             ("at least", self.minimum),
             ("above", self.above),
             ("at most", self.maximum),
             ("below", self.below),
         )
-        return "a number " + " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        return " and ".join(f"{words} {bound:.10g}" for words, bound in bounds if bound is not None)
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:
@@ -132,6 +134,6 @@ def changed_values(settings: Settings) -> dict[str, Any]:
 def device_setting(group: str) -> Any:
     """The parameter `device`, which all stages share. It decides the speed, and the last digits at most."""
     return setting(
-        "auto", "Device to compute on: cpu, cuda, cuda:1 or mps. auto takes the first GPU, else the CPU.",
+        "auto", "Device to compute on: cpu, cuda, cuda:1 or mps. auto takes the first CUDA GPU, else mps, else cpu.",
         group=group, metavar="DEVICE", stored=False,
     )  # fmt: skip

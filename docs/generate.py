@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from clipcap.data.command.app import LAST_GROUP
+from clipcap.data.command.options import option_help
 from clipcap.data.settings import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +60,7 @@ def _command(name: str, command: Any) -> str:
         kind, *metadata = get_args(parameter.annotation)
         option = next(found for found in metadata if hasattr(found, "param_decls"))
         setting = next((found for found in metadata if isinstance(found, Setting)), None)
-        meaning = " ".join((option.help or "").split())
+        meaning = " ".join((option.help if setting is None else option_help(setting)).split())
         if type(option).__name__ == "ArgumentInfo":
             shown = str(option.metavar or parameter.name.upper())
             usage.append(shown if parameter.default is inspect.Parameter.empty else f"[{shown}]")

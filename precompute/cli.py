@@ -46,7 +46,8 @@ def precompute(
         typer.Option("--output", "-o", rich_help_panel=OUTPUT, help="Cache to write. Its shards are named after it."),
     ] = Path("cache.h5"),
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Replace a cache that was made differently.")
+        bool,
+        typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Delete the existing cache, and make it again."),
     ] = False,
     dry_run: Annotated[
         bool,

@@ -8,6 +8,7 @@ from typing import Any
 from clipcap.data.errors import ModelError, UsageError, one_line
 from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS
 from clipcap.data.pretrained.hub import use_hub_if_reachable
+from clipcap.precompute.settings import DEFAULT_PRETRAINED
 from clipcap.precompute.weights_file import weights_file_error
 
 
@@ -58,9 +59,9 @@ def choose_encoder(open_clip: Any, name: str, pretrained: str | None) -> Encoder
         raise ModelError(f"`encoder` {name} is neither a folder nor an architecture of open_clip; near names: {near}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     listed = ", ".join(tags) or "(it has none)"
-    if pretrained is None and "openai" not in tags:
+    if pretrained is None and DEFAULT_PRETRAINED not in tags:
         raise UsageError(f"{name} has no default weights; give as `pretrained` a file or one of: {listed}")
-    pretrained = pretrained or "openai"
+    pretrained = pretrained or DEFAULT_PRETRAINED
     if Path(pretrained).is_file():
         file = str(Path(pretrained).resolve())
         return EncoderChoice(name=name, pretrained=file, model_name=name, weights=file)

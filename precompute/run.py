@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Stored in shards, and recognised by the run that finds it there.
+# Stored in shards as the reason of a failure; a later run does not try such images again.
 NOT_FINITE = "its embedding is not finite in float16"
 
 

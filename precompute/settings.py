@@ -15,7 +15,7 @@ SPEED, OUTPUT = "Speed and memory", "Output"
 DEFAULT_ENCODER = "ViT-B-32"
 DEFAULT_PRETRAINED = "openai"
 DEFAULT_FEATURES = "projected"
-# Formats of embeddings whose program takes other features by default.
+# Default features of formats of embeddings that do not use `projected`.
 FEATURES_OF_FORMAT = {"clipxgpt-pickle": "pooled"}
 SHARD_SIZE = 4096  # images
 SHARD_BYTES = 256 << 20  # of embeddings: a shard is built in memory
@@ -52,7 +52,7 @@ class PrecomputeSettings(Settings):
     )  # fmt: skip
     limit: int | None = setting(
         None,
-        "Use at most this many images, drawn by `seed`, from each split in proportion. Default: all images.",
+        "Use at most this many images in total, drawn by `seed`; each split keeps its share. Default: all images.",
         group=READING, minimum=1,
     )  # fmt: skip
     skip_missing: bool = setting(

@@ -249,17 +249,13 @@ class Trainer:
         if result is not None:
             losses = [result.loss, result.image_gap or 0.0]
             if not all(map(math.isfinite, losses)):
-                raise self.engine.diverged(f"after epoch {epoch} the validation loss is {result.loss}")
+                fact = f"after epoch {epoch} the validation loss is {result.loss}"
+                raise self.engine.diverged(f"{fact}, and the image gap {result.image_gap}")
             self._log({"step": state.step, "epoch": epoch, "val_loss": result.loss, **_rest(asdict(result))})
             gap = "unknown (one image)" if result.image_gap is None else f"{result.image_gap:+.4f}"
             logger.info(f"epoch {epoch}: validation loss {result.loss:.4f}, image gap {gap}")
             for path, caption, _ in result.samples:
                 logger.info(f"  {path}: {caption}")
-            if epoch == self.settings.epochs and result.image_gap is not None and result.image_gap < SMALL_GAP:
-                logger.warning(
-                    f"the image gap is {gap}: the model hardly uses the image; train longer, or check that captions "
-                    "and images belong together"
-                )
         state.epoch, state.batch = epoch, 0
         # Without validation, the newest checkpoint counts as the best.
         is_best = result is None or state.best is None or result.loss < state.best
@@ -270,6 +266,12 @@ class Trainer:
         self._save(best=is_best)
         if self.world.first:
             self.folder.draw_curves()
+        gap_is_small = result is not None and result.image_gap is not None and result.image_gap < SMALL_GAP
+        if self.finished and gap_is_small:
+            logger.warning(
+                "the image gap is near zero: the model hardly uses the image; train longer, or check that captions and "
+                "images belong together"
+            )
         if self.finished and epoch < self.settings.epochs:
             epochs = plural(state.epochs_since_best, "epoch")
             logger.info(f"the validation loss was lowest {epochs} ago: the run ends here (`patience`)")

@@ -1,4 +1,4 @@
-"""The settings of a training run: everything that decides its weights, besides the cache; and its learning rate.
+"""The settings of a training run, and the schedule of its learning rate.
 
 The mapper's own knobs stand in its file (train/mappers/) and are given as `mapper_options`.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from clipcap.data.errors import UsageError
+from clipcap.data.pretrained.device import PRECISIONS
 from clipcap.data.settings import Parameter, Settings, changed_values, device_setting, parameters_of, setting
 from clipcap.data.settings import stored_values as _stored_values
 from clipcap.train.mappers import MAPPERS, knobs
@@ -57,8 +58,8 @@ class TrainSettings(Settings):
     batch_size: int = setting(40, "Captions in a step.", group=TRAINING, minimum=1)
     sampling: str = setting(
         "image",
-        "image shuffles images, and trains on all captions of an image behind one prefix. caption shuffles single "
-        "captions, which is slower and learns a little more from each.",
+        "image shuffles images, and the captions of an image share one prefix. caption shuffles single captions, "
+        "which is slower and learns a little more from each.",
         group=TRAINING, choices=("image", "caption"),
     )  # fmt: skip
     lr: float = setting(2e-5, "Highest learning rate.", group=TRAINING, above=0)
@@ -98,7 +99,7 @@ class TrainSettings(Settings):
     precision: str = setting(
         "auto",
         "Precision of the computation. auto takes bf16 where the device has it, fp16 on a GPU without it, else fp32.",
-        group=MEMORY, choices=("auto", "fp32", "bf16", "fp16"),
+        group=MEMORY, choices=("auto", *PRECISIONS),
     )  # fmt: skip
     device: str = device_setting(MEMORY)
     accumulate: int = setting(
@@ -174,12 +175,21 @@ def flat_name(knob: str) -> str:
 
 
 def option_parameters() -> list[Parameter]:
-    """The parameters of a run, as options of the command: those of `TrainSettings`, and the knobs of all mappers."""
-    own = {
-        flat_name(parameter.name): replace(parameter, name=flat_name(parameter.name))
-        for kind in MAPPERS
-        for parameter in knobs(kind)
-    }
+    """The parameters of a run, as options of the command: those of `TrainSettings`, and the knobs of all mappers.
+
+    A knob that several mappers have is one option, so they must declare it alike. Its help names the mappers.
+    """
+    kinds: dict[str, list[str]] = {}
+    own: dict[str, Parameter] = {}
+    for kind in MAPPERS:
+        for knob in knobs(kind):
+            name = flat_name(knob.name)
+            parameter = replace(knob, name=name)
+            assert own.setdefault(name, parameter) == parameter, f"two mappers declare the knob {name} differently"
+            kinds.setdefault(name, []).append(kind)
+    for name, parameter in own.items():
+        text = f"{parameter.setting.help.removesuffix('.')} ({', '.join(kinds[name])})."
+        own[name] = replace(parameter, setting=replace(parameter.setting, help=text))
     settings = parameters_of(TrainSettings)
     return [*settings[:2], *own.values(), *settings[2:]]
 

@@ -198,9 +198,8 @@ def _resolve(settings: TrainSettings, run: RunFolder, cache: Cache, device: torc
         init = Path(settings.init).resolve()
         if init.is_relative_to(run.path.resolve()):
             raise UsageError(f"`init` {settings.init} is in {run.path}, which the run writes; give another `output`")
-        values = {**settings.flat(), **_settings_of(init, settings.changed()), "init": str(init)}
-        extra = {"device": settings.device, "log_to": settings.log_to}
-        settings = TrainSettings.from_flat({**values, **extra})
+        values = {**settings.flat(), **settings.changed(), **_settings_of(init, settings.changed())}
+        settings = TrainSettings.from_flat({**values, "init": str(init)})
     else:
         settings = replace(settings, lm=lasting_name(settings.lm))
     settings = replace(settings, precision=choose_precision(settings.precision, device, training=True))

@@ -26,7 +26,7 @@ class Strategy(TokenDecoder):
         options: what was asked for.
 
     Attributes:
-        own_options: names of the `DecodeOptions` that this strategy alone uses. To give one is to ask for the strategy.
+        own_options: names of the `DecodeOptions` that this strategy alone uses. Setting one selects the strategy.
         rows_per_image: texts that are continued for each image at the same time.
         longest: default limit of a caption in tokens; 67 as in ClipCap's own predict.py.
         continuation: how the model reads prefixes and tokens.
@@ -53,7 +53,7 @@ class Strategy(TokenDecoder):
         """Choose n captions for each embedding, as `decode` does.
 
         Returns:
-            Their texts, without end-of-text, and cut behind the text to stop at.
+            Their texts, without end-of-text, and cut after the stop text.
         """
         ranked = self.decode(model, embedding, tokenizer)
         return [[self.text(tokens, tokenizer) for tokens in captions] for captions in ranked]
@@ -80,7 +80,7 @@ class Strategy(TokenDecoder):
         """Run the loop, once, with `rows_per_image` rows for each image.
 
         Args:
-            prefixes: the model behind the prefix of each image.
+            prefixes: the model after it has read each image's prefix.
             embedding: as for `decode`.
             max_tokens: the longest caption.
 

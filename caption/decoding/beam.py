@@ -31,7 +31,7 @@ from clipcap.train.model.captioning import ClipCapModel
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Score of what is out of the search. It is finite as in transformers, where sums of it still rank what is out.
+# Score of a discarded beam. It is finite, as in transformers, so that discarded beams keep their order.
 _OUT = -1e9
 
 
@@ -52,7 +52,8 @@ class Beam(BeamStrategy):
     """Beam search as transformers' `generate` does it, with its default `length_penalty` and `early_stopping`.
 
     An image is closed when its best beam, at its present length, has a lower mean than the worst of k finished
-    captions. Among the 2k best candidates at least k go on, because each beam has one end-of-text.
+    captions. Without a stop text, at most one candidate of each beam ends, so that at least k of the 2k
+    best candidates continue.
 
     Attributes:
         scores: float32 (B, k), sum of the log-probabilities of each beam, best first.
@@ -77,7 +78,7 @@ class Beam(BeamStrategy):
         return greedy.decode(model, embedding, tokenizer)
 
     def reset(self, images: torch.Tensor, limit: int) -> None:
-        """Begin with one beam for each image; the others would say the same."""
+        """Begin with one beam for each image; the others would be copies of it."""
         k, device = self.options.beams, images.device
         B = len(images) // k
         self.scores = torch.full((B, k), _OUT, device=device)
@@ -104,7 +105,7 @@ class Beam(BeamStrategy):
         self._finish(texts, scores / length, ends)
         going = (scores + _OUT * ends).topk(k)
         self.scores = going.values
-        # The best mean that a beam has now stands for the best that it can reach.
+        # A heuristic of transformers: the best mean of a beam now is taken for the best that it can reach.
         self.open &= self.scores[:, :1] / length > self.finished_scores.amin(dim=1, keepdim=True)
         return Choice(
             token.gather(1, going.indices).flatten(),
@@ -133,7 +134,7 @@ class Beam(BeamStrategy):
         self.finished_lengths = lengths.gather(1, places)
 
     def finalize(self, tokens: torch.Tensor) -> list[list[list[int]]]:
-        """The n best finished captions of each image, without those whose text a better one has in other tokens."""
+        """The n best finished captions of each image. Of captions with equal text, only the best is kept."""
         best: list[list[list[int]]] = []
         for rows, lengths in zip(self.finished.tolist(), self.finished_lengths.tolist(), strict=True):
             by_text: dict[str, list[int]] = {}

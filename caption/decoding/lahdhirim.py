@@ -8,20 +8,20 @@ from clipcap.train.model.captioning import ClipCapModel
 
 
 class _ThirtyPositions(Strategy):
-    """Their `max_length=30`, in which transformers counts the prefix."""
+    """That system's `max_length=30`, in which transformers counts the prefix; at least one token is chosen."""
 
     def max_tokens(self, model: ClipCapModel) -> int:
         """The limit of a caption in tokens."""
-        return self.options.max_tokens or 30 - model.clip_project.config.prefix_length
+        return self.options.max_tokens or max(1, 30 - model.clip_project.config.prefix_length)
 
 
 class LahdhirimBeam(_ThirtyPositions, Beam):
-    """Beam search within their limit."""
+    """Beam search within that limit."""
 
 
 class LahdhirimGreedy(_ThirtyPositions, Greedy):
-    """Greedy decoding within their limit."""
+    """Greedy decoding within that limit."""
 
 
 class LahdhirimSample(_ThirtyPositions, Sample):
-    """Sampling within their limit."""
+    """Sampling within that limit."""

@@ -66,7 +66,7 @@ class TokenDecoder(ABC):
 
 
 class Continuation:
-    """GPT-2 behind the prefix of each image, with the keys and values of all that it has read.
+    """GPT-2 after it has read the prefix of each image, with the keys and values of all that it has read.
 
     Args:
         model: in evaluation mode.
@@ -105,7 +105,7 @@ class Continuation:
         return self._read(self.model.clip_project(embedding))
 
     def _read(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Append inputs, float (R, t, D), to the cache: the logits behind the last of them, float (R, V)."""
+        """Feed inputs, float (R, t, D), to GPT-2, and return the logits after the last one, float (R, V)."""
         gpt = self.model.gpt
         output = gpt(inputs_embeds=inputs.to(gpt.dtype), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         logits: torch.Tensor = output.logits[:, -1]
@@ -113,7 +113,7 @@ class Continuation:
 
 
 def _reorder(cache: DynamicCache, rows: torch.Tensor) -> None:
-    """Let the cache hold these of its rows, int64 (R'), in this order."""
+    """Reorder the cache to these of its rows, int64 (R')."""
     cache.reorder_cache(cast(torch.LongTensor, rows))
 
 
@@ -123,7 +123,7 @@ def run_loop(
     """Continue the prefixes of images until the decoder is done or a limit is reached.
 
     Args:
-        prefixes: the model behind the prefix of each image. It stays as it is, so that another call can use it.
+        prefixes: the model after it has read each image's prefix. It is not changed, so another call can use it.
         images: int64 (R), the image that each row captions.
         decoder: chooses the tokens.
         max_tokens: the longest caption; where the model has fewer positions left, that many.

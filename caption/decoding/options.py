@@ -1,4 +1,4 @@
-"""What a decoding can be asked for. This module imports nothing heavy: the command line makes its options from it."""
+"""The options of decoding. This module imports nothing heavy: the command line makes its options from it."""
 
 from dataclasses import dataclass
 

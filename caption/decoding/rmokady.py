@@ -71,7 +71,7 @@ class RmokadyBeam(_UntilStopToken, BeamStrategy):
             raise UsageError(f"{fact}; leave it out, or use `decode` greedy")
 
     def reset(self, images: torch.Tensor, limit: int) -> None:
-        """Begin with one beam for each image; the others would say the same."""
+        """Begin with one beam for each image; the others would be copies of it."""
         k, device = self.options.beams, images.device
         B = len(images) // k
         self.scores = torch.full((B, k), -torch.inf, device=device)

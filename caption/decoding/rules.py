@@ -18,7 +18,7 @@ def penalize_repetition(logits: torch.Tensor, tokens: torch.Tensor, penalty: flo
 
     Args:
         logits: float (R, V), or log-probabilities.
-        tokens: int64 (R, T), the tokens of the caption so far; those of a prefix are none.
+        tokens: int64 (R, T), the tokens of the caption so far; the prefix has no tokens.
         penalty: what positive logits are divided and negative logits multiplied by; 1 changes nothing.
     """
     if penalty == 1 or not tokens.shape[1]:

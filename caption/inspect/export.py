@@ -35,7 +35,7 @@ def export(path: str | Path, system: str, file: str | Path) -> Path:
 
     path, file = Path(path), Path(file)
     if path.is_file() and not is_foreign(path):
-        raise UsageError(f"`export` is for checkpoints, and {path} is none; give the folder of a checkpoint")
+        raise UsageError(f"`export` is for checkpoints, and {path} is not one; give the folder of a checkpoint")
     if system not in SYSTEMS:
         raise UsageError(f"`export` {system} is not known; use {', '.join(SYSTEMS)}")
     if file.exists():

@@ -151,14 +151,14 @@ def write_index(path: Path, fingerprint: Fingerprint, shards: list[ShardEntry]) 
     Raises:
         ClipCapError: the file cannot be written.
     """
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
         mark(file, fingerprint.to_json())
         for name in ("images", "captions", "tokens"):
             file[f"shards/{name}"] = np.array([getattr(shard, name) for shard in shards], dtype="<i8")
         for name, texts in (("name", [s.path.name for s in shards]), ("content", [s.content for s in shards])):
             file.create_dataset(f"shards/{name}", data=np.array(texts, dtype=object), dtype=h5py.string_dtype())
-    write_file(path, image.getvalue())
+    write_file(path, buffer.getvalue())
 
 
 def describe_shard(path: Path, file: h5py.File) -> ShardEntry:

@@ -30,7 +30,7 @@ from clipcap.data.records import SPLITS
 
 FORMAT = "clipcap-cache"
 FORMAT_VERSION = 1
-AGAIN = "run the clipcap-precompute command that made it again, it makes only what is missing"
+AGAIN = "run the clipcap-precompute command that made this cache again: only missing shards are made"
 
 _STRING = h5py.string_dtype()
 _CHUNK_BYTES = 1 << 20
@@ -143,8 +143,8 @@ def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) 
     """
     content = tables.content()
     # HDF5 builds the file in memory, so that a full disk is an ordinary OSError when the bytes are written.
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
         mark(file, fingerprint)
         file.attrs["shard"] = number
         for name, attribute in _DATASETS.items():
@@ -159,7 +159,7 @@ def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) 
                 file.create_dataset(name, data=table)
         file["images/split"].attrs["names"] = list(SPLITS)
         file.attrs["content"] = content
-    write_file(path, image.getvalue())
+    write_file(path, buffer.getvalue())
     return content
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from clipcap.data.settings import Parameter
+from clipcap.data.settings import Parameter, Setting
 
 EXPLICIT = ("COMMANDLINE", "DEFAULT_MAP")
 METAVARS: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
@@ -43,6 +43,8 @@ def with_settings(**groups: Sequence[Parameter]) -> Callable[[Callable[..., None
             options = groups.get(parameter.name)
             made += [parameter] if options is None else [_option(option) for option in options]
         made = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in made]
+        names = [parameter.name for parameter in made]
+        assert len(set(names)) == len(names), f"two parameters of {function.__name__} have one name: {sorted(names)}"
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in made}
@@ -63,6 +65,11 @@ def on_command_line(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def option_help(described: Setting) -> str:
+    """The help of an option: that of its setting, with the parameters that it names spelled as options."""
+    return re.sub(r"`([a-z_]+)`", lambda found: "--" + found[1].replace("_", "-"), described.help)
+
+
 def _option(parameter: Parameter) -> inspect.Parameter:
     """The option of one setting, as typer reads it from a function's parameter."""
     described = parameter.setting
@@ -77,13 +84,10 @@ def _option(parameter: Parameter) -> inspect.Parameter:
         metavar = None
         if parameter.default is not False:
             spellings = (f"{spelling}/--no-{spelling[2:]}",)
-    number = kind in (int, float)
     option = typer.Option(
         *spellings,
-        help=re.sub(r"`([a-z_]+)`", lambda found: "--" + found[1].replace("_", "-"), described.help),
+        help=option_help(described) + (f" {described.range.capitalize()}." if described.range else ""),
         rich_help_panel=described.group or None,
-        min=described.minimum if number else None,
-        max=described.maximum if number else None,
         metavar=metavar,
         autocompletion=_complete(described.choices) if described.choices else None,
     )

@@ -14,7 +14,7 @@ BUNDLED_LANGUAGE_MODELS = {"demo": _DEMO / "demo-gpt2"}
 
 
 def locate_language_model(name: str) -> str:
-    """Return the folder of an embedded language model, or any other name unchanged, as transformers takes it."""
+    """Return the folder of a bundled language model, or any other name unchanged, as transformers takes it."""
     return str(BUNDLED_LANGUAGE_MODELS.get(name, name))
 
 

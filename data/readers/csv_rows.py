@@ -1,6 +1,6 @@
 """Reads the rows of a CSV file, and finds quotes that are never closed.
 
-A quote without its partner turns the rows behind it into one long field, up to the next quote or the end of the file:
+A quote without its partner turns the rows after it into one long field, up to the next quote or the end of the file:
 
     image,caption
     a.jpg,"A dog            <- the quote that opens here ...
@@ -56,7 +56,7 @@ def read_csv_rows(file: Path, text: str, delimiter: str) -> Iterator[CsvRow]:
     taken: list[str] = []  # the lines of the row that is being read
 
     def take() -> Iterator[str]:
-        # Behind the last line comes one more: it shows up in the same row if a quote is still open.
+        # One more line follows the last one: it becomes a part of the same row if a quote is still open.
         for line in (*io.StringIO(text), _END):
             taken.append(line)
             yield line

@@ -23,14 +23,14 @@ class Example(Settings):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": 0}, "`epochs` must be a number at least 1, not 0"),
-        ({"epochs": "3"}, "`epochs` must be a number at least 1, not 3"),
-        ({"rate": 1.0}, "`rate` must be a number above 0 and below 1, not 1.0"),
-        ({"rate": float("nan")}, "`rate` must be a number above 0 and below 1, not nan"),
+        ({"epochs": 0}, "`epochs` must be at least 1, not 0"),
+        ({"epochs": "3"}, "`epochs` must be at least 1, not 3"),
+        ({"rate": 1.0}, "`rate` must be above 0 and below 1, not 1.0"),
+        ({"rate": float("nan")}, "`rate` must be above 0 and below 1, not nan"),
         ({"order": "random"}, "`order` random is not known; use image, caption"),
         ({"tune": "last"}, "`tune` 'last' is not known; all or last:N."),
         ({"tune": None}, "`tune` None is not known; all or last:N."),
-        ({"limit": 0}, "`limit` must be a number at least 1, not 0"),
+        ({"limit": 0}, "`limit` must be at least 1, not 0"),
     ],
 )
 def test_a_value_outside_its_bounds_is_an_error_that_names_the_parameter(

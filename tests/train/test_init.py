@@ -1,4 +1,4 @@
-"""`--init` and `--export`: rmokady's files become ours and theirs again, tensor for tensor; and fine-tuning."""
+"""`--init` and `--export`: files of rmokady become ours and are exported again, tensor for tensor; and fine-tuning."""
 
 import json
 from pathlib import Path
@@ -141,3 +141,27 @@ def test_inspect_reports_the_system_and_the_mapper_of_a_foreign_file(tmp_path: P
     facts = json.loads(run("inspect", tmp_path / "rmokady.pt", "--json").out)
     assert facts["kind"] == "checkpoint of rmokady"
     assert (facts["mapper"]["kind"], facts["mapper"]["clip_length"], facts["mapper"]["layers"]) == ("transformer", 3, 2)
+
+
+def test_settings_that_are_not_stored_survive_init(
+    tmp_path: Path, run: Any, small_cache: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    class Recorder:
+        package = "json"
+
+        def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
+            pass
+
+        def log(self, metrics: dict[str, float], step: int) -> None:
+            steps.append(step)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setitem(TRACKERS, "recorder", Recorder)
+    options = [small_cache, "--init", trained, "-o", tmp_path / "run", "--epochs", 1, "--device", "cpu"]
+    result = run("train", *options, "--log-to", "recorder")
+    assert result.status == 0, result.err
+    assert steps

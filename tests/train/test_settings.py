@@ -1,8 +1,12 @@
 """The settings of a run and its learning rate."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from clipcap.data.errors import UsageError
+from clipcap.data.settings import setting
+from clipcap.train.mappers import MAPPERS, MapperConfig
 from clipcap.train.settings import TrainSettings, lr_factor, option_parameters
 
 
@@ -67,6 +71,18 @@ def test_knobs_of_another_mapper_are_refused_only_if_they_are_explicit() -> None
     assert new_settings({"mapper": "mlp", "layers": 3}, explicit={"mapper": "mlp"}) == TrainSettings()
     with pytest.raises(UsageError, match="`mapper` mlp has no `layers`"):
         new_settings({"mapper": "mlp", "layers": 3})
+
+
+def test_knobs_of_several_mappers_must_be_declared_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Other(MapperConfig):
+        layers: int = setting(2, "Layers of something else.", minimum=1)
+
+    shared = next(parameter for parameter in option_parameters() if parameter.name == "layers")
+    assert shared.setting.help == "Layers of the mapper (transformer, encoder)."
+    monkeypatch.setitem(MAPPERS, "other", Other)
+    with pytest.raises(AssertionError, match="layers"):
+        option_parameters()
 
 
 def test_every_mapper_becomes_options_with_its_knobs() -> None:

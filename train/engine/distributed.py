@@ -54,7 +54,7 @@ class World:
             dist.destroy_process_group()
 
     def shard(self, captions: Numbers) -> Numbers:
-        """Return this process's shard of a batch.
+        """Return this process's part of a batch.
 
         Args:
             captions: int64 (B), the batch.

@@ -19,7 +19,7 @@ CACHE_PART = 0.5  # fraction of the free memory that embeddings may take; more o
 STEP_PART = 0.8  # fraction of the remaining memory that a micro-batch may take
 SAFETY = 1.25  # the backward pass holds gradients of activations beside the activations
 PLACES = 6  # places in the corpus where captions are measured
-PROBE = {"image": 1, "caption": 5}  # neighbouring images at each place, with all their captions or one: a block or two
+PROBE = {"image": 1, "caption": 5}  # images at each place, with all of their captions, or with one caption each
 STATE_BYTES = 12  # for each trained number: its gradient and two moments, float32
 
 Numbers = NDArray[np.int64]

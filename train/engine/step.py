@@ -2,12 +2,12 @@
 
 A step trains on one batch of captions:
 
-    batch -> this process's shard -> micro-batches, one after the other: loss and backward pass
+    batch -> this process's part -> micro-batches, one after the other: loss and backward pass
           -> gradients averaged over processes -> norm -> clipping and AdamW -> StepResult
 
 *Micro-batches* are the pieces into which a batch is cut where memory is short. Their losses are all divided by the
 tokens of the whole batch, so that their summed gradients are those of the batch in one piece: the step is the same,
-and only the peak of memory is lower. How many there are is measured before the first step, unless the settings say it.
+and only the peak of memory is lower. Their number is measured before the first step, or set by `accumulate`.
 
 *Waiting.* On a GPU, `step` only queues the work and returns at once, so that the GPU computes one step while Python
 lays out the next one. The only wait is `finish`, for the result of that one step. With fp16, the loss scale of a step
@@ -209,10 +209,10 @@ class Engine:
         return count
 
     def _accumulate(self, corpus: Corpus, captions: Numbers, tokens: int) -> torch.Tensor:
-        """Accumulate the gradients of the batch's mean loss a token; return this process's share of that loss."""
+        """Accumulate the gradients of the batch's mean loss a token; return this process's part of that loss."""
         shard = self.world.shard(captions)
         micro_batches = [some for some in np.array_split(shard, self.micro_batches) if len(some)]
-        weight = 1.0 if self.world.rank < len(captions) else 0.0  # a process without captions computes one for nothing
+        weight = 1.0 if self.world.rank < len(captions) else 0.0  # a process without captions gets one, with weight 0
         total = torch.zeros((), device=self.device)
         scale = weight * self.loss_scale.scale * self.world.size / tokens  # gradients are averaged over processes
         for index, some in enumerate(micro_batches):
@@ -269,7 +269,7 @@ class Engine:
 
 
 def _narrow(blocks: nn.Module, device: torch.device, precision: str) -> None:
-    """Store frozen matrices in the dtype to which each product would round them: half the memory, no conversions."""
+    """Store frozen matrices in the dtype of the matrix products: half the memory, no conversions."""
     with autocast(device, precision):
         dtype = products_dtype(device)
     for parameter in blocks.parameters():

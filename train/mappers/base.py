@@ -46,7 +46,7 @@ class MapperConfig(Settings):
     takes_patches: ClassVar[bool] = False
     """Whether the mapper can take an embedding for each patch."""
     one_row: ClassVar[bool] = True
-    """Whether an image is one row in the mapper's layers, rather than several positions."""
+    """Whether the layers process one vector for each image. If so, a CPU runs it in fp32, which is faster."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,4 +87,4 @@ def check_heads(kind: str, width: int, heads: int) -> None:
 
 def layers_setting() -> Any:
     """The knob `layers`, which several mappers have."""
-    return setting(8, "Layers of the mapper (transformer, encoder).", group=GROUP, minimum=1)
+    return setting(8, "Layers of the mapper.", group=GROUP, minimum=1)

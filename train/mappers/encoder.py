@@ -26,8 +26,8 @@ class EncoderMapper(MapperConfig):
 
     kind: str = field(init=False, default="encoder")
     layers: int = layers_setting()
-    heads: int = setting(16, "Attention heads of the mapper (encoder).", group=GROUP, minimum=1)
-    dropout: float = setting(0.0, "Dropout in the mapper (encoder).", group=GROUP, minimum=0, below=1)
+    heads: int = setting(16, "Attention heads of the mapper.", group=GROUP, minimum=1)
+    dropout: float = setting(0.0, "Dropout in the mapper.", group=GROUP, minimum=0, below=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,7 @@ class LinearMapper(MapperConfig):
     """Linear d -> K*D, then tanh if `tanh`."""
 
     kind: str = field(init=False, default="linear")
-    tanh: bool = setting(True, "Whether the mapper ends with a tanh (linear).", group=GROUP)
+    tanh: bool = setting(True, "Whether the mapper ends with a tanh.", group=GROUP)
 
     def layers_by_name(self) -> "dict[str, nn.Module | nn.Parameter]":
         from torch import nn

@@ -30,9 +30,7 @@ class TransformerMapper(MapperConfig):
     """
 
     kind: str = field(init=False, default="transformer")
-    clip_length: int = setting(
-        10, "Positions that the mapper makes of an embedding (transformer).", group=GROUP, minimum=1
-    )
+    clip_length: int = setting(10, "Positions that the mapper projects an embedding to.", group=GROUP, minimum=1)
     layers: int = layers_setting()
 
     takes_patches: ClassVar[bool] = True

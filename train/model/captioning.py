@@ -1,6 +1,6 @@
 """The captioning model: a mapper's prefix in front of GPT-2, with its plain loss and the continuation of a prefix.
 
-The mapper turns an embedding into a prefix of K positions, behind which GPT-2 reads the caption. With K = 2 and the
+The mapper turns an embedding into a prefix of K positions, after which GPT-2 reads the caption. With K = 2 and the
 caption "a dog." (`.` is end-of-text):
 
     position    0    1    2    3

@@ -44,7 +44,7 @@ class LanguageModelConfig:
     Attributes:
         name: name or folder that it was loaded from.
         tuned: whether its weights are in the checkpoint.
-        sha256: sum of the weights that it was loaded with.
+        sha256: SHA-256 of the weights that it was loaded with.
         config: GPT-2's own configuration.
     """
 

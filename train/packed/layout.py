@@ -1,4 +1,4 @@
-r"""How captions lie in a batch: the captions of an image behind one shared prefix, with almost no padding.
+r"""The layout of a packed batch: the captions of an image share one prefix, with almost no padding.
 
 Knows nothing of models: it computes index arrays from token ids.
 

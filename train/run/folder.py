@@ -135,7 +135,7 @@ class RunFolder:
 
         Args:
             settings: settings of the run.
-            cache: the content sums of the cache's shards.
+            cache: the content hashes of the cache's shards.
 
         Raises:
             ClipCapError: the folder cannot be written.

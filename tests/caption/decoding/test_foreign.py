@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.caption import Captioner
+from clipcap.caption.decoding.lahdhirim import LahdhirimBeam
 from clipcap.caption.decoding.options import DecodeOptions
 from clipcap.data.errors import CheckpointError, UsageError
 from clipcap.train.mappers import mapper_config
 from clipcap.train.mappers.module import Mapper
+from clipcap.train.model.captioning import ClipCapModel
 
 FILES = {
     "rmokady-mlp": "rmokady-mlp.pt",
@@ -220,3 +222,11 @@ def test_options_of_foreign_checkpoints_are_refused_for_ours(
     result = run("caption", small_cache, "--model", tmp_path / "m.bin")
     assert result.status == 2
     assert str(tmp_path / "m.bin") in result.err
+
+
+def test_the_limit_of_lahdhirim_leaves_at_least_one_token_after_a_long_prefix() -> None:
+    sizes = {"embedding_width": 8, "lm_width": 16}
+    for prefix_length, limit in ((5, 25), (29, 1), (31, 1)):
+        mapper = Mapper(mapper_config("linear", prefix_length=prefix_length, **sizes))
+        model = ClipCapModel(mapper, GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20)))
+        assert LahdhirimBeam().max_tokens(model) == limit
