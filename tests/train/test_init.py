@@ -13,6 +13,7 @@ from clipcap.caption import Captioner
 from clipcap.data.pretrained.tokenizer import load_tokenizer
 from clipcap.train.mappers import mapper_config
 from clipcap.train.mappers.module import Mapper
+from clipcap.train.run.trackers import TRACKERS
 from small_world import make_lm
 
 Options = list[Any]
