@@ -233,7 +233,7 @@ class _CaptionsFile(Output):
 
 
 def _proven(lines: list[bytes], content: bytes) -> list[Result]:
-    """The results, from the first on, of which the partial file's content is proof."""
+    """The leading results whose CRC-32 matches the partial file."""
     results: list[Result] = []
     crc32, position = 0, 0
     for line in lines:

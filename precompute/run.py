@@ -122,7 +122,7 @@ def _encode_batch(
     """Encode one batch. An image whose embedding is not finite fails, like one that could not be read.
 
     Args:
-        encoder: of images.
+        encoder: the image encoder.
         pixels: uint8 (m, H, W, 3), the images that could be read.
         reasons: for each of the B images in the batch, None or why it could not be read.
 
@@ -163,7 +163,7 @@ def _finished_shards(
         try:
             entry, failed = _read_finished(path, number, len(share), fingerprint, source.root)
         except CacheError as error:
-            logger.info(f"{path.name} is made again: {error}")
+            logger.info(f"{path.name} is rebuilt: {error}")
             continue
         entries[number] = entry
         for failure in failed:

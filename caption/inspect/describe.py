@@ -52,6 +52,7 @@ def is_foreign(path: Path) -> bool:
 
 def _describe_cache(path: Path, verify: bool) -> dict[str, Any]:
     from clipcap.data.cache.index import Cache
+    from clipcap.data.cache.shard import FORMAT_VERSION as CACHE_VERSION
     from clipcap.data.cache.shard import read_summary
 
     cache = Cache.open(path)
@@ -67,7 +68,7 @@ def _describe_cache(path: Path, verify: bool) -> dict[str, Any]:
         splits.update(split_names)
         failures.extend({"path": image, "reason": reason} for image, reason in failed)
     return {
-        "kind": "cache, format 1",
+        "kind": f"cache, format {CACHE_VERSION}",
         "images": cache.images,
         "captions": cache.captions,
         "tokens": cache.tokens,
@@ -80,7 +81,7 @@ def _describe_cache(path: Path, verify: bool) -> dict[str, Any]:
 
 
 def _describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:
-    from clipcap.train.model.checkpoint import load_checkpoint, read_config
+    from clipcap.train.model.checkpoint import FORMAT_VERSION, load_checkpoint, read_config
     from clipcap.train.model.find import find_checkpoint
 
     folder = find_checkpoint(path)
@@ -91,7 +92,7 @@ def _describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:
     if verify:
         load_checkpoint(folder)
         logger.info("the model was loaded: all of its weights are there")
-    return {"kind": "checkpoint, format 1", "folder": str(folder), "verified": verify, **asdict(config)}
+    return {"kind": f"checkpoint, format {FORMAT_VERSION}", "folder": str(folder), "verified": verify, **asdict(config)}
 
 
 def _describe_foreign(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from clipcap.data.command.interrupt import remember_interrupts
 from clipcap.data.command.messages import show_messages
 from clipcap.data.errors import ClipCapError, one_line
 from clipcap.data.version import program_version
@@ -117,7 +118,7 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
     program: Any = typer.main.get_command(app)
     rename = partial(with_option_names, parameters=program.params)
     try:
-        with show_messages(rename):
+        with remember_interrupts(), show_messages(rename):
             status = program.main(arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         if status == 130:  # typer's way to report Ctrl-C

@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from clipcap.data.command.interrupt import raise_if_interrupted
 from clipcap.data.command.messages import console, messages_are_shown
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,12 @@ class Progress:
             self._bar.stop()
 
     def advance(self, count: int = 1, skipped: int = 0, remark: str = "") -> None:
-        """Count `count` more as done, `skipped` of them as skipped; `remark` replaces the last remark."""
+        """Count `count` more as done, `skipped` of them as skipped; `remark` replaces the last remark.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed, and was lost where it arrived.
+        """
+        raise_if_interrupted()
         self.done += count
         self.skipped += skipped
         self.remark = remark or self.remark

@@ -194,7 +194,7 @@ def test_an_image_that_was_fixed_is_in_the_cache_after_the_next_run(
         path.write_bytes(data)
     result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
     assert result.status == 0
-    assert "c-00000.h5 is made again: train2017/000000000101.jpg" in result.err
+    assert "c-00000.h5 is rebuilt: train2017/000000000101.jpg" in result.err
     assert contents(tmp_path / "c.h5") == contents(tmp_path / "undisturbed.h5")
 
 
@@ -442,7 +442,7 @@ def test_a_missing_or_broken_shard_is_made_again_and_the_rest_is_kept(
     (tmp_path / "c.h5").unlink()
     result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
     assert result.status == 0
-    assert "c-00001.h5 is made again" in result.err
+    assert "c-00001.h5 is rebuilt" in result.err
     assert contents(tmp_path / "c.h5") == before
     assert (tmp_path / "c-00000.h5").stat().st_mtime_ns == kept
 

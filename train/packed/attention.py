@@ -1,4 +1,4 @@
-"""Attention of packed captions: gathers rows into cells, lets each cell attend to what it may see, and gathers back.
+"""Masked attention over packed captions: gathers rows into cells, attends, and gathers the result back into rows.
 
     rows (R, 3 * H * E) --gather--> cells (3, P * H, S, E) --attention--> (P * H, S, E) --gather--> rows (R, H * E)
 
@@ -120,7 +120,7 @@ def attend(projected: torch.Tensor, cells: Cells, scaling: float, p: float) -> t
 class _Rearrange(torch.autograd.Function):
     """`x[index]`, whose backward pass gathers with the inverse index, where autograd would scatter and add.
 
-    Between real rows and real cells the index is a permutation. Empty cells and filling break this, without effect:
+    Between real rows and real cells the index is a permutation. Empty cells and padding break this, without effect:
 
     * All empty cells hold the last row, so its index occurs more than once. Its gradient is that of its own cell alone,
       without those of the empty cells.

@@ -89,7 +89,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunk_rows, softmax_rows, chunk_tokens = _chunk_sizes(hidden, weight)
         row_of_target = row.numpy()
         # How many targets each row predicts: several for the last row of a prefix and for input tokens that captions
-        # share, none for filling.
+        # share, none for padding.
         count = to_device(torch.from_numpy(np.bincount(row_of_target, minlength=len(hidden))), hidden.device).to(wide)
         row = to_device(row, hidden.device)
         loss = torch.zeros((), device=hidden.device, dtype=wide)

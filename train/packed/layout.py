@@ -15,10 +15,10 @@ a pack is a tree. With K = 2 and three captions, two of one image and one of ano
     two cats.
 
 *Rows* are what every layer but attention works on: first the prefixes of all packs, then all input tokens, each tree
-depth first, then filling up to a multiple of 32, which keeps the number of different shapes small:
+depth first, then padding up to a multiple of 32, which keeps the number of different shapes small:
 
     row               0  1  2  3  4  5    6    7       8    9     10 ... 31
-    holds             p0 p1 p2 p3 a  dog  runs sleeps  two  cats  filling
+    holds             p0 p1 p2 p3 a  dog  runs sleeps  two  cats  padding
     position          0  1  0  1  2  3    4    4       2    3     0 ...
     predicts             a     two dog runs,   .  .    cats .     nothing
                          a                sleeps
@@ -59,7 +59,7 @@ class Packing:
         target: (N), the token ids that are predicted.
         position: (R), the position of each row, as GPT-2 counts.
         row_of_cell: (P * S), the row in each cell. Empty cells have the last row.
-        cell_of_row: (R), the cell of each row. Filling has the last cell, which is empty.
+        cell_of_row: (R), the cell of each row. Padding has the last cell, which is empty.
         branch_end: (P, S), the cell after the last one that sees this cell.
         predicting_row: the rows that predict something: the last of each prefix, then all input tokens. The last row of
             the batch, repeated, fills up to a multiple of 32; these repeats predict nothing.
@@ -101,7 +101,7 @@ def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
     pack_of = np.cumsum(new_pack) - 1
     packs = len(first)
 
-    # The tree of each pack: a caption shares input tokens with the caption before it, and has the others for itself.
+    # The tree of each pack: a caption shares input tokens with the caption before it, and owns the rest.
     input_length = (token >= 0).sum(axis=1) - 1
     common = np.logical_and.accumulate(token[1:] == token[:-1], axis=1).sum(axis=1)
     shared = np.concatenate([[0], np.minimum(common, np.minimum(input_length[1:], input_length[:-1]))])
@@ -121,7 +121,7 @@ def pack(image: Numbers, token: Numbers, prefix_length: int) -> Packing:
     input_end = np.concatenate([input_end, np.full((1, len(offset)), inputs)])
     input_end = np.minimum.accumulate(input_end[::-1], axis=0)[::-1]
 
-    # Rows: the prefixes of all packs, all input tokens, filling.
+    # Rows: the prefixes of all packs, all input tokens, padding.
     prefix_rows = packs * prefix_length
     rows = _filled(prefix_rows + inputs, ROW_MULTIPLE)
     position = np.zeros(rows, dtype=np.int64)

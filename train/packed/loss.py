@@ -4,7 +4,7 @@ Knows nothing of caches, optimisers and how much memory a device has.
 
     embedding (P, d) -> mapper -> prefix rows   \
     token ids (I) -> wte -> input rows           rows (R, D) -> blocks -> predicting rows -> cross entropy -> loss
-    filling                                     /
+    padding                                     /
 
 The weights are those of transformers' GPT2LMHeadModel. Its forward pass takes batches padded to a rectangle, so the
 forward pass over rows is written out here. `ClipCapModel.token_losses` computes the same plainly, with a row for each
@@ -105,8 +105,8 @@ def hidden_states(model: ClipCapModel, batch: PackedBatch, shared: SharedGradien
     with torch.autocast(batch.embedding.device.type, enabled=False) if in_fp32 else nullcontext():
         prefix = model.clip_project(batch.embedding).flatten(0, 1)  # (P * K, D)
     inputs = embed(lm.wte.weight, batch.input_token, shared)  # (I, D)
-    filling = inputs.new_zeros(len(batch.position) - len(prefix) - len(inputs), inputs.shape[1])
-    rows = torch.cat([prefix.to(inputs.dtype), inputs, filling])  # (R, D)
+    padding = inputs.new_zeros(len(batch.position) - len(prefix) - len(inputs), inputs.shape[1])
+    rows = torch.cat([prefix.to(inputs.dtype), inputs, padding])  # (R, D)
     rows = dropout(rows + lm.wpe(batch.position), lm.drop.p, lm.training)
     dtype = products_dtype(rows.device) or rows.dtype
     cells = lay_out(batch.row_of_cell, batch.cell_of_row, batch.branch_end, lm.h[0].attn.num_heads, dtype)

@@ -78,7 +78,7 @@ def test_patches_label_smoothing_and_small_chunks_give_the_plain_loss(
 
 
 @pytest.mark.parametrize("manual", [True, False])
-def test_batches_without_filling_give_the_plain_loss(manual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_without_padding_give_the_plain_loss(manual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty cells then hold copies of a real row."""
     monkeypatch.setattr(attention, "uses_manual_attention", lambda device: manual)
     corpus, model = make_corpus(torch.float64), make_model("mlp", torch.float64)
@@ -192,7 +192,7 @@ def test_rows_and_cells_are_inverse_to_each_other() -> None:
         empty = np.setdiff1d(np.arange(packs * cells), full)
         assert len(np.unique(full)) == len(real) < packs * cells
         assert (found.row_of_cell[empty] == rows - 1).all()
-        # An empty cell sees only itself; filling is in empty cells only.
+        # An empty cell sees only itself; padding is in empty cells only.
         column = np.tile(np.arange(cells), packs)
         assert (found.branch_end.ravel()[empty] == column[empty] + 1).all()
         assert (found.cell_of_row[len(real) :] == packs * cells - 1).all()
@@ -212,7 +212,7 @@ def test_each_target_is_predicted_from_its_own_caption_and_no_token_is_read_twic
         assert len(read) == len(found.input_token)
 
 
-def test_filling_is_below_3_percent_and_shapes_are_few() -> None:
+def test_padding_is_below_3_percent_and_shapes_are_few() -> None:
     """Captions are as long as COCO's, five or six an image, 40 in a batch."""
     random = np.random.default_rng(0)
     image = np.repeat(np.arange(800), random.choice([5, 6], 800, p=[0.98, 0.02]))
