@@ -127,7 +127,7 @@ def test_all_kinds_of_features_record_the_same_weights(clip_folder: Path) -> Non
         "pooled": (64,),
         "patches": (16, 64),
     }
-    with pytest.raises(UsageError, match="`features` cls is not known; use projected, pooled, patches"):
+    with pytest.raises(UsageError, match=r"cls .*projected, pooled, patches"):
         load_encoder(str(clip_folder), device=torch.device("cpu"), features="cls")
 
 
@@ -153,19 +153,22 @@ def test_patches_through_all_stages(run: Any, coco: Path, tmp_path: Path, lm_fol
     rows = next(cache.tables()).embedding
     from_cache = run("caption", patch_cache, "--model", tmp_path / "run", "--device", "cpu")
     assert [line.split(": ", 1)[1] for line in from_cache.out.splitlines()] == captioner(rows.astype(np.float32))
-    picture = coco / "val2017/000000000113.jpg"
-    assert captioner.encode([picture]).shape == (1, 16, 64)
+    image = coco / "val2017/000000000113.jpg"
+    assert captioner.encode([image]).shape == (1, 16, 64)
     assert isinstance(captioner(rows[0]), str)
     np.save(tmp_path / "flat.npy", rows[:, 0])
     wrong = run("caption", tmp_path / "flat.npy", "--model", tmp_path / "run", "--device", "cpu")
     assert wrong.status == 2
-    assert "has the shape (17, 64); this model takes rows of 16, 64 numbers, (n, 16, 64)" in wrong.err
+    message = wrong.err.splitlines()[-1]
+    assert all(value in message for value in ("flat.npy", "(17, 64)", "(n, 16, 64)"))
 
 
 def test_the_mlp_takes_no_patches(run: Any, tmp_path: Path, lm_folder: Path, patch_cache: Path) -> None:
     result = run("train", patch_cache, "-o", tmp_path / "run", "--lm", lm_folder, "--device", "cpu")
     assert result.status == 2
-    assert "--mapper mlp takes one embedding of an image, not 16 patches" in result.err.splitlines()[-1]
+    message = result.err.splitlines()[-1]
+    assert "--mapper mlp" in message
+    assert "16 patches" in message
     assert not (tmp_path / "run").exists()
 
 

@@ -30,7 +30,7 @@ def test_the_bundled_models_are_at_most_12_megabytes_without_a_pickle() -> None:
 
 
 def test_only_the_registry_holds_their_names() -> None:
-    for folder in ("data", "precompute", "train", "caption"):
+    for folder in ("clipcap", "data", "precompute", "train", "caption", "docs"):
         for file in (ROOT / folder).rglob("*.py"):
             found = re.findall(r"""["']demo["']""", file.read_text())
             expected = len(found) if file.parent.name == "demo" else 3 if file.name == "bundled.py" else 0
