@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipcap.caption.decoding.options import DecodeOptions
-from clipcap.caption.settings import MODEL, OUTPUT, CaptionerSettings
+from clipcap.caption.settings import DEFAULT_MODEL, MODEL, OUTPUT, CaptionerSettings
 from clipcap.data.command.app import Debug, Version, command, new_app, run_command
 from clipcap.data.command.config import Config
 from clipcap.data.command.options import with_settings
@@ -56,7 +56,7 @@ Models = Annotated[
     typer.Option(
         "--model", metavar="CHECKPOINT", rich_help_panel=MODEL,
         help="Checkpoint of clipcap-train, or a .pt or .pkl file of rmokady, jmisilo or Lahdhirim. Several, each "
-        "with its own --model, caption one after the other. Default: checkpoints/best.",
+        f"with its own --model, caption one after the other. Default: {DEFAULT_MODEL}.",
     ),
 ]  # fmt: skip
 Decode = Annotated[
@@ -123,7 +123,7 @@ def caption(
 
     formats = {"table": table, "json": json, "jsonl": jsonl, "csv": csv}
     form = choose_format([name for name, wanted in formats.items() if wanted], output)
-    models = list(dict.fromkeys(models or [Path("checkpoints/best")]))
+    models = list(dict.fromkeys(models or [Path(DEFAULT_MODEL)]))
     for model in models:  # a missing one is an error before torch is loaded
         find_checkpoint(model)
 

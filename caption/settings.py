@@ -6,9 +6,9 @@ Imports nothing heavy: the command line makes its options from it.
 from dataclasses import dataclass
 from typing import TypedDict
 
-from clipcap.data.pretrained.device import PRECISIONS
-from clipcap.data.settings import Settings, device_setting, setting
+from clipcap.data.settings import Settings, device_setting, precision_setting, setting
 
+DEFAULT_MODEL = "checkpoints/best"
 MODEL, MEMORY, OUTPUT = "Model", "Memory and speed", "Output"
 
 
@@ -48,10 +48,7 @@ class CaptionerSettings(Settings):
         group=MODEL, minimum=1,
     )  # fmt: skip
     batch_size: int = setting(32, "Inputs that are captioned together.", group=MEMORY, minimum=1)
-    precision: str = setting(
-        "auto", "Precision of the computation. auto takes bf16 on a GPU that has it, else fp32.",
-        group=MEMORY, choices=("auto", *PRECISIONS),
-    )  # fmt: skip
+    precision: str = precision_setting(MEMORY)
     device: str = device_setting(MEMORY)
 
 

@@ -17,7 +17,7 @@ from clipcap.caption.captioner import Captioner
 from clipcap.caption.decoding.options import DecodeOptions
 from clipcap.caption.decoding.registry import choose_strategy, infer_strategy
 from clipcap.caption.inputs import Inputs
-from clipcap.caption.settings import CaptionerSettings
+from clipcap.caption.settings import DEFAULT_MODEL, CaptionerSettings
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError
 from clipcap.data.settings import changed_values, stored_values
@@ -48,7 +48,7 @@ class Captioned:
 
 def caption(
     inputs: str | Path | Sequence[str | Path] | Inputs,
-    models: str | Path | Sequence[str | Path] = "checkpoints/best",
+    models: str | Path | Sequence[str | Path] = DEFAULT_MODEL,
     settings: CaptionerSettings | None = None,
     *,
     decode: str | None = None,

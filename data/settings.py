@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipcap.data.errors import UsageError
+from clipcap.data.pretrained.device import PRECISIONS
 
 _METADATA = "setting"
 
@@ -129,6 +130,14 @@ def changed_values(settings: Settings) -> dict[str, Any]:
     """The parameters of a settings object that differ from their defaults, by name."""
     values = {p.name: (getattr(settings, p.name), p.default) for p in parameters_of(type(settings))}
     return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def precision_setting(group: str) -> Any:
+    """The parameter `precision` of the stages that only run a model: stage 1 and captioning."""
+    return setting(
+        "auto", "Precision of the computation. auto takes bf16 on a GPU that has it, else fp32.",
+        group=group, choices=("auto", *PRECISIONS),
+    )  # fmt: skip
 
 
 def device_setting(group: str) -> Any:

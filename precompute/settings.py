@@ -4,9 +4,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap.data.pretrained.device import PRECISIONS
 from clipcap.data.readers import READERS
-from clipcap.data.settings import Settings, device_setting, setting
+from clipcap.data.settings import Settings, device_setting, precision_setting, setting
 from clipcap.precompute.features import FEATURES
 
 READING, ENCODER, CAPTIONS = "What it reads", "Encoder", "Captions and splits"
@@ -87,11 +86,7 @@ class PrecomputeSettings(Settings):
         f"{DEFAULT_FEATURES}; {', '.join(f'for {name}, {kind}' for name, kind in FEATURES_OF_FORMAT.items())}.",
         group=ENCODER, choices=tuple(FEATURES),
     )  # fmt: skip
-    precision: str = setting(
-        "auto",
-        "Precision of the encoder's computation. auto takes bf16 on a GPU that has it, else fp32.",
-        group=ENCODER, choices=("auto", *PRECISIONS),
-    )  # fmt: skip
+    precision: str = precision_setting(ENCODER)
 
     tokenizer: str = setting(
         "gpt2", "Tokenizer of the language model: its name, a folder, or demo.", group=CAPTIONS, metavar="MODEL"

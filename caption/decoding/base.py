@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from clipcap.caption.decoding.loop import Choice, Continuation, TokenDecoder, run_loop
-from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.decoding.options import LONGEST, DecodeOptions
 from clipcap.caption.decoding.rules import Ending
 from clipcap.train.model.captioning import ClipCapModel
 
@@ -28,7 +28,7 @@ class Strategy(TokenDecoder):
     Attributes:
         own_options: names of the `DecodeOptions` that this strategy alone uses. Setting one selects the strategy.
         rows_per_image: texts that are continued for each image at the same time.
-        longest: default limit of a caption in tokens; 67 as in ClipCap's own predict.py.
+        longest: default limit of a caption in tokens.
         continuation: how the model reads prefixes and tokens.
 
     Raises:
@@ -37,7 +37,7 @@ class Strategy(TokenDecoder):
 
     own_options: ClassVar[frozenset[str]] = frozenset()
     rows_per_image: int = 1
-    longest: ClassVar[int] = 67
+    longest: ClassVar[int] = LONGEST
     continuation: ClassVar[type[Continuation]] = Continuation
 
     # Of the batch that is decoded.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from clipcap.data.errors import UsageError
 from clipcap.data.settings import Settings, setting
 
+LONGEST = 67  # tokens, as in ClipCap's own predict.py
 _GROUP = "Decoding"
 
 
@@ -21,7 +22,8 @@ class DecodeOptions(Settings):
         group=_GROUP, minimum=1, spellings=("-n",),
     )  # fmt: skip
     max_tokens: int | None = setting(
-        None, "Longest caption, in tokens. Default: 67, or the limit of the system that the checkpoint comes from.",
+        None,
+        f"Longest caption, in tokens. Default: {LONGEST}, or the limit of the system that the checkpoint comes from.",
         group=_GROUP, minimum=1,
     )  # fmt: skip
     stop: str | None = setting(
