@@ -1,0 +1,1 @@
+"""`clipcap-evaluate`: figures of captions against references, with what they are worth."""
