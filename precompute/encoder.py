@@ -16,7 +16,7 @@ from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.device import autocast
 from clipcap.data.pretrained.remote_code import remote_code_refused
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoder_choice import choose_encoder, loading_error
+from clipcap.precompute.encoder_choice import EncoderChoice, choose_encoder, loading_error
 from clipcap.precompute.features import FEATURES, Forward
 
 if TYPE_CHECKING:
@@ -100,6 +100,26 @@ def load_encoder(
     """
     if features not in FEATURES:
         raise UsageError(f"`features` {features} is not known; use {', '.join(FEATURES)}")
+    choice, model = load_clip(name, pretrained, quick_gelu=quick_gelu)
+    # Only the image tower is kept: the text tower of a large CLIP takes gigabytes.
+    return freeze_tower(
+        model.visual, choice.name, choice.pretrained, device=device, precision=precision, features=features
+    )
+
+
+def load_clip(name: str, pretrained: str | None = None, *, quick_gelu: bool = False) -> tuple[EncoderChoice, Any]:
+    """Load both towers of a CLIP: an open_clip model in fp32, on the CPU.
+
+    Args:
+        name, pretrained, quick_gelu: as for `load_encoder`.
+
+    Returns:
+        What was loaded, and the model.
+
+    Raises:
+        UsageError: the tag is not known.
+        ModelError: the architecture is not known, or its weights cannot be loaded or do not fit it.
+    """
     open_clip = importlib.import_module("open_clip")
     choice = choose_encoder(open_clip, name, pretrained)
     try:
@@ -114,10 +134,7 @@ def load_encoder(
             )
     except Exception as error:  # open_clip raises RuntimeError, OSError, KeyError, and what torch.load raises
         raise loading_error(choice, error) from error
-    # Only the image tower is kept: the text tower of a large CLIP takes gigabytes.
-    return freeze_tower(
-        model.visual, choice.name, choice.pretrained, device=device, precision=precision, features=features
-    )
+    return choice, model
 
 
 def quick_gelu_twin(encoder: Encoder) -> str | None:

@@ -29,7 +29,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -70,6 +70,7 @@ def main() -> None:
     tokens = tokenize(tokenizer, captions)
     clip = train_clip(pixels, tokens, labels, len(tokenizer))
     save_clip(clip, folder / "demo-clip")
+    save_text_tokenizer(tokenizer, folder / "demo-clip")
     lm = train_language_model(tokens.flatten(0, 1), tokenizer)
     lm.half().save_pretrained(str(folder / "demo-gpt2"))
     tokenizer.save_pretrained(str(folder / "demo-gpt2"))
@@ -238,9 +239,20 @@ def save_clip(clip: CLIP, folder: Path) -> None:
         for name, tensor in clip.state_dict().items()
     }
     save_file(state, folder / "open_clip_model.safetensors")
-    text = {**CLIP_CONFIG["text_cfg"], "vocab_size": clip.vocab_size}
+    # open_clip reads the tokenizer from the same folder; the name only says that it is not CLIP's own.
+    text = {**CLIP_CONFIG["text_cfg"], "vocab_size": clip.vocab_size, "hf_tokenizer_name": folder.name}
     config = {"model_cfg": {**CLIP_CONFIG, "text_cfg": text}, "preprocess_cfg": PREPROCESS}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def save_text_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save the tokenizer as open_clip calls it: end-of-text ends and fills up every text, even one that is cut."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, tokenizer.eos_token_id)]
+    )
+    own = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END, pad_token=END, bos_token=END)
+    own.save_pretrained(str(folder))
 
 
 def log(text: str) -> None:
