@@ -45,7 +45,7 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[s
 
     check_pairs(captions, references)
     counts = np.array([_counts(caption, some) for caption, some in zip(captions, references, strict=True)], np.float64)
-    return {f"Bleu_{n}": Score(counts, partial(_figure, n=n)) for n in range(1, ORDER + 1)}
+    return {f"Bleu_{n}": Score(counts, partial(bleu_figure, n=n)) for n in range(1, ORDER + 1)}
 
 
 def _counts(caption: str, references: Sequence[str]) -> list[int]:
@@ -72,7 +72,7 @@ def _grams(words: list[str]) -> Counter[tuple[str, ...]]:
     return grams
 
 
-def _figure(counts: "NDArray[np.float64]", n: int) -> Any:
+def bleu_figure(counts: "NDArray[np.float64]", n: int) -> Any:
     """Compute BLEU-n, (...), from sums of `_counts`, (..., 10)."""
     import numpy as np
 
