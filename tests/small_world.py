@@ -15,6 +15,7 @@ COMMANDS = {
     "precompute": "clipcap.precompute.cli",
     "train": "clipcap.train.cli",
     "caption": "clipcap.caption.cli",
+    "evaluate": "clipcap.caption.evaluate.cli",
     "inspect": "clipcap.caption.inspect.cli",
     "demo": "clipcap.caption.demo.cli",
 }

@@ -37,7 +37,8 @@ def test_a_stage_can_be_called_before_and_after_its_modules_are_imported(tmp_pat
 
 def test_the_module_lists_the_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "clipcap"], capture_output=True, text=True, check=True)
-    names = ["clipcap-precompute", "clipcap-train", "clipcap-caption", "clipcap-inspect", "clipcap-demo"]
+    commands = ("precompute", "train", "caption", "evaluate", "inspect", "demo")
+    names = [f"clipcap-{command}" for command in commands]
     assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == names
 
 

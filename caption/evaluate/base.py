@@ -53,6 +53,13 @@ class Difference:
     value: float
     interval: tuple[float, float]
 
+    def turned(self) -> "Difference":
+        """Return the same difference as seen from the other captioner."""
+        low, high = self.interval
+        return Difference(
+            first=self.second, second=self.first, metric=self.metric, value=0 - self.value, interval=(0 - high, 0 - low)
+        )
+
     @property
     def is_clear(self) -> bool:
         """Whether the interval leaves out zero, so that one of the two can be called better."""

@@ -58,7 +58,7 @@ class Command(TyperCommand):
                 continue
             title = getattr(parameter, "rich_help_panel", None) or LAST_GROUP
             if not parameter.opts[0].startswith("-"):
-                default = "" if parameter.required else f"  [default: {parameter.default}]"
+                default = "" if parameter.required or parameter.default is None else f"  [default: {parameter.default}]"
                 title, record = "Arguments", (_argument_name(parameter), parameter.help + default)
             groups.setdefault(title, []).append(record)
         for title in [*(title for title in groups if title != LAST_GROUP), LAST_GROUP]:

@@ -1,0 +1,108 @@
+"""Computes the figures of captions: the core metrics, those that need a model or another program, and counts of words.
+
+A scorer is prepared before captions are made, so that what it lacks is known early. To add a metric that needs more
+than tokenised text, write a function that prepares its scorer, and its line in `EXTRA`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from clipcap.caption.settings import CaptionerSettings
+from clipcap.data.errors import UsageError
+from clipcap.data.metrics import METRICS, Score, tokenize_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredImages:
+    """The images of an evaluation: their ids, and their references as the dataset has them."""
+
+    ids: list[str]
+    references: list[list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a scorer may need besides captions and references.
+
+    Attributes:
+        cache: with the embeddings of the images, if there is one.
+        settings: device, precision and weights of a model.
+    """
+
+    cache: Path | None
+    settings: CaptionerSettings
+
+
+Scorer = Callable[[Sequence[str], ScoredImages], dict[str, Score]]
+
+
+def prepare_scorers(metrics: Iterable[str], sources: Sources, *, exact: bool) -> list[Scorer]:
+    """Prepare the core metrics and those that were asked for.
+
+    Args:
+        metrics: names in `EXTRA`; those of the core metrics are allowed, and change nothing.
+        sources: what they may need.
+        exact: whether the COCO toolkit computes the core metrics, instead of this program.
+
+    Raises:
+        UsageError: a metric is not known, or lacks what it needs.
+        ModelError: a model that it needs cannot be loaded.
+    """
+    wanted = list(dict.fromkeys(metrics))
+    for name in wanted:
+        if name not in EXTRA and name not in METRICS:
+            raise UsageError(f"`metrics` {name} is not known; use {', '.join(EXTRA)}")
+    core = _prepare_toolkit(sources, names=tuple(METRICS)) if exact else _CoreScorer()
+    return [core, *(EXTRA[name](sources) for name in wanted if name in EXTRA)]
+
+
+def describe_text(captions: Sequence[str], training: set[str] | None) -> dict[str, float | int | None]:
+    """Count the words of captions, after tokenisation.
+
+    Args:
+        captions: as the captioner wrote them.
+        training: the tokenised captions of the training set; None if it is not known.
+
+    Returns:
+        What `Evaluated.text` holds.
+    """
+    tokens = tokenize_all(captions)
+    words = [caption.split() for caption in tokens]
+    return {
+        "distinct_captions": len(set(tokens)),
+        "vocabulary": len({word for some in words for word in some}),
+        "mean_length": sum(map(len, words)) / len(words),
+        "in_training": None if training is None else sum(caption in training for caption in tokens) / len(tokens),
+    }
+
+
+class _CoreScorer:
+    """Computes the metrics of `METRICS`. The references of a set of images are tokenised once."""
+
+    def __init__(self) -> None:
+        self._images: ScoredImages | None = None
+        self._references: list[list[str]] = []
+
+    def __call__(self, captions: Sequence[str], images: ScoredImages) -> dict[str, Score]:
+        if self._images is not images:
+            tokens = iter(tokenize_all(text for some in images.references for text in some))
+            self._references = [[next(tokens) for _ in some] for some in images.references]
+            self._images = images
+        tokenised = tokenize_all(captions)
+        return {
+            name: score for metric in METRICS.values() for name, score in metric(tokenised, self._references).items()
+        }
+
+
+def _prepare_toolkit(sources: Sources, names: Sequence[str]) -> Scorer:
+    from clipcap.data.metrics.toolkit import toolkit_scores
+
+    return lambda captions, images: toolkit_scores(captions, images.references, names)
+
+
+EXTRA: dict[str, Callable[[Sources], Scorer]] = {
+    "meteor": partial(_prepare_toolkit, names=["meteor"]),
+    "spice": partial(_prepare_toolkit, names=["spice"]),
+}

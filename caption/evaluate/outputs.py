@@ -1,0 +1,132 @@
+"""Writes an evaluation as a table, as JSON or as CSV, to stdout or to a file.
+
+A file is replaced only if it holds what this program wrote. A new format is its function and its line in `FORMATS`.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from clipcap.caption.evaluate.base import Evaluated, Evaluation
+from clipcap.data.cache.atomic import write_file
+from clipcap.data.errors import UsageError
+
+_KEYS = {"intervals", "images", "text", "baseline", "differences", "unmatched"}
+
+
+def write_evaluation(evaluation: Evaluation, form: str, output: Path | None) -> None:
+    """Write an evaluation in a format of `FORMATS`, to a file or to stdout.
+
+    Raises:
+        ClipCapError: the file cannot be written. No part of it is left behind.
+    """
+    if output is None:
+        FORMATS[form](evaluation, sys.stdout)
+        return
+    stream = io.StringIO()
+    FORMATS[form](evaluation, stream)
+    write_file(output, stream.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def check_output(output: Path | None, inputs: Sequence[Path | None]) -> None:
+    """Check before the work that a file may be written.
+
+    Args:
+        output: the file; None for stdout.
+        inputs: that must not be replaced.
+
+    Raises:
+        UsageError: its folder does not exist, or it is an input or a file of another kind.
+    """
+    if output is None:
+        return
+    if not output.resolve().parent.is_dir():
+        raise UsageError(f"the folder of {output} does not exist; create it, or give another `output`")
+    if output.exists() and any(path is not None and path.exists() and path.samefile(output) for path in inputs):
+        raise UsageError(f"`output` {output} is an input; give another name")
+    if output.is_dir() or (output.is_file() and output.stat().st_size and not _is_ours(output)):
+        raise UsageError(
+            f"{output} exists and is no evaluation of this program; give another `output`, or move it away"
+        )
+
+
+def write_json(evaluation: Evaluation, stream: TextIO) -> None:
+    """Write one object, or with several captioners an object by name of such objects."""
+    objects = {one.name: _object(one, evaluation) for one in evaluation.evaluated}
+    content = next(iter(objects.values())) if len(objects) == 1 else objects
+    stream.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_csv(evaluation: Evaluation, stream: TextIO) -> None:
+    """Write a row for each image: id, caption and figures; with several captioners, `model` is the first column."""
+    several = len(evaluation.evaluated) > 1
+    rows = csv.writer(stream, lineterminator="\n")
+    names = list(evaluation.evaluated[0].scores)
+    rows.writerow([*(["model"] if several else []), "id", "caption", *names])
+    for one in evaluation.evaluated:
+        figures = [one.scores[name].images.tolist() for name in names]
+        for identifier, caption, *values in zip(one.ids, one.captions, *figures, strict=True):
+            rows.writerow([*([one.name] if several else []), identifier, caption, *values])
+
+
+def _write_table(evaluation: Evaluation, stream: TextIO) -> None:
+    from clipcap.caption.evaluate.table import write_table
+
+    write_table(evaluation, stream)
+
+
+FORMATS: dict[str, Callable[[Evaluation, TextIO], None]] = {
+    "text": _write_table,
+    "json": write_json,
+    "csv": write_csv,
+}
+
+
+def _object(one: Evaluated, evaluation: Evaluation) -> dict[str, Any]:
+    """The figures of a captioner as JSON has them; its differences are its figures minus those of the first one."""
+    differences: dict[str, dict[str, Any]] = {}
+    for found in evaluation.differences:
+        if found.second == one.name:
+            differences.setdefault(found.first, {})[found.metric] = {
+                "value": found.turned().value,
+                "interval": list(found.turned().interval),
+                "clear": found.is_clear,
+            }
+    return {
+        **_figures(one),
+        "split": evaluation.split,
+        "baseline": {baseline.name: _figures(baseline) for baseline in evaluation.baselines},
+        "differences": differences,
+        "unmatched": one.unmatched,
+    }
+
+
+def _figures(one: Evaluated) -> dict[str, Any]:
+    return {
+        **{name: score.corpus for name, score in one.scores.items()},
+        "intervals": {name: list(interval) for name, interval in one.intervals.items()},
+        "images": len(one.ids),
+        "text": one.text,
+    }
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file holds an evaluation in one of the formats."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    first = text.partition("\n")[0]
+    if first.startswith(("id,caption,Bleu_1", "model,id,caption,Bleu_1")) or "95 % interval over samples" in first:
+        return True
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    objects = [content] if isinstance(content, dict) and "intervals" in content else content
+    objects = list(objects.values()) if isinstance(objects, dict) else objects
+    return isinstance(objects, list) and bool(objects) and all(isinstance(o, dict) and set(o) >= _KEYS for o in objects)

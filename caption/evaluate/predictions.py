@@ -1,0 +1,161 @@
+"""Reads captions that a captioner wrote to a file: COCO's result format, or what clipcap-caption writes.
+
+    [{"image_id": 391895, "caption": "A man rides a motorcycle."}]     COCO's result format
+    [{"input": "img/dog.jpg", "caption": "A dog runs."}]               --json; --jsonl has an object on each line
+    [{"input": "img/dog.jpg", "captions": ["A dog runs.", "A dog."]}]  with -n 2: the first of an image counts
+    input,caption                                                      --csv; with -n, the first row of an image counts
+
+A file with captions of several models names the model of each, and becomes one `Predictions` for each model.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipcap.data.command.progress import plural
+from clipcap.data.errors import SourceError, one_line
+from clipcap.data.readers.csv_rows import read_csv_rows
+from clipcap.data.readers.images import read_text
+from clipcap.data.readers.tables import IMAGE_COLUMNS
+
+logger = logging.getLogger(__name__)
+
+_IMAGES = ("image_id", "input", "id", *IMAGE_COLUMNS)
+_FORMATS = '[{"image_id": 1, "caption": "..."}], or what clipcap-caption writes as JSON, JSON lines or CSV'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The captions of one captioner.
+
+    Attributes:
+        path: the file.
+        model: the model as the file names it, if it names several; else None.
+        captions: one for each image, by its id or name as it stands in the file.
+    """
+
+    path: Path
+    model: str | None
+    captions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry of a file; `where` says which one, for errors."""
+
+    where: str
+    image: str
+    model: str | None
+    caption: str
+    number: int
+
+
+def read_predictions(path: Path) -> list[Predictions]:
+    """Read the captions in a file, of one captioner or of several.
+
+    Args:
+        path: the file. Its content decides the format: a JSON array, JSON lines, or a CSV with a header.
+
+    Raises:
+        SourceError: the file cannot be read, is of no such format, holds no captions, or has an image twice.
+    """
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder; give a file of captions: {_FORMATS}")
+    if not path.exists():
+        raise SourceError(f"{path} does not exist; give a file of captions: {_FORMATS}")
+    text = read_text(path)
+    start = text.lstrip()[:1]
+    if not start:
+        raise SourceError(f"{path} is empty; give a file of captions: {_FORMATS}")
+    read = _read_array if start == "[" else _read_lines if start == "{" else _read_csv
+    by_model: dict[str | None, dict[str, _Entry]] = {}
+    more = 0
+    for entry in read(path, text):
+        entries = by_model.setdefault(entry.model, {})
+        before = entries.get(entry.image)
+        if before is None:
+            entries[entry.image] = entry
+        elif read is _read_csv and entry.number == before.number + 1:  # the next caption of the same image
+            entries[entry.image] = _Entry(before.where, before.image, before.model, before.caption, entry.number)
+            more += 1
+        else:
+            raise SourceError(
+                f"{entry.where} captions image {entry.image}, which has a caption in {before.where} already; "
+                "leave one of them out"
+            )
+    if not by_model:
+        raise SourceError(f"{path} holds no captions; give a file of captions: {_FORMATS}")
+    if more:
+        logger.info(f"{path}: the first caption of each image counts; {plural(more, 'more caption')} left out")
+    several = len(by_model) > 1
+    return [
+        Predictions(
+            path=path,
+            model=str(model) if several else None,
+            captions={image: entry.caption for image, entry in entries.items()},
+        )
+        for model, entries in by_model.items()
+    ]
+
+
+def _read_array(path: Path, text: str) -> Iterator[_Entry]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path} is not JSON ({one_line(error)}); give a whole file: {_FORMATS}") from error
+    for number, value in enumerate(content, 1):
+        yield _entry(f"{path} entry {number:,}", value, number)
+
+
+def _read_lines(path: Path, text: str) -> Iterator[_Entry]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number:,}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{where} is not JSON ({one_line(error)}); expected {_FORMATS}") from error
+        yield _entry(where, value, number)
+
+
+def _read_csv(path: Path, text: str) -> Iterator[_Entry]:
+    rows = read_csv_rows(path, text, ",")
+    header = next(rows)
+    columns = [name.strip() for name in header.fields]
+    if len(columns) < 2:
+        raise SourceError(f"{path} holds no captions ({text[:40]!r} ...); expected {_FORMATS}")
+    for number, row in enumerate(rows):
+        where = f"{path} line {row.number:,}"
+        if len(row.fields) != len(columns):
+            fact = f"{where} has {plural(len(row.fields), 'field')}, and the header has {len(columns)}"
+            raise SourceError(f"{fact}; put quotes around a caption with commas")
+        yield _entry(where, dict(zip(columns, row.fields, strict=True)), number)
+
+
+def _entry(where: str, value: Any, number: int) -> _Entry:
+    """Read one object, or one row of a table."""
+    if not isinstance(value, dict):
+        raise SourceError(f"{where} is {value!r:.60}, not an object; expected {_FORMATS}")
+    key = next((name for name in _IMAGES if name in value), None)
+    captions = value.get("captions", value.get("caption"))
+    if key is None or captions is None:
+        what = f"no {'caption' if key is not None else 'image_id or input'}"
+        raise SourceError(f"{where} has {what} but {', '.join(map(str, value)) or 'nothing'}; expected {_FORMATS}")
+    caption = captions[0] if isinstance(captions, list) and captions else captions
+    if not isinstance(caption, str):
+        raise SourceError(f"{where} has the caption {captions!r:.60}, which is not text; write a caption as a string")
+    model = value.get("model")
+    return _Entry(where, _identifier(where, value[key]), None if model is None else str(model), caption, number)
+
+
+def _identifier(where: str, value: Any) -> str:
+    """The id of an image as text; 391895.0, as some programs write numbers of a table, is 391895."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise SourceError(f"{where} has the image {value!r:.60}; an id is a number or a text")
+    return str(value).strip()

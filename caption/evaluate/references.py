@@ -1,0 +1,180 @@
+"""Reads the references of a set of images: from a cache, any dataset that a reader knows, or `{id: [caption, ...]}`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipcap.data.cache.index import Cache
+from clipcap.data.command.progress import plural
+from clipcap.data.errors import SourceError, one_line
+from clipcap.data.readers import READERS, Columns, read_source
+from clipcap.data.readers.images import read_text
+from clipcap.data.records import SPLITS
+
+CACHES = {".h5", ".hdf5"}
+_KINDS = "a cache, a dataset with captions, or a JSON object {id: [caption, ...]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One image with its references.
+
+    Attributes:
+        id: as the dataset has it.
+        path: the file's name or path in the dataset; the id where only that is known.
+        split: train, val or test, or None if it is not known.
+        captions: at least one.
+        image: the image file, if it was found.
+    """
+
+    id: str
+    path: str
+    split: str | None
+    captions: list[str]
+    image: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """The images of a dataset that have references.
+
+    Attributes:
+        path: where they were read from.
+        images: in the order of the dataset.
+        without: the number of images that were left out, because they have no captions.
+        notes: what was decided on reading, one sentence each.
+    """
+
+    path: Path
+    images: list[Reference]
+    without: int = 0
+    notes: tuple[str, ...] = ()
+
+    def splits(self) -> list[str]:
+        """The splits of the images, in the order of `SPLITS`."""
+        present = {image.split for image in self.images}
+        return [split for split in SPLITS if split in present]
+
+
+def read_references(
+    path: Path, format: str | None = None, columns: Columns | None = None, folder: Path | None = None
+) -> References:
+    """Read the references at `path`.
+
+    Args:
+        path: a cache, a dataset of any format of `READERS`, or a JSON object of captions by the ids of images.
+        format: a name in `READERS`; by default the format is detected.
+        columns: the columns of a table, where they should not be guessed.
+        folder: that the paths of the images are relative to, where it is not the dataset's own.
+
+    Raises:
+        SourceError: the path does not exist, is of no known format, or holds no captions.
+        CacheError: a cache is damaged.
+        UsageError: no reader has that name.
+    """
+    if not path.exists():
+        raise SourceError(f"{path} does not exist; give {_KINDS}")
+    if path.suffix.lower() in CACHES and not path.is_dir() and format is None:
+        found = _read_cache(path, folder)
+    else:
+        content = _json_object(path) if format is None else None
+        if content is not None and "images" in content:  # a file of COCO's or Karpathy's under another name
+            format = "coco" if "annotations" in content else "karpathy"
+        if content is not None and format is None:
+            found = _read_mapping(path, content, folder)
+        else:
+            found = _read_dataset(path, format, columns, folder)
+    if not found.images:
+        fact = f"{path} holds no captions" + (f" of its {plural(found.without, 'image')}" if found.without else "")
+        raise SourceError(f"{fact}; give {_KINDS}")
+    return found
+
+
+def _read_dataset(path: Path, format: str | None, columns: Columns | None, folder: Path | None) -> References:
+    source = read_source(path, format, columns)
+    missing = set(source.missing)
+    files = source.embedding is None or folder is not None  # the paths of embeddings are names only
+
+    def find(name: str) -> Path | None:
+        if folder is not None:
+            return _existing(folder / name)
+        return source.root / name if files and name not in missing else None
+
+    images = [
+        Reference(record.id, record.path, record.split, list(record.captions), find(record.path))
+        for record in source.records
+        if record.captions
+    ]
+    return References(
+        path=path, images=images, without=len(source.records) - len(images), notes=tuple(source.notes)
+    )  # fmt: skip
+
+
+def _read_cache(path: Path, folder: Path | None) -> References:
+    images, without = [], 0
+    for tables in Cache.open(path).tables(embeddings=False):
+        first = tables.first_caption.tolist()
+        for row, number in enumerate(tables.split.tolist()):
+            captions = tables.text[first[row] : first[row + 1]]
+            if captions:
+                images.append(Reference(tables.id[row], tables.path[row], SPLITS[number], captions, None))
+            else:
+                without += 1
+    root = folder if folder is not None else _find_root(path, images)
+    if root is not None:
+        images = [Reference(i.id, i.path, i.split, i.captions, _existing(root / i.path)) for i in images]
+    return References(path=path, images=images, without=without)
+
+
+def _find_root(cache: Path, images: list[Reference]) -> Path | None:
+    """Find the folder of a cache's images, which the cache does not record: beside the cache, or in a folder there."""
+    beside = cache.resolve().parent
+    try:
+        folders = [beside, *sorted(child for child in beside.iterdir() if child.is_dir())]
+        return next((folder for folder in folders if images and (folder / images[0].path).is_file()), None)
+    except OSError:
+        return None
+
+
+def _existing(file: Path) -> Path | None:
+    try:
+        return file if file.is_file() else None
+    except OSError:  # a name that no file can have
+        return None
+
+
+def _json_object(path: Path) -> dict[str, Any] | None:
+    """The content of a file that is one JSON object, and not a file that a reader recognises by its name."""
+    if not path.is_file() or path.suffix.lower() == ".jsonl":
+        return None
+    if any(READERS[name].matches(path) for name in ("coco", "karpathy")):
+        return None
+    try:
+        with path.open("rb") as file:
+            if not file.read(64).decode("utf-8-sig", "replace").lstrip().startswith("{"):
+                return None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if path.suffix.lower() != ".json":  # such as JSON lines
+            return None
+        raise SourceError(f"{path} is not JSON ({one_line(error)}); give the whole file") from error
+    return content if isinstance(content, dict) else None
+
+
+def _read_mapping(path: Path, content: dict[str, Any], folder: Path | None) -> References:
+    images, without = [], 0
+    for key, value in content.items():
+        captions = [value] if isinstance(value, str) else value
+        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+            fact = f"{path} has {value!r:.60} under {key!r}"
+            raise SourceError(f"{fact}; references are {{id: [caption, ...]}}, or a dataset of a known format")
+        if captions:
+            image = _existing(folder / key) if folder is not None else None
+            images.append(Reference(key, key, None, captions, image))
+        else:
+            without += 1
+    return References(path=path, images=images, without=without)

@@ -1,0 +1,207 @@
+"""Evaluation as one call: captions of models or of files against references, with intervals and differences.
+
+    from clipcap.caption.evaluate import evaluate
+
+    evaluate("cache.h5", ["checkpoints/best"], split="test")
+    evaluate(predictions=["results.json"], references="captions_val2017.json").evaluated[0].scores["CIDEr"].corpus
+
+Knows nothing of command lines, and writes nothing.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.evaluate.base import Difference, Evaluated, Evaluation
+from clipcap.caption.evaluate.captioners import CaptionedImages, caption_cache, common_places, match_files
+from clipcap.caption.evaluate.figures import ScoredImages, Scorer, Sources, describe_text, prepare_scorers
+from clipcap.caption.evaluate.matching import choose_split
+from clipcap.caption.evaluate.predictions import read_predictions
+from clipcap.caption.evaluate.references import CACHES, Reference, References, read_references
+from clipcap.caption.settings import DEFAULT_MODEL, CaptionerSettings
+from clipcap.data.cache.index import Cache
+from clipcap.data.command.progress import Progress, plural
+from clipcap.data.errors import UsageError
+from clipcap.data.metrics import tokenize_all
+from clipcap.data.metrics.bootstrap import difference_interval, interval
+from clipcap.data.readers import Columns
+from clipcap.train.model.find import find_checkpoint
+
+logger = logging.getLogger(__name__)
+
+TRAIN = "train"
+Paths = str | Path | Sequence[str | Path]
+
+
+def evaluate(
+    cache: str | Path | None = None,
+    models: Paths = (),
+    settings: CaptionerSettings | None = None,
+    *,
+    decode: str | None = None,
+    options: DecodeOptions | None = None,
+    split: str | None = None,
+    predictions: Paths = (),
+    references: str | Path | None = None,
+    format: str | None = None,
+    columns: Columns | None = None,
+    images: str | Path | None = None,
+    metrics: Sequence[str] = (),
+    exact: bool = False,
+    baseline: bool = True,
+) -> Evaluation:
+    """Score captioners: models on the embeddings of a cache, and files of captions.
+
+    All captioners are scored on the same images: those that each of them has a caption of.
+
+    Args:
+        cache: its images are captioned without loading CLIP, and its captions are the references.
+        models: checkpoints that caption the cache. Default: `checkpoints/best`, if there are no `predictions`.
+        settings: of the captioners; their device and precision also hold for a metric's model.
+        decode, options: of decoding, as for `clipcap.caption.caption`.
+        split: of the references, the only split to evaluate. Default: the split that most predictions lie in; without
+            predictions test, else val.
+        predictions: files of captions, as `read_predictions` reads them.
+        references: of the predictions, as `read_references` reads them. Default: those of the cache.
+        format, columns: of the references, where they should not be guessed.
+        images: the folder that the paths of the images are relative to, if the images are not found without it.
+        metrics: besides BLEU, ROUGE-L and CIDEr-D: `meteor`, `spice`, `clipscore`, `bertscore`.
+        exact: let the COCO toolkit itself compute all that it knows.
+        baseline: whether captions of the nearest training image are scored as well, if a cache has a training split.
+
+    Returns:
+        The captioners in the order given, models first.
+
+    Raises:
+        UsageError: parameters contradict each other, a metric lacks what it needs, or there is no such split.
+        SourceError: a file cannot be read, or more than half of the captions or of the references have no partner.
+        CacheError, CheckpointError, ModelError: the cache or a model cannot be opened, or they do not fit.
+    """
+    settings = settings or CaptionerSettings()
+    files = list(dict.fromkeys(_paths(predictions)))
+    cache, source, model_paths = _choose_inputs(cache, _paths(models), files, references)
+    if cache is not None:
+        Cache.open(cache)  # what is missing is an early error, the models as well
+    checkpoints = {path: find_checkpoint(path) for path in model_paths}
+    predicted = [found for path in files for found in read_predictions(path)]
+    known = read_references(source, format, columns, Path(images) if images is not None else None)
+    for note in known.notes:
+        logger.info(note)
+    if known.without:
+        logger.info(f"{plural(known.without, 'image')} of {source} without captions left out")
+    if predicted:
+        split = choose_split([name for one in predicted for name in one.captions], known, split)
+    else:
+        split = _split_to_caption(known, split)
+    chosen = [image for image in known.images if split is None or image.split == split]
+    scorers = prepare_scorers(metrics, Sources(cache=cache, settings=settings), exact=exact)
+    captioned = match_files(predicted, known, chosen)
+    if cache is not None and checkpoints:
+        captioned = caption_cache(cache, split, checkpoints, chosen, settings, decode, options) + captioned
+    places = common_places(captioned, chosen)
+    judge = _Judge(scorers, [chosen[place] for place in places], _training_captions(known, split))
+    with Progress("scoring", "captioners", len(captioned)) as progress:
+        evaluated = []
+        for one in captioned:
+            evaluated.append(judge.evaluate(one, [one.captions[place] for place in places]))
+            progress.advance()
+    return Evaluation(evaluated=evaluated, differences=_differences(evaluated), cache=cache, split=split)
+
+
+class _Judge:
+    """Scores captioners on one set of images.
+
+    Args:
+        scorers: the metrics.
+        images: with their references.
+        training: the captions of the training set; None if they are not known.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer], images: Sequence[Reference], training: list[str] | None) -> None:
+        self._scorers = scorers
+        self._images = ScoredImages(ids=[one.id for one in images], references=[one.captions for one in images])
+        self._files = [one.image for one in images]
+        self._training = None if training is None else set(tokenize_all(training))
+
+    def evaluate(self, captioned: CaptionedImages, captions: list[str]) -> Evaluated:
+        """Score the captions of one captioner, one for each image."""
+        scores = {name: one for scorer in self._scorers for name, one in scorer(captions, self._images).items()}
+        return Evaluated(
+            name=captioned.name,
+            ids=self._images.ids,
+            captions=captions,
+            references=self._images.references,
+            images=self._files,
+            scores=scores,
+            intervals={name: interval(score) for name, score in scores.items()},
+            text=describe_text(captions, self._training),
+            unmatched=captioned.unmatched,
+            checkpoint=captioned.checkpoint,
+        )
+
+
+def _differences(evaluated: Sequence[Evaluated]) -> list[Difference]:
+    """Compare the first captioner with each other one, in each metric."""
+    first = evaluated[0]
+    return [
+        Difference(
+            first=first.name,
+            second=other.name,
+            metric=metric,
+            value=score.corpus - other.scores[metric].corpus,
+            interval=difference_interval(score, other.scores[metric]),
+        )
+        for other in evaluated[1:]
+        for metric, score in first.scores.items()
+    ]
+
+
+def _paths(given: Paths) -> list[Path]:
+    return [Path(given)] if isinstance(given, str | Path) else [Path(one) for one in given]
+
+
+def _choose_inputs(
+    cache: str | Path | None, models: list[Path], files: list[Path], references: str | Path | None
+) -> tuple[Path | None, Path, list[Path]]:
+    """Check that the inputs go together.
+
+    Returns:
+        The cache, where the references come from, and the models.
+    """
+    if cache is not None and references is not None:
+        raise UsageError(f"{cache} has references of its own; leave `references` out, or `cache`")
+    if cache is None and references is None:
+        if files:
+            raise UsageError("`predictions` need `references`: a cache, a dataset, or {id: [caption, ...]}")
+        raise UsageError("there is nothing to evaluate; give a `cache`, or `predictions` with `references`")
+    if cache is None and not files:
+        raise UsageError("`references` are for `predictions`; give these too")
+    if cache is None and models:
+        raise UsageError("`models` caption a cache; give it as `cache`")
+    source = Path(cache if cache is not None else references)  # type: ignore[arg-type]
+    if cache is None and source.suffix.lower() not in CACHES:
+        return None, source, []
+    if not models and not files:
+        models = [Path(DEFAULT_MODEL)]
+    return source, source, list(dict.fromkeys(models))
+
+
+def _split_to_caption(known: References, split: str | None) -> str | None:
+    """Choose the split of a cache to caption: the one that was asked for, else test, else val."""
+    if split is not None:
+        return choose_split([], known, split)
+    present = known.splits()
+    chosen = next((name for name in ("test", "val") if name in present), None)
+    if chosen is None:
+        raise UsageError(
+            f"{known.path} has no captions of test or val images, only of {', '.join(present)}; name the `split`"
+        )
+    logger.info(f"split {chosen}; `split` chooses another")
+    return chosen
+
+
+def _training_captions(known: References, split: str | None) -> list[str] | None:
+    """The captions of the training split; None if there is none, or if it is the one that is evaluated."""
+    captions = [text for image in known.images if image.split == TRAIN for text in image.captions]
+    return captions if captions and split != TRAIN else None

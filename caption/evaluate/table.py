@@ -1,0 +1,95 @@
+"""Draws an evaluation as a table for people: a row for each figure, a column for each captioner.
+
+    5,000 images of split test; in brackets the 95 % interval over samples of the images
+
+    figure              checkpoints/best         big/best                 difference               nearest image
+    Bleu_4              0.281 [0.274, 0.288]     0.302 [0.295, 0.309]     +0.021 [+0.015, +0.027]  0.153 [0.148, 0.158]
+    ...
+    difference: of the captioner in the column before to checkpoints/best; * its interval leaves out zero
+
+Figures have the scale of the COCO toolkit: BLEU and ROUGE-L end at 1, and CIDEr-D at 10.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clipcap.caption.evaluate.base import Difference, Evaluated, Evaluation
+from clipcap.data.command.progress import plural
+
+WIDE = 10_000  # columns of a pipe, where nothing is folded
+INTRODUCTION = "in brackets the 95 % interval over samples of the images"
+_TEXT = {
+    "distinct_captions": "distinct captions",
+    "vocabulary": "vocabulary",
+    "mean_length": "mean length in tokens",
+    "in_training": "share in the training set",
+}
+
+
+def write_table(evaluation: Evaluation, stream: TextIO) -> None:
+    """Write the table: folded to the width of a terminal, or as wide as it is elsewhere.
+
+    Args:
+        evaluation: with at least one captioner.
+        stream: a terminal, a pipe or a file.
+    """
+    terminal = stream.isatty()
+    drawn = stream if terminal else io.StringIO()
+    console = Console(file=drawn, highlight=False, width=None if terminal else WIDE)
+    first = evaluation.evaluated[0]
+    of_split = f" of split {evaluation.split}" if evaluation.split else ""
+    console.print(f"{plural(len(first.ids), 'image')}{of_split}; {INTRODUCTION}\n", markup=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if terminal else "")
+    table.add_column("figure", style="cyan" if terminal else "")
+    columns: list[list[str]] = []
+    for captioner in evaluation.evaluated:
+        columns.append(_add_column(table, captioner))
+        if captioner is not first:
+            table.add_column("difference")
+            columns.append(_difference_column(captioner, first, evaluation.differences))
+    columns += [_add_column(table, baseline, "dim" if terminal else "") for baseline in evaluation.baselines]
+    names = [*first.scores, *(_TEXT[name] for name in first.text)]
+    for row in zip(names, *columns, strict=True):
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    if evaluation.differences:
+        note = f"difference: to {first.name}, of the captioner in the column before it; * its interval leaves out zero"
+        console.print(f"\n{note}", markup=False)
+    if isinstance(drawn, io.StringIO):  # rich fills the lines of a table with spaces
+        stream.writelines(line.rstrip() + "\n" for line in drawn.getvalue().splitlines())
+
+
+def _add_column(table: Table, captioner: Evaluated, style: str = "") -> list[str]:
+    """Add the header of a captioner, and return its cells."""
+    table.add_column(Text(captioner.name, overflow="fold"), style=style, overflow="fold")
+    figures = [f"{score.corpus:.3f} {_interval(captioner.intervals[name])}" for name, score in captioner.scores.items()]
+    return figures + [_text_figure(name, value) for name, value in captioner.text.items()]
+
+
+def _difference_column(captioner: Evaluated, first: Evaluated, differences: Sequence[Difference]) -> list[str]:
+    """Return the cells with how far a captioner is ahead of the first one."""
+    found = {one.metric: one.turned() for one in differences if (one.first, one.second) == (first.name, captioner.name)}
+    cells = []
+    for name in captioner.scores:
+        low, high = found[name].interval
+        mark = " *" if found[name].is_clear else ""
+        cells.append(f"{found[name].value:+.3f} [{low:+.3f}, {high:+.3f}]{mark}")
+    return cells + [""] * len(captioner.text)
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"[{low:.3f}, {high:.3f}]"
+
+
+def _text_figure(name: str, value: float | int | None) -> str:
+    if value is None:
+        return "not known"
+    if name == "in_training":
+        return f"{value:.1%}"
+    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"

@@ -1,0 +1,274 @@
+"""`clipcap-evaluate`: figures of files and of models, in every output, with their differences."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+
+from clipcap.caption.evaluate import evaluate
+from clipcap.caption.evaluate.references import read_references
+from clipcap.data.errors import UsageError
+from small_world import Run
+
+REFERENCES = {
+    "1": ["a dog runs over the grass", "the dog runs"],
+    "2": ["a red square on a table", "a square lies on a white table"],
+    "3": ["two birds sit on a wire", "some birds on a wire"],
+    "4": ["a man in a yellow hat", "the man wears a hat"],
+}
+GOOD = {name: texts[0] for name, texts in REFERENCES.items()}
+BAD = {"1": "a cat sleeps", "2": "a red table", "3": "two trains", "4": "a man"}
+CORE = ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
+
+
+def write(folder: Path, **files: Any) -> dict[str, Path]:
+    """Write JSON files; `references` as they are, captions in COCO's result format."""
+    for name, content in files.items():
+        results = [{"image_id": key, "caption": text} for key, text in content.items()]
+        (folder / f"{name}.json").write_text(json.dumps(content if name == "references" else results))
+    return {name: folder / f"{name}.json" for name in files}
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> dict[str, Path]:
+    return write(tmp_path, good=GOOD, bad=BAD, references=REFERENCES)
+
+
+@pytest.mark.slow
+def test_figures_of_human_captions_are_those_of_the_toolkit(run: Run, shared: Path) -> None:
+    files = shared / "data/annotations"
+    expected = json.loads((files / "human_val2017_expected.json").read_text())["scores"]
+    predictions = ["--predictions", files / "human_val2017_results.json"]
+    result = run("evaluate", *predictions, "--references", files / "human_val2017_references.json", "--json")
+    assert (result.status, result.err) == (0, "")
+    found = json.loads(result.out)
+    assert found["images"] == expected.pop("images") == 5000
+    expected.pop("METEOR")
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    for name in expected:
+        low, high = found["intervals"][name]
+        assert low < found[name] < high < 1.1 * low
+    assert found["text"]["distinct_captions"] == 4958
+
+
+def test_one_captioner_is_one_object(run: Run, given: dict[str, Path]) -> None:
+    result = run("evaluate", "--predictions", given["good"], "--references", given["references"], "--json")
+    assert (result.status, result.err) == (0, "")
+    found = json.loads(result.out)
+    assert list(found)[:6] == CORE
+    assert found["Bleu_1"] == pytest.approx(1) and found["CIDEr"] > 1
+    assert set(found["intervals"]) == set(CORE)
+    assert (found["images"], found["split"], found["baseline"], found["differences"]) == (4, None, {}, {})
+    assert found["unmatched"] == {"predictions_without_references": [], "references_without_predictions": []}
+    text = {"distinct_captions": 4, "vocabulary": 18, "mean_length": 6.0, "in_training": None}
+    assert found["text"] == text
+
+
+def test_several_captioners_are_objects_by_name_with_differences_to_the_first(run: Run, given: dict[str, Path]) -> None:
+    several = ["--predictions", given["bad"], "--predictions", given["good"], "--references", given["references"]]
+    found = json.loads(run("evaluate", *several, "--json").out)
+    bad, good = found[str(given["bad"])], found[str(given["good"])]
+    assert list(found) == [str(given["bad"]), str(given["good"])]
+    assert bad["differences"] == {}
+    differences = good["differences"][str(given["bad"])]
+    assert list(differences) == CORE
+    for name, one in differences.items():
+        assert one["value"] == pytest.approx(good[name] - bad[name]) and one["value"] > 0
+        assert one["interval"][0] <= one["value"] <= one["interval"][1]
+        assert one["clear"] is (one["interval"][0] > 0)
+    assert differences["ROUGE_L"]["clear"]
+
+
+def test_a_captioner_against_itself_has_no_difference_and_no_mark(
+    run: Run, given: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "same.json").write_bytes(given["bad"].read_bytes())
+    several = ["--predictions", given["bad"], "--predictions", tmp_path / "same.json"]
+    options = [*several, "--references", given["references"]]
+    differences = json.loads(run("evaluate", *options, "--json").out)[str(tmp_path / "same.json")]["differences"]
+    for one in differences[str(given["bad"])].values():
+        assert (one["value"], one["interval"], one["clear"]) == (0, [0, 0], False)
+    table = run("evaluate", *options).out
+    assert table.count("+0.000 [+0.000, +0.000]\n") == 6
+    assert "] *" not in table
+
+
+def test_the_better_captioner_is_marked_in_the_table(run: Run, given: dict[str, Path]) -> None:
+    several = ["--predictions", given["bad"], "--predictions", given["good"], "--references", given["references"]]
+    result = run("evaluate", *several)
+    assert (result.status, result.err) == (0, "")
+    (row,) = [line for line in result.out.splitlines() if line.startswith("ROUGE_L")]
+    assert row.endswith("] *")
+    assert all(line == line.rstrip() and "\x1b" not in line for line in result.out.splitlines())
+    assert str(given["good"]) in result.out and "4 images" in result.out
+
+
+def test_csv_has_a_row_for_each_image(run: Run, given: dict[str, Path]) -> None:
+    one = ["--predictions", given["good"], "--references", given["references"], "--csv"]
+    rows = list(csv.reader(io.StringIO(run("evaluate", *one).out)))
+    assert rows[0] == ["id", "caption", *CORE]
+    assert [row[:2] for row in rows[1:]] == [list(pair) for pair in GOOD.items()]
+    scores = evaluate(predictions=given["good"], references=given["references"]).evaluated[0].scores
+    assert [float(row[-1]) for row in rows[1:]] == scores["CIDEr"].images.tolist()
+    rows = list(csv.reader(io.StringIO(run("evaluate", "--predictions", given["bad"], *one).out)))
+    assert rows[0] == ["model", "id", "caption", *CORE]
+    assert [row[0] for row in rows[1:]] == [str(given["bad"])] * 4 + [str(given["good"])] * 4
+
+
+def test_models_in_one_file_are_captioners_of_their_own(run: Run, given: dict[str, Path], tmp_path: Path) -> None:
+    lines = [
+        {"input": f"img/{name}.jpg", "model": model, "caption": text}
+        for model, captions in (("a", GOOD), ("b", BAD))
+        for name, text in captions.items()
+    ]
+    (tmp_path / "both.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = json.loads(
+        run("evaluate", "--predictions", tmp_path / "both.jsonl", "--references", given["references"], "--json").out
+    )
+    assert list(found) == ["a", "b"]
+    assert found["a"]["CIDEr"] > found["b"]["CIDEr"]
+
+
+def test_what_does_not_match_is_counted_named_and_listed(run: Run, given: dict[str, Path], tmp_path: Path) -> None:
+    captions = {**{name: GOOD[name] for name in "123"}, **dict.fromkeys(("x", "y"), "a bird")}
+    files = write(tmp_path, some=captions)
+    result = run("evaluate", "--predictions", files["some"], "--references", given["references"], "--json")
+    assert result.status == 0
+    found = json.loads(result.out)
+    assert found["images"] == 3
+    assert found["unmatched"] == {
+        "predictions_without_references": ["x", "y"],
+        "references_without_predictions": ["4"],
+    }
+    assert "2 of 5 captions" in result.err and "x, y" in result.err
+    assert "1 of 4 images" in result.err
+
+
+def test_captioners_are_compared_on_the_images_that_all_of_them_captioned(
+    run: Run, given: dict[str, Path], tmp_path: Path
+) -> None:
+    files = write(tmp_path, some={name: GOOD[name] for name in "123"})
+    several = ["--predictions", given["good"], "--predictions", files["some"]]
+    result = run("evaluate", *several, "--references", given["references"], "--json")
+    found = json.loads(result.out)
+    assert [one["images"] for one in found.values()] == [3, 3]
+    assert found[str(given["good"])]["CIDEr"] == found[str(files["some"])]["CIDEr"]
+    assert "3 images" in result.err
+
+
+def test_captions_of_other_images_are_an_error(run: Run, given: dict[str, Path], tmp_path: Path) -> None:
+    files = write(tmp_path, other=dict.fromkeys("56789", "a dog"))
+    result = run("evaluate", "--predictions", files["other"], "--references", given["references"])
+    assert result.status == 2
+    assert result.out == "" and len(result.err.splitlines()) == 1
+    assert "5 of 5" in result.err
+
+
+def test_the_split_of_the_predictions_is_evaluated(run: Run, coco: Path, tmp_path: Path) -> None:
+    captions = {image.id: image.captions[0] for image in read_references(coco).images if image.split == "val"}
+    files = write(tmp_path, val=captions)
+    result = run("evaluate", "--predictions", files["val"], "--references", coco, "--json")
+    assert "split val" in result.err
+    found = json.loads(result.out)
+    assert (found["images"], found["split"]) == (5, "val")
+    assert found["text"]["in_training"] == 1.0  # the drawn dataset has six captions
+    result = run("evaluate", "--predictions", files["val"], "--references", coco, "--split", "train")
+    assert result.status == 2
+
+
+def test_a_file_takes_its_name_when_it_is_whole_and_replaces_only_its_own_kind(
+    run: Run, given: dict[str, Path], tmp_path: Path
+) -> None:
+    options = ["--predictions", given["good"], "--references", given["references"]]
+    for name in ("out.json", "out.csv", "out.txt"):
+        for _ in range(2):  # the second replaces the first
+            result = run("evaluate", *options, "-o", tmp_path / name)
+            assert (result.status, result.out) == (0, "")
+    assert json.loads((tmp_path / "out.json").read_text())["images"] == 4
+    assert (tmp_path / "out.csv").read_text().startswith("id,caption,Bleu_1")
+    (tmp_path / "notes.json").write_text('{"mine": 1}')
+    for wrong in ("notes.json", "bad.json", "good.json", "references.json", "x/out.json", ".", "out.jsonl"):
+        result = run("evaluate", *options, "-o", tmp_path / wrong)
+        assert result.status == 2, wrong
+        assert len(result.err.splitlines()) == 1 and result.out == ""
+    assert (tmp_path / "notes.json").read_text() == '{"mine": 1}'
+    assert json.loads(given["bad"].read_text())[0]["caption"] == BAD["1"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--predictions", "good"],
+        ["--references", "references"],
+        ["gone.h5"],
+        ["good"],
+        ["small", "--references", "references"],
+        ["small", "--model", "gone"],
+        ["--predictions", "good", "--references", "references", "--model", "gone"],
+        ["--predictions", "good", "--references", "references", "--metric", "nothing"],
+        ["--predictions", "good", "--references", "references", "--split", "test"],
+        ["--predictions", "good", "--references", "references", "--json", "--csv"],
+        ["--predictions", "gone.json", "--references", "references"],
+        ["--predictions", "good", "--references", "gone.json"],
+        ["--predictions", "good", "--references", "references", "--format", "nothing"],
+        ["--predictions", "good", "--references", "references", "--metric", "clipscore"],
+    ],
+)
+def test_wrong_combinations_are_errors_on_one_line(
+    run: Run, given: dict[str, Path], small_cache: Path, arguments: list[str]
+) -> None:
+    places = {**given, "small": small_cache}
+    result = run("evaluate", *(places.get(one, one) for one in arguments))
+    assert (result.status, result.out) == (2, "")
+    assert len(result.err.splitlines()) == 1 and result.err.startswith("clipcap-evaluate: ")
+
+
+def test_python_gets_the_evaluation(given: dict[str, Path]) -> None:
+    found = evaluate(predictions=[given["good"], given["bad"]], references=given["references"])
+    good, bad = found.evaluated
+    assert good.captions == list(GOOD.values()) and good.ids == list(GOOD)
+    assert bad.references == list(REFERENCES.values())
+    assert bad.images == [None] * 4
+    assert {one.metric for one in found.differences} == set(CORE)
+    assert (found.cache, found.split, found.baselines, good.checkpoint) == (None, None, [], None)
+    with pytest.raises(UsageError, match="`references`"):
+        evaluate(predictions=given["good"])
+
+
+@pytest.fixture
+def no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("CLIP was loaded"))
+
+
+@pytest.mark.usefixtures("no_clip")
+def test_a_model_captions_a_split_of_a_cache_without_clip(run: Run, small_cache: Path, trained: Path) -> None:
+    model = ["--model", trained / "best", "--device", "cpu"]
+    result = run("evaluate", small_cache, *model, "--json", "--no-baseline")
+    assert result.status == 0
+    assert "split val" in result.err
+    found = json.loads(result.out)
+    assert (found["images"], found["split"]) == (5, "val")
+    rows = list(csv.DictReader(io.StringIO(run("evaluate", small_cache, *model, "--csv", "--split", "val").out)))
+    captioned = json.loads(run("caption", small_cache, *model, "--split", "val", "--json").out)
+    assert [row["caption"] for row in rows] == [one["caption"] for one in captioned]
+    assert [row["id"] for row in rows] == ["113", "114", "115", "116", "117"]
+
+
+def test_captions_from_a_file_have_the_figures_of_the_model_that_wrote_them(
+    run: Run, small_cache: Path, trained: Path, tmp_path: Path
+) -> None:
+    model = ["--model", trained / "best", "--device", "cpu"]
+    run("caption", small_cache, *model, "--split", "val", "-o", tmp_path / "c.csv")
+    options = [small_cache, *model, "--predictions", tmp_path / "c.csv", "--json", "--no-baseline"]
+    result = run("evaluate", *options)
+    assert result.status == 0
+    found = json.loads(result.out)
+    assert list(found) == [str(trained / "best"), str(tmp_path / "c.csv")]
+    by_model, by_file = found.values()
+    assert [by_model[name] for name in CORE] == [by_file[name] for name in CORE]
+    assert by_model["text"]["in_training"] is not None
