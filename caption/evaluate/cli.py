@@ -175,7 +175,7 @@ def evaluate(
         metrics=metrics or [], exact=exact, baseline=not no_baseline,
     )  # fmt: skip
     if report is not None:
-        from clipcap.caption.evaluate.report import write_report
+        from clipcap.caption.evaluate.report import write_report  # type: ignore[import-not-found,unused-ignore]
 
         write_report(evaluation, report)
     write_evaluation(evaluation, form, output)

@@ -144,9 +144,9 @@ def _find(names: Iterable[str], images: Sequence[Reference], keys: Keys) -> dict
             places[key] = None if key in places else place
     found = {}
     for name in names:
-        place = next((places[key] for key in keys(name, name) if places.get(key) is not None), None)
-        if place is not None:
-            found[name] = place
+        first = next((place for key in keys(name, name) if (place := places.get(key)) is not None), None)
+        if first is not None:
+            found[name] = first
     return found
 
 
