@@ -144,7 +144,7 @@ def _find(names: Iterable[str], images: Sequence[Reference], keys: Keys) -> dict
             places[key] = None if key in places else place
     found = {}
     for name in names:
-        first = next((place for key in keys(name, name) if (place := places.get(key)) is not None), None)
+        first = next((one for one in map(places.get, keys(name, name)) if one is not None), None)
         if first is not None:
             found[name] = first
     return found
