@@ -1,0 +1,174 @@
+r"""Captions images without a model, as a baseline: each takes a caption of the training image that is most like it.
+
+    image --highest cosine of the cached embeddings--> nearest training image --> its first caption
+                                                                              \-> the consensus of its captions
+
+Of the captions of the nearest image, the consensus is the one that is most like the others: that with the highest mean
+CIDEr-D against them. N images, d numbers in an embedding.
+
+Source: Devlin et al. 2015, "Exploring Nearest Neighbor Approaches for Image Captioning" (arXiv:1505.04467). There the
+consensus is taken over the captions of many near images, here over those of the nearest one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcap.data.cache.index import Cache
+from clipcap.data.metrics.cider import ORDER, CiderReferences
+from clipcap.data.metrics.tokenizer import tokenize_all
+from clipcap.data.records import SPLITS
+from clipcap.train.corpus.embeddings import StoredEmbeddings
+
+QUERIES = 4096  # images that are searched for at once
+BLOCK = 2048  # training images that are compared with them at once
+TIE = 1e-12  # cosines that differ by less are equal: they are summed in another order at the edge of a block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """For each of the N images of a split, in the order of the cache, captions of the nearest training image.
+
+    Attributes:
+        ids, paths: of the N images.
+        neighbours: the ids of the training images.
+        cosine: float64 (N,), of the two embeddings.
+        captions: the first caption of the training image.
+        consensus: of its captions, the one that is most like the others.
+    """
+
+    ids: list[str]
+    paths: list[str]
+    neighbours: list[str]
+    cosine: NDArray[np.float64]
+    captions: list[str]
+    consensus: list[str]
+
+
+def nearest_captions(cache: Cache, split: str) -> Nearest | None:
+    """Caption the images of a split with captions of their nearest training images.
+
+    All training images that have captions are compared, by the cosine of the embeddings; patches of an image are
+    averaged first. The first of several that are equally near is taken. An image is never its own neighbour, nor is
+    another one with its id. A row of zeros has the cosine 0 with all others.
+
+    Args:
+        cache: a cache that has the images and the training images.
+        split: `train`, `val` or `test`.
+
+    Returns:
+        The captions, or None if the split has no images, or an image has no other training image with captions.
+
+    Raises:
+        CacheError: a shard cannot be read.
+    """
+    images, training = _Images.read(cache, split, captioned=False), _Images.read(cache, "train", captioned=True)
+    if not images.ids:
+        return None
+    found = [_search(images, training, first) for first in range(0, len(images.ids), QUERIES)]
+    nearest, cosine = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    if (nearest < 0).any():
+        return None
+    neighbours, place = np.unique(nearest, return_inverse=True)
+    captions = [training.captions[image] for image in neighbours]
+    chosen = consensus(captions)
+    return Nearest(
+        ids=images.ids,
+        paths=images.paths,
+        neighbours=[training.ids[image] for image in nearest],
+        cosine=cosine,
+        captions=[captions[i][0] for i in place],
+        consensus=[captions[i][chosen[i]] for i in place],
+    )
+
+
+def consensus(captions: Sequence[Sequence[str]]) -> list[int]:
+    """Find the caption of each image that is most like its others: the highest mean CIDEr-D against them.
+
+    Document frequencies are those of the given images, as the metric takes them from the images that it scores.
+
+    Args:
+        captions: at least one caption for each image, as people wrote them.
+
+    Returns:
+        For each image, the index of the caption; the first of several that are equally good.
+    """
+    counts = np.array([len(some) for some in captions])
+    tokens = iter(tokenize_all([caption for some in captions for caption in some]))
+    tokenized = [[next(tokens) for _ in some] for some in captions]
+    references = CiderReferences(tokenized)
+    image = np.repeat(np.arange(len(captions)), counts)
+    # The mean over all captions of the image, which includes the caption itself. That one is taken out.
+    mean = references.score([caption for some in tokenized for caption in some], image)
+    itself = 10 * np.count_nonzero(references.norms, axis=0) / ORDER
+    total = mean * counts[image] - itself
+    return [int(np.argmax(some > some.max() - 1e-9)) for some in np.split(total, np.cumsum(counts)[:-1])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """Images of one split: ids, paths and captions in memory, and the embeddings in their files."""
+
+    ids: list[str]
+    paths: list[str]
+    captions: list[list[str]]
+    stored: StoredEmbeddings
+
+    @classmethod
+    def read(cls, cache: Cache, split: str, *, captioned: bool) -> "_Images":
+        """Read the images of a split; with `captioned` only those that have captions, and else no captions."""
+        shards: list[tuple[Path, NDArray[np.int64]]] = []
+        found: list[tuple[str, str, list[str]]] = []
+        for shard, tables in zip(cache.shards, cache.tables(embeddings=False), strict=True):
+            rows = []
+            for row in np.flatnonzero(tables.split == SPLITS.index(split)).tolist():
+                first, last = tables.first_caption[row : row + 2]
+                captions = [text for text in tables.text[first:last] if text.strip()] if captioned else []
+                if captions or not captioned:
+                    rows.append(row)
+                    found.append((tables.id[row], tables.path[row], captions))
+            shards.append((shard.path, np.array(rows, dtype=np.int64)))
+        return cls(
+            ids=[name for name, _, _ in found],
+            paths=[path for _, path, _ in found],
+            captions=[captions for _, _, captions in found],
+            stored=StoredEmbeddings(shards, cache.embedding_shape),
+        )
+
+    def directions(self, first: int, last: int) -> NDArray[np.float64]:
+        """Read the embeddings of images `first` to `last` - 1, scaled to length 1: float64 (last - first, d)."""
+        rows = np.concatenate(list(self._pooled(first, last)))
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(np.divide(rows, length, out=np.zeros_like(rows), where=np.isfinite(length) & (length > 0)))
+
+    def _pooled(self, first: int, last: int) -> Iterator[NDArray[np.float64]]:
+        for start in range(first, last, self.stored.block_images):
+            rows = self.stored.read(start, min(last, start + self.stored.block_images)).astype(np.float64)
+            yield rows.mean(axis=1) if rows.ndim == 3 else rows
+
+
+def _search(images: _Images, training: _Images, start: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Search the nearest training images of `QUERIES` images from `start` on.
+
+    Returns:
+        The index of each in `training`, or -1 if there is none, and its cosine.
+    """
+    end = min(len(images.ids), start + QUERIES)
+    queries = images.directions(start, end)
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(images.ids[start:end]):
+        rows_of.setdefault(name, []).append(row)
+    best, nearest = np.full(len(queries), -np.inf), np.full(len(queries), -1)
+    for first in range(0, len(training.ids), BLOCK):
+        last = min(len(training.ids), first + BLOCK)
+        cosine = queries @ training.directions(first, last).T
+        for column, name in enumerate(training.ids[first:last]):
+            cosine[rows_of.get(name, []), column] = -np.inf
+        highest = cosine.max(axis=1)
+        better = np.flatnonzero(highest > best + TIE)
+        best[better] = highest[better]
+        nearest[better] = first + np.argmax(cosine[better] > highest[better, None] - TIE, axis=1)
+    return nearest, best
