@@ -10,12 +10,13 @@ from clipcap.caption.evaluate.base import Evaluated, Evaluation
 from clipcap.caption.evaluate.report.charts import Dot, dot_chart
 from clipcap.data.metrics.published import KnownSplit
 
-# The order of the columns, and what people call the figures.
+# The order of the columns, and what people call the figures. A phone shows the first one or two.
 LABELS = {
-    "Bleu_1": "BLEU-1", "Bleu_2": "BLEU-2", "Bleu_3": "BLEU-3", "Bleu_4": "BLEU-4", "METEOR": "METEOR",
-    "ROUGE_L": "ROUGE-L", "CIDEr": "CIDEr", "SPICE": "SPICE", "CLIPScore": "CLIPScore", "RefCLIPScore": "RefCLIPScore",
+    "CIDEr": "CIDEr", "Bleu_4": "BLEU-4", "METEOR": "METEOR", "ROUGE_L": "ROUGE-L", "SPICE": "SPICE",
+    "CLIPScore": "CLIPScore", "RefCLIPScore": "RefCLIPScore", "Bleu_1": "BLEU-1", "Bleu_2": "BLEU-2",
+    "Bleu_3": "BLEU-3",
 }  # fmt: skip
-MAIN = ("CIDEr", "Bleu_4", "METEOR", "ROUGE_L", "SPICE", "CLIPScore")  # the order of the charts
+MAIN = ("CIDEr", "Bleu_4", "METEOR", "ROUGE_L", "SPICE", "CLIPScore")  # those that have charts
 MISSING = "–"  # noqa: RUF001 - the sign for an empty cell
 
 
