@@ -96,8 +96,8 @@ def differences_table(evaluation: Evaluation) -> Table:
     for difference in evaluation.differences:
         low, high = difference.interval
         cell = Cell(
-            figure=f"{-100 * difference.value:+.2f}",
-            interval=f"{-100 * high:+.2f} to {-100 * low:+.2f}",
+            figure=_signed(-difference.value),
+            interval=f"{_signed(-high)} to {_signed(-low)}",
             ahead=difference.is_clear,
         )
         by_first.setdefault(difference.first, {}).setdefault(difference.second, {})[difference.metric] = cell
@@ -191,6 +191,10 @@ def _is_ahead(evaluation: Evaluation, one: Evaluated, metric: str) -> bool:
     if as_first:
         return all(difference.is_clear and difference.value > 0 for difference in as_first)
     return any(other.second == one.name and other.is_clear and other.value < 0 for other in others)
+
+
+def _signed(difference: float) -> str:
+    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # -0.0 + 0.0 is 0.0
 
 
 def _percent(interval: tuple[float, float] | None) -> tuple[float, float] | None:

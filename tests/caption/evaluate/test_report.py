@@ -133,13 +133,14 @@ def test_only_a_difference_whose_interval_leaves_out_zero_is_marked(tmp_path: Pa
     assert source.count('class="ahead"') == 1
     assert page.row("last.json")[1].startswith("▲ ")
     third = make_captioner("third", [0.0, 0.0, 0.0])
-    same = Difference(first="best", second="third", metric="CIDEr", value=0.1, interval=(-0.1, 0.2))
+    same = Difference(first="best", second="third", metric="CIDEr", value=0.0, interval=(-0.1, 0.0))
     evaluation = make_evaluation()
     evaluation = replace(
         evaluation, evaluated=[*evaluation.evaluated, third], differences=[*evaluation.differences, same]
     )
-    source, _ = written(evaluation, tmp_path)
+    source, page = written(evaluation, tmp_path)
     assert 'class="ahead"' not in source  # the first captioner is not ahead of all others
+    assert ["third", "+0.00 +0.00 to +10.00", "–"] in page.rows  # noqa: RUF001
 
 
 def test_heading_names_captioners_cache_split_date_and_program(tmp_path: Path) -> None:
