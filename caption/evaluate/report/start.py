@@ -39,7 +39,7 @@ def write_report(
     Args:
         evaluation: with at least one captioner.
         file: the HTML file.
-        decoding: the options that captions were decoded with, if they are known.
+        decoding: the options that were given for decoding; empty for the default ones, None where they are not known.
         date: printed in the report. Default: today. The same input and date make the same bytes.
         seed: of the random images.
 
@@ -92,7 +92,7 @@ def render(evaluation: Evaluation, *, decoding: Mapping[str, Any] | None, date: 
         runs=read_runs(evaluation.evaluated),
         sheets=contact_sheets(evaluation.evaluated, seed),
         unmatched=_unmatched(evaluation),
-        decoding=facts(decoding or {}),
+        decoding=None if decoding is None else facts(decoding),
         card=card,
         fingerprint=facts(card["fingerprint"]) if "fingerprint" in card else [],
     )

@@ -366,13 +366,17 @@ def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 def test_recipe_and_cache_are_those_of_the_files(tmp_path: Path) -> None:
     archive = Path(__file__).parents[2] / "archives/format-1"
     one = make_captioner("best", [1.0], checkpoint=archive / "checkpoint")
-    _, page = written(Evaluation(evaluated=[one], cache=archive / "cache.h5", split="val"), tmp_path)
+    evaluation = Evaluation(evaluated=[one], cache=archive / "cache.h5", split="val")
+    _, page = written(evaluation, tmp_path, decoding={"beams": 5, "top_p": 0.5})
     config = json.loads((archive / "checkpoint/config.json").read_text())
     assert f"batch size {config['training']['batch_size']} " in page.text
     assert f"step {config['progress']['step']} " in page.text
     assert f"weights sha256 {config['encoder']['weights_sha256']} " in page.text
     assert f"kind {config['mapper']['kind']} " in page.text
     assert "shards 2 " in page.text
+    assert "Decoding beams 5 top p 0.5 " in page.text
+    assert "Decoding With the default options." in written(evaluation, tmp_path, decoding={})[1].text
+    assert "Decoding" not in written(evaluation, tmp_path)[1].text
 
 
 @pytest.mark.slow
