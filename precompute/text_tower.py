@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.func import functional_call
 
 from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
 from clipcap.data.errors import ModelError, UsageError, one_line
@@ -40,7 +42,7 @@ class TextTower:
     pretrained: str
     width: int
     precision: str
-    _model: Any
+    _model: "_TextModel"
     _tokenize: Tokenize
     _device: torch.device
 
@@ -55,11 +57,52 @@ class TextTower:
             float32 (n, d) on the CPU, not normalised.
         """
         embedding = torch.empty(len(texts), self.width)
-        for start in range(0, len(texts), TEXTS_IN_BATCH):
-            tokens = self._tokenize(list(texts[start : start + TEXTS_IN_BATCH]))
+        batches = [self._tokenize(list(texts[i : i + TEXTS_IN_BATCH])) for i in range(0, len(texts), TEXTS_IN_BATCH)]
+        if not batches:
+            return embedding
+        tokens = torch.cat(batches)  # (n, context length)
+        length = self._model.lengths(tokens)
+        for chosen in length.argsort(stable=True).split(TEXTS_IN_BATCH):  # texts of about the same length
+            batch = tokens[chosen, : int(length[chosen].max())]
             with autocast(self._device, self.precision):
-                batch = self._model.encode_text(tokens.to(self._device), normalize=False)
-            embedding[start : start + len(batch)] = batch.float().cpu()
+                embedding[chosen] = self._model(batch.to(self._device)).float().cpu()
+        return embedding
+
+
+class _TextModel(nn.Module):
+    """An open_clip model as a function of texts, which leaves out padding where that changes nothing.
+
+    A CLIP takes the output at the end-of-text token, which sees only the tokens before it. Captions fill a fifth of the
+    context length, so that most of the time would go into padding. Models of other kinds get all of it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        clip: Any = importlib.import_module("open_clip").CLIP
+        self._ignores_padding = (
+            isinstance(model, clip) and model.text_pool_type == "argmax" and model.attn_mask is not None
+        )
+
+    def lengths(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return how many tokens of each text are needed: int64 (n) of tokens (n, context length)."""
+        if self._ignores_padding:
+            return tokens.argmax(dim=1) + 1  # end-of-text has the highest number
+        return torch.full((len(tokens),), tokens.shape[1])
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Encode texts: int64 (B, T) to float (B, d), not normalised."""
+        T = tokens.shape[1]
+        embedding: torch.Tensor
+        if self._ignores_padding and len(self.model.positional_embedding) != T:
+            shorter = {
+                "positional_embedding": self.model.positional_embedding[:T],
+                "attn_mask": self.model.attn_mask[:T, :T],
+            }
+            # Calls this function again, with these tensors in place of those of the whole context length.
+            embedding = functional_call(self, {f"model.{name}": value for name, value in shorter.items()}, tokens)
+        else:
+            embedding = self.model.encode_text(tokens, normalize=False)
         return embedding
 
 
@@ -109,7 +152,7 @@ def load_text_tower(
     for part in ("visual", "text_decoder"):  # the image tower, and CoCa's captioner, may take gigabytes
         if hasattr(model, part):
             delattr(model, part)
-    model.eval().requires_grad_(False)
+    model = _TextModel(model.eval().requires_grad_(False))
     tokenize = _load_tokenizer(choice)
     width = _text_width(choice, model, tokenize)  # on the CPU: on a GPU, an unknown token ends the process
     if width != fingerprint.width:
@@ -145,14 +188,14 @@ def _load_tokenizer(choice: EncoderChoice) -> Tokenize:
 
 
 @torch.inference_mode()
-def _text_width(choice: EncoderChoice, model: Any, tokenize: Tokenize) -> int:
+def _text_width(choice: EncoderChoice, model: _TextModel, tokenize: Tokenize) -> int:
     """Return d of a text tower, found by encoding a short text, which also shows whether the tokenizer is its own.
 
     Raises:
         ModelError: the tower lacks tokens of the tokenizer.
     """
     try:
-        return int(model.encode_text(tokenize(["A photo"]), normalize=False).shape[1])
+        return int(model(tokenize(["A photo"])).shape[1])
     except IndexError as error:
         raise ModelError(
             f"the text tower of {choice.name} lacks tokens of its tokenizer, which must be another one; put the "

@@ -80,7 +80,14 @@ def test_texts_are_encoded_as_open_clip_encodes_them(
     )
     with torch.inference_mode():
         expected = model.encode_text(tokenize(texts), normalize=False)
+    if kind == "clip":
+        widths: list[int] = []
+        tower._model.model.token_embedding.register_forward_hook(lambda *call: widths.append(call[1][0].shape[1]))
     embedding = tower.encode(texts)
+    if kind == "clip":  # batches of texts of about the same length have little padding
+        needed = sorted((tokenize(texts).argmax(dim=1) + 1).tolist())
+        assert widths == [needed[2], needed[5], needed[8]]
+        assert needed[2] < needed[8] == TEXT["context_length"]
     assert (embedding.dtype, embedding.shape) == (torch.float32, (len(texts), 16))
     torch.testing.assert_close(embedding, expected, rtol=1e-5, atol=1e-6)
     assert tower.encode([]).shape == (0, 16)
