@@ -148,7 +148,7 @@ def evaluate(
     decode: Decode = None,
     decoding: dict[str, Any],
     given: dict[str, Any],
-    metrics: Metrics = None,
+    metric: Metrics = None,
     exact: Exact = False,
     no_baseline: NoBaseline = False,
     json: Json = False,
@@ -160,10 +160,10 @@ def evaluate(
 ) -> None:
     """Score captions as the COCO toolkit does, and say what the figures are worth."""
     form = _choose_form(json=json, csv=csv, output=output)
-    from clipcap.caption.evaluate.outputs import check_output, write_evaluation
+    from clipcap.caption.evaluate.outputs import check_outputs, write_evaluation
 
     predictions, models = predictions or [], models or []
-    check_output(output, [cache, references, *predictions, report])
+    check_outputs(output, report, [cache, references, *predictions])
     from clipcap.caption.decoding.registry import infer_strategy
     from clipcap.caption.evaluate import start
     from clipcap.data.readers import Columns
@@ -172,12 +172,12 @@ def evaluate(
         cache, models, CaptionerSettings(**given), decode=infer_strategy(decoding, decode),
         options=DecodeOptions(**decoding), split=split, predictions=predictions, references=references,
         format=format, columns=Columns(image=image_column, caption=caption_column), images=images,
-        metrics=metrics or [], exact=exact, baseline=not no_baseline,
+        metric=metric or [], exact=exact, baseline=not no_baseline,
     )  # fmt: skip
     if report is not None:
         from clipcap.caption.evaluate.report import write_report  # type: ignore[import-not-found,unused-ignore]
 
-        write_report(evaluation, report)
+        write_report(evaluation, report, decoding=decoding)
     write_evaluation(evaluation, form, output)
 
 

@@ -38,11 +38,11 @@ class Sources:
 Scorer = Callable[[Sequence[str], ScoredImages], dict[str, Score]]
 
 
-def prepare_scorers(metrics: Iterable[str], sources: Sources, *, exact: bool) -> list[Scorer]:
+def prepare_scorers(names: Iterable[str], sources: Sources, *, exact: bool) -> list[Scorer]:
     """Prepare the core metrics and those that were asked for.
 
     Args:
-        metrics: names in `EXTRA`; those of the core metrics are allowed, and change nothing.
+        names: in `EXTRA`; those of the core metrics are allowed, and change nothing.
         sources: what they may need.
         exact: whether the COCO toolkit computes the core metrics, instead of this program.
 
@@ -50,10 +50,10 @@ def prepare_scorers(metrics: Iterable[str], sources: Sources, *, exact: bool) ->
         UsageError: a metric is not known, or lacks what it needs.
         ModelError: a model that it needs cannot be loaded.
     """
-    wanted = list(dict.fromkeys(metrics))
+    wanted = list(dict.fromkeys(names))
     for name in wanted:
         if name not in EXTRA and name not in METRICS:
-            raise UsageError(f"`metrics` {name} is not known; use {', '.join(EXTRA)}")
+            raise UsageError(f"`metric` {name} is not known; use {', '.join(EXTRA)}")
     core = _prepare_toolkit(sources, names=tuple(METRICS)) if exact else _CoreScorer()
     return [core, *(EXTRA[name](sources) for name in wanted if name in EXTRA)]
 
@@ -97,12 +97,22 @@ class _CoreScorer:
 
 
 def _prepare_toolkit(sources: Sources, names: Sequence[str]) -> Scorer:
-    from clipcap.data.metrics.toolkit import toolkit_scores
+    from clipcap.data.metrics.toolkit import check_toolkit, toolkit_scores
 
+    check_toolkit(names)
     return lambda captions, images: toolkit_scores(captions, images.references, names)
+
+
+def _prepare_clipscore(sources: Sources) -> Scorer:
+    if sources.cache is None:
+        raise UsageError("`metric` clipscore compares captions with the embeddings of a cache; give a `cache`")
+    from clipcap.caption.evaluate.clipscore import ClipScorer
+
+    return ClipScorer(sources.cache, sources.settings)
 
 
 EXTRA: dict[str, Callable[[Sources], Scorer]] = {
     "meteor": partial(_prepare_toolkit, names=["meteor"]),
     "spice": partial(_prepare_toolkit, names=["spice"]),
+    "clipscore": _prepare_clipscore,
 }

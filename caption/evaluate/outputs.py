@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,26 +32,29 @@ def write_evaluation(evaluation: Evaluation, form: str, output: Path | None) -> 
     write_file(output, stream.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def check_output(output: Path | None, inputs: Sequence[Path | None]) -> None:
-    """Check before the work that a file may be written.
+def check_outputs(output: Path | None, report: Path | None, inputs: Iterable[Path | None]) -> None:
+    """Check before the work that the files of an evaluation may be written.
 
     Args:
-        output: the file; None for stdout.
+        output: the file of the figures; None for stdout.
+        report: the page, if one is wanted.
         inputs: that must not be replaced.
 
     Raises:
-        UsageError: its folder does not exist, or it is an input or a file of another kind.
+        UsageError: the folder of one does not exist, or it is an input, a file of another kind, or both are one file.
     """
-    if output is None:
-        return
-    if not output.resolve().parent.is_dir():
-        raise UsageError(f"the folder of {output} does not exist; create it, or give another `output`")
-    if output.exists() and any(path is not None and path.exists() and path.samefile(output) for path in inputs):
-        raise UsageError(f"`output` {output} is an input; give another name")
-    if output.is_dir() or (output.is_file() and output.stat().st_size and not _is_ours(output)):
-        raise UsageError(
-            f"{output} exists and is no evaluation of this program; give another `output`, or move it away"
-        )
+    existing = [path for path in inputs if path is not None and path.exists()]
+    for name, file, is_ours in (("output", output, _is_ours), ("report", report, _is_page)):
+        if file is None:
+            continue
+        if not file.resolve().parent.is_dir():
+            raise UsageError(f"the folder of {file} does not exist; create it, or give another `{name}`")
+        if file.exists() and any(path.samefile(file) for path in existing):
+            raise UsageError(f"`{name}` {file} is an input; give another name")
+        if file.is_dir() or (file.is_file() and file.stat().st_size and not is_ours(file)):
+            raise UsageError(f"{file} exists and this program did not write it; give another `{name}`, or move it away")
+    if output is not None and report is not None and output.resolve() == report.resolve():
+        raise UsageError(f"`output` and `report` are both {output}; give two names")
 
 
 def write_json(evaluation: Evaluation, stream: TextIO) -> None:
@@ -112,6 +115,15 @@ def _figures(one: Evaluated) -> dict[str, Any]:
         "images": len(one.ids),
         "text": one.text,
     }
+
+
+def _is_page(file: Path) -> bool:
+    """Whether a file begins as a page of HTML, as ours do."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(64).lstrip().lower().startswith(b"<!doctype html")
+    except OSError:
+        return False
 
 
 def _is_ours(file: Path) -> bool:

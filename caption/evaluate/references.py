@@ -1,6 +1,7 @@
 """Reads the references of a set of images: from a cache, any dataset that a reader knows, or `{id: [caption, ...]}`."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,9 @@ def _read_dataset(path: Path, format: str | None, columns: Columns | None, folde
         return source.root / name if files and name not in missing else None
 
     images = [
-        Reference(record.id, record.path, record.split, list(record.captions), find(record.path))
+        Reference(record.id, record.path, record.split, captions, find(record.path))
         for record in source.records
-        if record.captions
+        if (captions := _written(record.captions))
     ]
     return References(
         path=path, images=images, without=len(source.records) - len(images), notes=tuple(source.notes)
@@ -116,7 +117,7 @@ def _read_cache(path: Path, folder: Path | None) -> References:
     for tables in Cache.open(path).tables(embeddings=False):
         first = tables.first_caption.tolist()
         for row, number in enumerate(tables.split.tolist()):
-            captions = tables.text[first[row] : first[row + 1]]
+            captions = _written(tables.text[first[row] : first[row + 1]])
             if captions:
                 images.append(Reference(tables.id[row], tables.path[row], SPLITS[number], captions, None))
             else:
@@ -135,6 +136,11 @@ def _find_root(cache: Path, images: list[Reference]) -> Path | None:
         return next((folder for folder in folders if images and (folder / images[0].path).is_file()), None)
     except OSError:
         return None
+
+
+def _written(captions: Iterable[str]) -> list[str]:
+    """The captions that are not blank."""
+    return [caption for caption in captions if caption.strip()]
 
 
 def _existing(file: Path) -> Path | None:
@@ -172,9 +178,9 @@ def _read_mapping(path: Path, content: dict[str, Any], folder: Path | None) -> R
         if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
             fact = f"{path} has {value!r:.60} under {key!r}"
             raise SourceError(f"{fact}; references are {{id: [caption, ...]}}, or a dataset of a known format")
-        if captions:
+        if _written(captions):
             image = _existing(folder / key) if folder is not None else None
-            images.append(Reference(key, key, None, captions, image))
+            images.append(Reference(key, key, None, _written(captions), image))
         else:
             without += 1
     return References(path=path, images=images, without=without)

@@ -47,7 +47,7 @@ def evaluate(
     format: str | None = None,
     columns: Columns | None = None,
     images: str | Path | None = None,
-    metrics: Sequence[str] = (),
+    metric: Sequence[str] = (),
     exact: bool = False,
     baseline: bool = True,
 ) -> Evaluation:
@@ -66,7 +66,7 @@ def evaluate(
         references: of the predictions, as `read_references` reads them. Default: those of the cache.
         format, columns: of the references, where they should not be guessed.
         images: the folder that the paths of the images are relative to, if the images are not found without it.
-        metrics: besides BLEU, ROUGE-L and CIDEr-D: `meteor`, `spice`, `clipscore`, `bertscore`.
+        metric: names of metrics besides BLEU, ROUGE-L and CIDEr-D: `meteor`, `spice`, `clipscore`, `bertscore`.
         exact: let the COCO toolkit itself compute all that it knows.
         baseline: whether captions of the nearest training image are scored as well, if a cache has a training split.
 
@@ -95,7 +95,7 @@ def evaluate(
     else:
         split = _split_to_caption(known, split)
     chosen = [image for image in known.images if split is None or image.split == split]
-    scorers = prepare_scorers(metrics, Sources(cache=cache, settings=settings), exact=exact)
+    scorers = prepare_scorers(metric, Sources(cache=cache, settings=settings), exact=exact)
     captioned = match_files(predicted, known, chosen)
     if cache is not None and checkpoints:
         captioned = caption_cache(cache, split, checkpoints, chosen, settings, decode, options) + captioned
@@ -106,7 +106,15 @@ def evaluate(
         for one in captioned:
             evaluated.append(judge.evaluate(one, [one.captions[place] for place in places]))
             progress.advance()
-    return Evaluation(evaluated=evaluated, differences=_differences(evaluated), cache=cache, split=split)
+    baselines: list[Evaluated] = []
+    if cache is not None and split is not None and baseline:
+        baselines = [
+            judge.evaluate(CaptionedImages(name=name, captions={}), captions)
+            for name, captions in _copied_captions(cache, split, [chosen[place].id for place in places]).items()
+        ]
+    return Evaluation(
+        evaluated=evaluated, baselines=baselines, differences=_differences(evaluated), cache=cache, split=split
+    )
 
 
 class _Judge:
@@ -139,6 +147,19 @@ class _Judge:
             unmatched=captioned.unmatched,
             checkpoint=captioned.checkpoint,
         )
+
+
+def _copied_captions(cache: Path, split: str, ids: Sequence[str]) -> dict[str, list[str]]:
+    """The captions of the baselines by their names: those of the nearest training image. None without such images."""
+    from clipcap.caption.evaluate.baseline import nearest_captions
+
+    nearest = nearest_captions(Cache.open(cache), split)
+    if nearest is None:
+        logger.info(f"{cache} has no training images with captions, so there is no baseline")
+        return {}
+    rows = dict(zip(nearest.ids, zip(nearest.captions, nearest.consensus, strict=True), strict=True))
+    copied, consensus = zip(*(rows[identifier] for identifier in ids), strict=True)
+    return {"nearest image": list(copied), "consensus of the nearest image": list(consensus)}
 
 
 def _differences(evaluated: Sequence[Evaluated]) -> list[Difference]:
@@ -197,7 +218,7 @@ def _split_to_caption(known: References, split: str | None) -> str | None:
         raise UsageError(
             f"{known.path} has no captions of test or val images, only of {', '.join(present)}; name the `split`"
         )
-    logger.info(f"split {chosen}; `split` chooses another")
+    logger.info(f"captioning the split {chosen} of {known.path}; `split` chooses another")
     return chosen
 
 

