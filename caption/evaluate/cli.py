@@ -175,7 +175,7 @@ def evaluate(
         metric=metric or [], exact=exact, baseline=not no_baseline,
     )  # fmt: skip
     if report is not None:
-        from clipcap.caption.evaluate.report import write_report  # type: ignore[import-not-found,unused-ignore]
+        from clipcap.caption.evaluate.report import write_report
 
         write_report(evaluation, report, decoding=decoding)
     write_evaluation(evaluation, form, output)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcap.caption.evaluate.figures import ScoredImages
+from clipcap.caption.evaluate.scorer import ScoredImages
 from clipcap.caption.settings import CaptionerSettings
 from clipcap.data.cache.index import Cache
 from clipcap.data.metrics import Score

@@ -5,37 +5,11 @@ than tokenised text, write a function that prepares its scorer, and its line in 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from clipcap.caption.settings import CaptionerSettings
+from clipcap.caption.evaluate.scorer import ScoredImages, Scorer, Sources
 from clipcap.data.errors import UsageError
 from clipcap.data.metrics import METRICS, Score, tokenize_all
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredImages:
-    """The images of an evaluation: their ids, and their references as the dataset has them."""
-
-    ids: list[str]
-    references: list[list[str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """What a scorer may need besides captions and references.
-
-    Attributes:
-        cache: with the embeddings of the images, if there is one.
-        settings: device, precision and weights of a model.
-    """
-
-    cache: Path | None
-    settings: CaptionerSettings
-
-
-Scorer = Callable[[Sequence[str], ScoredImages], dict[str, Score]]
 
 
 def prepare_scorers(names: Iterable[str], sources: Sources, *, exact: bool) -> list[Scorer]:
@@ -111,8 +85,17 @@ def _prepare_clipscore(sources: Sources) -> Scorer:
     return ClipScorer(sources.cache, sources.settings)
 
 
+def _prepare_bertscore(sources: Sources) -> Scorer:
+    from clipcap.data.metrics.bertscore import bertscore
+
+    device = sources.settings.device
+    bertscore(["a dog"], [["a dog"]], device=device)  # what is missing is an early error
+    return lambda captions, images: bertscore(captions, images.references, device=device)
+
+
 EXTRA: dict[str, Callable[[Sources], Scorer]] = {
     "meteor": partial(_prepare_toolkit, names=["meteor"]),
     "spice": partial(_prepare_toolkit, names=["spice"]),
     "clipscore": _prepare_clipscore,
+    "bertscore": _prepare_bertscore,
 }

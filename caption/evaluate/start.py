@@ -15,10 +15,11 @@ from pathlib import Path
 from clipcap.caption.decoding.options import DecodeOptions
 from clipcap.caption.evaluate.base import Difference, Evaluated, Evaluation
 from clipcap.caption.evaluate.captioners import CaptionedImages, caption_cache, common_places, match_files
-from clipcap.caption.evaluate.figures import ScoredImages, Scorer, Sources, describe_text, prepare_scorers
+from clipcap.caption.evaluate.figures import describe_text, prepare_scorers
 from clipcap.caption.evaluate.matching import choose_split
 from clipcap.caption.evaluate.predictions import read_predictions
 from clipcap.caption.evaluate.references import CACHES, Reference, References, read_references
+from clipcap.caption.evaluate.scorer import ScoredImages, Scorer, Sources
 from clipcap.caption.settings import DEFAULT_MODEL, CaptionerSettings
 from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import Progress, plural

@@ -222,6 +222,7 @@ def test_a_file_takes_its_name_when_it_is_whole_and_replaces_only_its_own_kind(
         ["--predictions", "good", "--references", "gone.json"],
         ["--predictions", "good", "--references", "references", "--format", "nothing"],
         ["--predictions", "good", "--references", "references", "--metric", "clipscore"],
+        ["--predictions", "good", "--references", "references", "--metric", "bertscore"],
     ],
 )
 def test_wrong_combinations_are_errors_on_one_line(
