@@ -1,6 +1,8 @@
-"""`clipcap-inspect CACHE|CHECKPOINT`: the command line of `inspect` and `export`."""
+"""`clipcap-inspect CACHE|CHECKPOINT`: the command line of `inspect`, `export` and the doctor."""
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +12,14 @@ from clipcap.data.command.app import Debug, Version, command, new_app, run_comma
 
 app = new_app()
 FAILURES_SHOWN = 20
+FOUND = 3  # exit status of the doctor where it has findings
 
 EXAMPLES = """
 clipcap-inspect cache.h5 --verify                      # counts, splits, recipe, failed images; checks every checksum
 clipcap-inspect checkpoints/best                       # mapper, language model, encoder, settings of the run
 clipcap-inspect checkpoints/best --export rmokady m.pt # a file for the tools of rmokady/CLIP_prefix_caption
+clipcap-inspect cache.h5 --doctor                      # what is wrong with the data, why, and what fixes it
+clipcap-inspect checkpoints/best --doctor --cache cache.h5
 """
 
 
@@ -30,6 +35,23 @@ def inspect(
     verify: Annotated[
         bool, typer.Option("--verify", rich_help_panel="What it does", help="Read everything, and check each checksum.")
     ] = False,
+    doctor: Annotated[
+        bool,
+        typer.Option(
+            "--doctor",
+            rich_help_panel="What it does",
+            help="Look for faults: of a cache, such as rows that are shifted against their captions; of a checkpoint, "
+            "such as a model that ignores the image. Exit status 3 if there are any.",
+        ),
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CACHE",
+            rich_help_panel="What it does",
+            help="Cache on whose validation split the doctor examines a checkpoint. Default: only its weights are.",
+        ),
+    ] = None,
     export: Annotated[
         tuple[str, Path] | None,
         typer.Option(
@@ -52,11 +74,41 @@ def inspect(
         system, file = export
         print(write(path, system, file))
         return
+    if doctor or cache is not None:
+        _examine(path, cache, doctor, as_json)
+        return
     facts = describe(path, verify=verify)
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=1))
     else:
         _print_facts(facts)
+
+
+def _examine(path: Path, cache: Path | None, doctor: bool, as_json: bool) -> None:
+    """Print what the doctor finds; exit with status 3 if there are findings."""
+    from dataclasses import asdict
+
+    from clipcap.caption.inspect.describe import inspect as describe
+    from clipcap.caption.inspect.doctor import examine_cache, examine_checkpoint
+    from clipcap.caption.inspect.doctor.show import as_text
+    from clipcap.data.command.progress import plural
+    from clipcap.data.errors import UsageError
+
+    if not doctor:
+        raise UsageError("`cache` is for the `doctor`; give both")
+    is_cache = describe(path)["kind"].startswith("cache")
+    if is_cache and cache is not None:
+        raise UsageError(f"`cache` is for checkpoints, and {path} is a cache; leave `cache` out")
+    findings, facts = examine_cache(path) if is_cache else examine_checkpoint(path, cache)
+    if as_json:
+        text = json.dumps({"findings": [asdict(finding) for finding in findings], "facts": facts}, ensure_ascii=False)
+    else:
+        text = as_text(findings, facts)
+    # Commands of the fixes are of several programs, whose options are spelled like their parameters.
+    print(re.sub(r"`([a-z_]+)`", lambda found: "--" + found[1].replace("_", "-"), text))
+    if findings:
+        print(f"clipcap-inspect: the doctor has {plural(len(findings), 'finding')}", file=sys.stderr)
+        raise typer.Exit(FOUND)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

@@ -1,0 +1,211 @@
+"""Reads a cache for its examination: one shard after the other, with one vector and a few figures for each image.
+
+    shards --read--> CacheContent: embedding (n, d) float16, length, hash, id, path, split, captions, tokens
+
+Patches (t, d) become their mean, because t of them for each image do not fit into memory.
+n images, m captions, k tokens, d numbers in an embedding, t patches.
+"""
+
+import hashlib
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
+from clipcap.data.cache.index import Cache
+from clipcap.data.command.progress import Progress
+from clipcap.data.records import SPLITS
+
+BLOCK = 4096  # rows that are computed with at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheContent:
+    """A cache in memory, as the checks read it. Row i is image i of all shards in order.
+
+    Attributes:
+        cache: the opened cache.
+        embedding: float16 (n, d); the mean of the patches where an embedding is (t, d).
+        length: float32 (n), the Euclidean length of each embedding; the mean of its patches' lengths.
+        finite, zero, constant: bool (n), whether all numbers of the row are finite, are 0, are the same (and not 0).
+        hash: uint64 (n), of all numbers of the row.
+        id, path: n strings.
+        split: uint8 (n), an index into `SPLITS`.
+        first_caption: int64 (n + 1), the offset of each image's captions.
+        text: m strings, the captions.
+        first_token: int64 (m + 1), the offset of each caption's tokens.
+        token: int64 (k), the tokens; the last of each caption is end-of-text.
+    """
+
+    cache: Cache
+    embedding: NDArray[np.float16]
+    length: NDArray[np.float32]
+    finite: NDArray[np.bool_]
+    zero: NDArray[np.bool_]
+    constant: NDArray[np.bool_]
+    hash: NDArray[np.uint64]
+    id: list[str]
+    path: list[str]
+    split: NDArray[np.uint8]
+    first_caption: NDArray[np.int64]
+    text: list[str]
+    first_token: NDArray[np.int64]
+    token: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The fingerprint of the cache."""
+        return self.cache.fingerprint
+
+    @cached_property
+    def usable(self) -> NDArray[np.bool_]:
+        """Whether a row says anything about its image: bool (n)."""
+        return self.finite & ~self.zero & ~self.constant
+
+    @cached_property
+    def captions(self) -> NDArray[np.int64]:
+        """The number of captions of each image: int64 (n)."""
+        return np.diff(self.first_caption)
+
+    @cached_property
+    def image_of_caption(self) -> NDArray[np.int64]:
+        """The row of the image of each caption: int64 (m)."""
+        return np.repeat(np.arange(len(self)), self.captions)
+
+    @cached_property
+    def tokens(self) -> NDArray[np.int64]:
+        """The number of tokens of each caption, with end-of-text: int64 (m)."""
+        return np.diff(self.first_token)
+
+    @cached_property
+    def mean(self) -> NDArray[np.float32]:
+        """The mean of the usable rows, each scaled to length 1: float32 (d)."""
+        total = np.zeros(self.embedding.shape[1])
+        for start in range(0, len(self), BLOCK):
+            rows = np.flatnonzero(self.usable[start : start + BLOCK]) + start
+            total += unit(self.embedding[rows]).sum(axis=0)
+        return (total / max(1, self.usable.sum())).astype(np.float32)
+
+    def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return embeddings without what all images share: scaled to length 1, less the mean, scaled again.
+
+        Args:
+            rows: int64 (b), usable rows.
+
+        Returns:
+            float32 (b, d). The inner product of two is their cosine.
+        """
+        return unit(unit(self.embedding[rows]) - self.mean)
+
+    def name(self, row: int) -> str:
+        """Return a row as findings name it: `row 17 (dog.jpg)`."""
+        return f"row {row} ({self.path[row]})"
+
+    def names(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the names of rows."""
+        return [self.name(int(row)) for row in rows]
+
+    def split_of(self, row: int) -> str:
+        """Return the split of a row."""
+        return SPLITS[self.split[row]]
+
+    def command(self, before: str = "", **changes: str) -> str:
+        """Return the command that makes this cache again, as far as the cache records it.
+
+        Args:
+            before: what to do first, such as "remove the copies".
+            changes: parameters with other values than recorded.
+        """
+        recorded = self.fingerprint
+        source = "DATASET" if recorded.checked else "EMBEDDINGS `captions` DATASET"
+        given: dict[str, str] = {}
+        if recorded.encoder != UNKNOWN:
+            given["encoder"] = recorded.pretrained if Path(recorded.pretrained).is_dir() else recorded.encoder
+            if recorded.pretrained not in (UNKNOWN, recorded.encoder, given["encoder"]):
+                given["pretrained"] = recorded.pretrained
+        if recorded.features != "projected":
+            given["features"] = recorded.features
+        if recorded.tokenizer:
+            given["tokenizer"] = recorded.tokenizer
+        given |= changes
+        given["output"] = str(self.cache.path)
+        options = " ".join(f"`{name}` {shlex.quote(value)}" for name, value in given.items())
+        return f"{before + ', then: ' if before else ''}clipcap-precompute {source} {options} `overwrite`"
+
+
+def read_content(path: Path) -> CacheContent:
+    """Read a cache for its examination.
+
+    Args:
+        path: the index, or one shard.
+
+    Raises:
+        CacheError: the cache is damaged, or is not one.
+    """
+    cache = Cache.open(path)
+    columns: dict[str, list[Any]] = {}
+    with Progress("reading", "images", cache.images) as progress:
+        for tables in cache.tables():
+            found = {
+                **_summary(tables.embedding),
+                "id": tables.id,
+                "path": tables.path,
+                "split": tables.split,
+                "captions": np.diff(tables.first_caption),
+                "text": tables.text,
+                "tokens": np.diff(tables.first_token),
+                "token": tables.token.astype(np.int64),
+            }
+            for name, column in found.items():
+                columns.setdefault(name, []).append(column)
+            progress.advance(len(tables.id))
+    joined: dict[str, Any] = {
+        name: [value for part in parts for value in part] if isinstance(parts[0], list) else np.concatenate(parts)
+        for name, parts in columns.items()
+    }
+    for offsets, counts in (("first_caption", "captions"), ("first_token", "tokens")):
+        joined[offsets] = np.cumsum([0, *joined.pop(counts).tolist()], dtype=np.int64)
+    return CacheContent(cache=cache, **joined)
+
+
+def _summary(embedding: NDArray[np.float16]) -> dict[str, Any]:
+    """Return what is kept of the embeddings of one shard, float16 (n, d) or (n, t, d), block by block."""
+    size = max(1, BLOCK * 1024 // max(1, int(np.prod(embedding.shape[1:]))))
+    parts = [_summarise(embedding[start : start + size]) for start in range(0, max(1, len(embedding)), size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _summarise(block: NDArray[np.float16]) -> dict[str, Any]:
+    exact = block.astype(np.float32)
+    axes = tuple(range(1, block.ndim))
+    finite = np.isfinite(exact).all(axis=axes)
+    flat = block.reshape(len(block), -1)
+    alike = (flat == flat[:, :1]).all(axis=1)
+    zero = (flat == 0).all(axis=1)
+    length = np.sqrt(np.einsum("...d,...d->...", exact, exact))
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in block]
+    with np.errstate(all="ignore"):
+        return {
+            "embedding": block if block.ndim == 2 else exact.mean(axis=1).astype(np.float16),
+            "length": length if block.ndim == 2 else length.mean(axis=1),
+            "finite": finite,
+            "zero": zero,
+            "constant": alike & ~zero & finite,
+            "hash": np.frombuffer(b"".join(digests), dtype="<u8"),
+        }
+
+
+def unit(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Return rows (b, d) scaled to length 1, as float32; rows of zeros stay."""
+    exact = rows.astype(np.float32)
+    length: NDArray[np.float32] = np.linalg.norm(exact, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = exact / np.maximum(length, 1e-12)
+    return scaled

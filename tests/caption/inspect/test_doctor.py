@@ -1,0 +1,429 @@
+"""The doctor finds each fault that is put into a cache with known content, and nothing else; healthy caches have none.
+
+An image of the small world has five attributes. Its captions name them, and its embedding is a sum of their directions.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipcap.caption.inspect.doctor import Finding, examine_cache
+from clipcap.caption.inspect.doctor.alignment import align, evidence, segment, signed, whitened
+from clipcap.caption.inspect.doctor.splits import least_expected
+from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.index import ShardEntry, write_index
+from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
+from clipcap.data.records import Record
+from clipcap.precompute.shards import build_tables, plan_shards, store_tables
+
+IMAGES, WIDTH = 400, 64
+ATTRIBUTES = [
+    ["one", "two", "three", "four"],
+    ["red", "green", "blue", "white", "black"],
+    ["dogs", "birds", "cars", "boats", "trees"],
+    ["run", "wait", "shine", "move"],
+    ["snow", "grass", "sand", "water"],
+]
+SENTENCES = [
+    "{} {}{} {} {} on the {} .",
+    "There are {} {}{} {} that {} near the {} .",
+    "In a photo {} {}{} {} {} by some {} .",
+]
+
+
+@dataclass
+class World:
+    """The rows of a cache before it is written."""
+
+    embedding: np.ndarray[Any, Any]
+    captions: list[list[str]]
+    split: list[str]
+    path: list[str]
+    recorded: dict[str, Any] = field(default_factory=dict)
+    max_tokens: int | None = None
+
+    def write(self, folder: Path, tokenizer_folder: Path) -> Path:
+        """Write the cache, in shards of 150 rows."""
+        tokenizer = load_tokenizer(str(tokenizer_folder))
+        fingerprint = Fingerprint.unchecked(
+            **{
+                "encoder": "unknown",
+                "width": WIDTH,
+                "tokenizer": str(tokenizer_folder),
+                "tokenizer_sha256": tokenizer_sha256(tokenizer),
+                **self.recorded,
+            }
+        )
+        entries: list[ShardEntry] = []
+        rows = self.embedding.astype(np.float16)
+        for number, share in enumerate(plan_shards(len(rows), 150)):
+            records = [Record(self.path[i], self.path[i], self.split[i], tuple(self.captions[i])) for i in share]
+            tables = build_tables(records, rows[share.start : share.stop], [None] * len(records), tokenizer)
+            if self.max_tokens is not None:
+                tables = cut_tokens(tables, self.max_tokens)
+            entries.append(store_tables(folder / f"cache-{number:05d}.h5", tables, fingerprint, number))
+        write_index(folder / "cache.h5", fingerprint, entries)
+        return folder / "cache.h5"
+
+
+def cut_tokens(tables: Any, longest: int) -> Any:
+    """Cut the tokens of every caption, and keep the end-of-text token."""
+    rows = [tables.token[a:b] for a, b in zip(tables.first_token, tables.first_token[1:], strict=False)]
+    rows = [np.concatenate([row[:-1][:longest], row[-1:]]) for row in rows]
+    return replace(tables, token=np.concatenate(rows), first_token=np.cumsum([0, *map(len, rows)]))
+
+
+def make_world(images: int = IMAGES, seed: int = 0) -> World:
+    """Draw images, with three captions each; every fifth image is held out."""
+    rng = np.random.default_rng(seed)
+    directions = [rng.normal(size=(len(values), WIDTH)) for values in ATTRIBUTES]
+    base = 2 * rng.normal(size=WIDTH)  # all images share it, as those of a real encoder do
+    embedding, captions = [], []
+    for _ in range(images):
+        content = [int(rng.integers(len(values))) for values in ATTRIBUTES]
+        words = [values[i] for values, i in zip(ATTRIBUTES, content, strict=True)]
+        embedding.append(base + sum(d[i] for d, i in zip(directions, content, strict=True)) + rng.normal(size=WIDTH))
+        captions.append([s.format(words[0], "very " * int(rng.integers(4)), *words[1:]) for s in SENTENCES])
+    every_fifth = ["train", "train", "train", "train", "val"]
+    split = ["test" if number % 20 == 19 else every_fifth[number % 5] for number in range(images)]
+    return World(np.stack(embedding), captions, split, [f"{number:06d}.jpg" for number in range(images)])
+
+
+def checks(findings: list[Finding]) -> list[str]:
+    """The names of findings."""
+    return [finding.check for finding in findings]
+
+
+@pytest.fixture(scope="module")
+def words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer with a token for each word of the small world."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("words")
+    trained = ByteLevelBPETokenizer()
+    texts = [text for texts in make_world().captions for text in texts]
+    trained.train_from_iterator(texts, vocab_size=600, special_tokens=["<|endoftext|>"], show_progress=False)
+    trained.save_model(str(folder))
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    AutoTokenizer.from_pretrained(str(folder)).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def examine(tmp_path: Path, words_folder: Path) -> Callable[[World], list[Finding]]:
+    """A function that writes a world as a cache and examines it."""
+
+    def run(world: World) -> list[Finding]:
+        return examine_cache(world.write(tmp_path, words_folder))[0]
+
+    return run
+
+
+Examine = Callable[[World], list[Finding]]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_healthy_cache_has_no_finding(examine: Examine, seed: int) -> None:
+    assert examine(make_world(seed=seed)) == []
+
+
+def test_a_healthy_cache_of_200_images_has_no_finding(examine: Examine) -> None:
+    assert examine(make_world(200)) == []
+
+
+def test_the_scale_of_embeddings_does_not_matter(examine: Examine) -> None:
+    world = make_world()
+    world.embedding *= 1e-2
+    assert examine(world) == []
+
+
+def test_shuffled_rows_are_found(examine: Examine) -> None:
+    world = make_world()
+    world.embedding = world.embedding[np.random.default_rng(1).permutation(IMAGES)]
+    (finding,) = examine(world)
+    assert (finding.check, finding.count, finding.total) == ("shuffled", IMAGES, IMAGES)
+    assert "clipcap-precompute" in finding.fix
+
+
+def test_200_shuffled_rows_are_found(examine: Examine) -> None:
+    world = make_world(200)
+    world.embedding = world.embedding[np.random.default_rng(1).permutation(200)]
+    assert checks(examine(world)) == ["shuffled"]
+
+
+def test_a_shuffled_part_is_found_with_its_rows(examine: Examine) -> None:
+    world = make_world()
+    world.embedding[200:] = world.embedding[200 + np.random.default_rng(1).permutation(200)]
+    (finding,) = examine(world)
+    assert finding.check == "shuffled"
+    assert abs(finding.count - 200) < 20
+    assert "from 000" in finding.examples[0]
+
+
+@pytest.mark.parametrize("shift", [1, -1, 3, -17, 150, -190])
+def test_rows_that_are_shifted_are_found_with_their_shift(examine: Examine, shift: int) -> None:
+    world = make_world()
+    world.embedding = np.roll(world.embedding, shift, axis=0)  # captions of row i belong to embedding i + shift
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("shifted", IMAGES)
+    assert f"row i{shift:+d}, in all rows" in finding.message
+
+
+@pytest.mark.parametrize("shift", [1, -2])
+def test_rows_that_are_shifted_from_a_row_on_are_found_with_that_row(examine: Examine, shift: int) -> None:
+    world = make_world()
+    world.embedding[250:] = np.roll(world.embedding[250:], shift, axis=0)
+    (finding,) = examine(world)
+    assert finding.check == "shifted"
+    assert f"row i{shift:+d}" in finding.message
+    assert abs(finding.count - 150) < 10
+
+
+def test_half_the_rows_normalised_are_found(examine: Examine) -> None:
+    world = make_world()
+    world.embedding[:200] /= np.linalg.norm(world.embedding[:200], axis=1, keepdims=True)
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("mixed_norms", 200)
+
+
+def test_rows_of_another_scale_are_found(examine: Examine) -> None:
+    world = make_world()
+    world.embedding[:50] *= 20
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("mixed_norms", 50)
+
+
+def test_lengths_that_scatter_around_1_are_healthy(examine: Examine) -> None:
+    world = make_world()
+    world.embedding /= np.linalg.norm(world.embedding, axis=1).mean()
+    assert examine(world) == []
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_lengths_other_than_the_fingerprint_says_are_found(examine: Examine, normalised: bool) -> None:
+    world = make_world()
+    if normalised:
+        world.embedding /= np.linalg.norm(world.embedding, axis=1, keepdims=True)
+    world.recorded["normalized"] = not normalised
+    assert checks(examine(world)) == ["norms"]
+    world.recorded["normalized"] = normalised
+
+
+@pytest.mark.parametrize(
+    ("value", "check"), [(np.nan, "not_finite"), (np.inf, "not_finite"), (0.0, "zero"), (2.5, "constant")]
+)
+def test_a_row_without_content_is_found(examine: Examine, value: float, check: str) -> None:
+    world = make_world()
+    world.embedding[[7, 9]] = value
+    if not np.isfinite(value):  # one number is enough
+        world.embedding[9] = make_world().embedding[9]
+        world.embedding[9, 5] = value
+    (finding,) = examine(world)
+    assert (finding.check, finding.count, finding.total) == (check, 2, IMAGES)
+    assert finding.examples == ("row 7 (000007.jpg)", "row 9 (000009.jpg)")
+
+
+def test_a_duplicated_block_is_found_with_its_first_rows_and_its_length(examine: Examine) -> None:
+    world = make_world()
+    world.embedding[300:340] = world.embedding[100:140]
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("repeated", 40)  # the copies are in the splits of the originals
+    assert "40 rows from row 300 on equal those from row 100 on" in finding.message
+
+
+def test_a_repeated_row_is_found(examine: Examine) -> None:
+    world = make_world()
+    world.embedding[12] = world.embedding[3]
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("repeated", 1)
+    assert finding.examples == ("row 12 (000012.jpg) equals row 3 (000003.jpg)",)
+
+
+def test_an_image_in_two_splits_is_found_by_its_row(examine: Examine) -> None:
+    world = make_world()
+    world.embedding[14] = world.embedding[3]
+    world.captions[14] = world.captions[3]
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("leak", 1)
+    assert finding.examples == ("train row 3 (000003.jpg) and val row 14 (000014.jpg)",)
+
+
+def test_an_image_in_two_splits_is_found_by_its_name(examine: Examine) -> None:
+    world = make_world()
+    world.path[14] = world.path[3]
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("leak", 1)
+
+
+def test_a_nearly_equal_image_in_two_splits_is_found(examine: Examine) -> None:
+    world = make_world()
+    noise = np.random.default_rng(1).normal(size=WIDTH)
+    world.embedding[14] = world.embedding[3] + 0.05 * noise
+    world.captions[14] = world.captions[3]
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("near_duplicate", 1)
+    assert "train row 3" in finding.examples[0] or "row 3 (" in finding.examples[0]
+
+
+@pytest.mark.parametrize(("images", "check"), [(0, "no_validation"), (5, "tiny_validation")])
+def test_a_validation_split_that_is_too_small_is_found(examine: Examine, images: int, check: str) -> None:
+    world = make_world()
+    world.split = ["val" if number < images else "train" for number in range(IMAGES)]
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == (check, images)
+
+
+def test_tokens_that_were_cut_at_10_are_found(examine: Examine) -> None:
+    world = make_world()
+    world.max_tokens = 10
+    (finding,) = examine(world)
+    assert finding.check == "cut_captions"
+    assert "tokens" in finding.message
+
+
+@pytest.mark.parametrize(("unit", "length"), [("token", "10 tokens"), ("word", "8 "), ("character", "36 characters")])
+def test_texts_that_were_cut_are_found(examine: Examine, words_folder: Path, unit: str, length: str) -> None:
+    world = make_world()
+    tokenizer: Any = load_tokenizer(str(words_folder))
+
+    def cut(text: str) -> str:
+        if unit == "token":
+            return str(tokenizer.decode(tokenizer(text)["input_ids"][:10]))
+        return " ".join(text.split()[:8]) if unit == "word" else text[:36]
+
+    world.captions = [[cut(text) for text in texts] for texts in world.captions]
+    findings = examine(world)
+    assert checks(findings) == ["cut_captions"]
+    assert f"stop at {length}" in findings[0].message
+
+
+def test_the_same_caption_for_many_images_is_found(examine: Examine) -> None:
+    world = make_world()
+    for number in range(0, IMAGES, 16):
+        world.captions[number] = ["nan"]
+    findings = examine(world)
+    assert checks(findings) == ["common_captions"]
+    assert "'nan' for 25 of 400" in findings[0].message
+
+
+def test_images_without_captions_are_found_if_there_are_many(examine: Examine) -> None:
+    world = make_world()
+    world.captions[5] = []
+    assert examine(world) == []
+
+
+def test_a_tenth_of_the_images_without_captions_is_found(examine: Examine) -> None:
+    world = make_world()
+    for number in range(0, IMAGES, 10):
+        world.captions[number] = []
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("uncaptioned", 40)
+
+
+def test_a_cache_without_any_caption_is_healthy(examine: Examine) -> None:
+    world = make_world()
+    world.captions = [[] for _ in world.captions]
+    assert examine(world) == []
+
+
+CLIP_PIXELS = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
+SIGLIP_PIXELS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "resize_mode": "squash"}
+
+
+@pytest.mark.slow
+def test_siglip_with_the_preprocessing_of_clip_is_found(examine: Examine) -> None:
+    world = make_world()
+    world.recorded = {"encoder": "ViT-B-16-SigLIP", "pretrained": "siglip.pt", "features": "pooled"}
+    world.recorded["preprocess"] = {**CLIP_PIXELS, "interpolation": "bicubic", "resize_mode": "shortest"}
+    (finding,) = examine(world)
+    assert finding.check == "preprocessing"
+    assert "mean [0.4814" in finding.message
+    assert "webli" in finding.fix
+    world.recorded["preprocess"] = SIGLIP_PIXELS
+    assert examine(world) == []
+
+
+def test_patches_are_examined_by_their_mean(tmp_path: Path, words_folder: Path) -> None:
+    world = make_world()
+    noise = np.random.default_rng(1).normal(size=(IMAGES, 4, WIDTH))
+    world.embedding = np.roll(world.embedding, 5, axis=0)[:, None] + noise
+    findings, facts = examine_cache(world.write(tmp_path, words_folder))
+    assert checks(findings) == ["shifted"]
+    assert facts["images"] == IMAGES
+
+
+def test_few_images_are_not_compared_with_their_captions(tmp_path: Path, words_folder: Path) -> None:
+    world = make_world(140)
+    world.embedding = world.embedding[::-1]
+    findings, facts = examine_cache(world.write(tmp_path, words_folder))
+    assert findings == []
+    assert "140 images" in facts["images_and_captions"]["by_the_words"]
+
+
+def test_the_command_exits_with_3_where_there_are_findings(tmp_path: Path, run: Any, words_folder: Path) -> None:
+    world = make_world()
+    healthy = tmp_path / "healthy"
+    healthy.mkdir()
+    result = run("inspect", world.write(healthy, words_folder), "--doctor")
+    assert result.status == 0
+    assert result.out.endswith("no findings\n")
+    world.embedding[7] = np.nan
+    path = world.write(tmp_path, words_folder)
+    result = run("inspect", path, "--doctor")
+    assert result.status == 3
+    assert "not_finite: 1 of 400 rows" in result.out
+    assert f"--output {path} --overwrite" in result.out
+    assert result.err.splitlines()[-1] == "clipcap-inspect: the doctor has 1 finding"
+
+
+def test_json_is_one_object_with_findings_and_facts(tmp_path: Path, run: Any, words_folder: Path) -> None:
+    world = make_world()
+    world.embedding[7] = np.nan
+    result = run("inspect", world.write(tmp_path, words_folder), "--doctor", "--json")
+    assert result.status == 3
+    content = json.loads(result.out)
+    assert set(content) == {"findings", "facts"}
+    (finding,) = content["findings"]
+    assert (finding["check"], finding["count"], finding["total"]) == ("not_finite", 1, IMAGES)
+    assert set(finding) == set(Finding.__dataclass_fields__)
+    assert content["facts"]["images"] == IMAGES
+
+
+def test_a_cache_is_given_alone_and_with_the_doctor(tmp_path: Path, run: Any, words_folder: Path) -> None:
+    path = make_world(20).write(tmp_path, words_folder)
+    for options in ([], ["--doctor"]):
+        result = run("inspect", path, "--cache", path, *options)
+        assert (result.status, result.out) == (2, "")
+    assert str(path) in result.err
+
+
+def test_a_relation_is_measured_at_its_shift_alone() -> None:
+    rng = np.random.default_rng(0)
+    n, every = 500, np.ones(500, dtype=bool)
+    x = rng.normal(size=(n, 6)).astype(np.float32)
+    y = x @ rng.normal(size=(6, 4)).astype(np.float32)
+    x, y = whitened(x, every), whitened(y, every)
+    for shift in (0, 1, -1, 123, -249):
+        found = align(np.roll(x, shift, axis=0), y)
+        assert found.best == shift
+        assert sorted(found.z)[-2] < 7
+        assert found.z.max() > 100
+    parts = segment(evidence(x, y, [0]), [0])
+    assert [(part.first, part.last, part.shift) for part in parts] == [(0, n, 0)]
+    y[200:300] = 0  # images without captions are not unrelated
+    assert len(segment(evidence(x, y, [0]), [0])) == 1
+    assert [signed(shift, 5) for shift in range(5)] == [0, 1, 2, -2, -1]
+
+
+def test_the_least_distance_is_expected_from_the_quartiles() -> None:
+    rng = np.random.default_rng(0)
+    distances = rng.random(1000) ** 0.25  # P(distance < r) = r ** 4
+    assert least_expected(distances.astype(np.float32)) == pytest.approx(1000**-0.25, rel=0.15)
+    distances[:100] = 1e-3  # duplicates
+    assert least_expected(distances.astype(np.float32)) == pytest.approx(1000**-0.25, rel=0.5)
