@@ -128,7 +128,9 @@ def evidence(x: Columns, y: Columns, shifts: list[int]) -> NDArray[np.float64]:
         float64 (n, S); 0 where the embedding or the captions are not known.
     """
     n = len(x)
-    weights = sum(np.roll(x, -shift, axis=0).T @ y for shift in shifts) / n  # (p, q)
+    weights: NDArray[np.float32] = np.zeros((x.shape[1], y.shape[1]), dtype=np.float32)
+    for shift in shifts:
+        weights += np.roll(x, -shift, axis=0).T @ y / n
     weights[np.abs(weights) < NOISE / np.sqrt(n)] = 0
     predicted = y @ weights.T  # (n, p): the embedding that the captions let expect
     related = np.square(weights).sum() / 2

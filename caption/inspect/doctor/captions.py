@@ -146,14 +146,14 @@ def _cut_texts(content: CacheContent) -> tuple[Numbers, int, str] | None:
     token_counts = np.maximum(content.tokens - 1, 0)
     by_token, by_word = (content.token[inner], token_counts), (flat, word_counts)
     characters = np.array([len(text) for text in content.text], dtype=np.int64)
-    for unit, length, pieces in (
+    for unit, length, (pieces, counts) in (
         ("token", token_counts, by_token),
         ("word", word_counts, by_word),
         ("character", characters, by_word),
     ):
         longest = int(length.max())
         at = np.flatnonzero(length == longest)
-        if _piles_up(length, longest) and _ends_in_the_middle(*pieces, length == longest):
+        if _piles_up(length, longest) and _ends_in_the_middle(pieces, counts, length == longest):
             punctuated = [_share_punctuated(content, rows) for rows in (at, np.flatnonzero(length < longest))]
             message = (
                 f"{len(at):,} of {len(length):,} captions stop at {plural(longest, unit)}, the greatest length; "

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CAPTIONED = 200  # images that are captioned, to see how many distinct captions there are
-COLLAPSED = 0.1  # distinct captions for each distinct reference: the demo's model has XX
+COLLAPSED = 0.1  # distinct captions for each distinct reference: the demo's model has one for each
 FEWEST = 10  # images; among fewer, the same caption may be right for all
 WORDS_SHOWN = 3  # images whose prefix is shown as words
 VALIDATION_BATCH = 64  # captions in a forward pass

@@ -92,7 +92,8 @@ class CacheContent:
         for start in range(0, len(self), BLOCK):
             rows = np.flatnonzero(self.usable[start : start + BLOCK]) + start
             total += unit(self.embedding[rows]).sum(axis=0)
-        return (total / max(1, self.usable.sum())).astype(np.float32)
+        mean: NDArray[np.float32] = (total / max(1, self.usable.sum())).astype(np.float32)
+        return mean
 
     def directions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return embeddings without what all images share: scaled to length 1, less the mean, scaled again.
@@ -206,6 +207,5 @@ def _summarise(block: NDArray[np.float16]) -> dict[str, Any]:
 def unit(rows: NDArray[Any]) -> NDArray[np.float32]:
     """Return rows (b, d) scaled to length 1, as float32; rows of zeros stay."""
     exact = rows.astype(np.float32)
-    length: NDArray[np.float32] = np.linalg.norm(exact, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = exact / np.maximum(length, 1e-12)
+    scaled: NDArray[np.float32] = exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), np.float32(1e-12))
     return scaled

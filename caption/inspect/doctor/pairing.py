@@ -47,7 +47,8 @@ def check_pairing(content: CacheContent, facts: Facts) -> Iterator[Finding]:
     used = content.usable & (content.captions > 0)
     for first, _, rows in copied_blocks(equal_rows(content)):  # a finding of its own
         used[first : first + rows] = False
-    facts["images_and_captions"] = figures = {}
+    figures: dict[str, Any] = {}
+    facts["images_and_captions"] = figures
     by_text = _z_by_text_tower(content, used, figures)
     if used.sum() < LEAST_ROWS:
         figures["by_the_words"] = (
@@ -220,8 +221,7 @@ class _Words:
         for number, image in enumerate(images):
             own = slice(self._first[image], self._first[image + 1])
             result[number, self._column[own]] = self._weight[own]
-        length: NDArray[np.float32] = np.linalg.norm(result, axis=1, keepdims=True)
-        return result / np.maximum(length, 1e-12)
+        return unit(result)
 
 
 def _spaced(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
