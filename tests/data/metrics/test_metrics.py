@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clipcap.data.errors import UsageError
-from clipcap.data.metrics import METRICS, CiderReferences, Score, tokenize, tokenize_all
+from clipcap.data.metrics import METRICS, CiderReferences, Score, tokenize_all
 
 CAPTIONS = ["a dog runs on grass", "two cats sleep on a red sofa", "a man rides a horse", "a dog"]
 REFERENCES = [
@@ -17,36 +17,6 @@ REFERENCES = [
     ["two cats sleep on a red sofa", "cats on a sofa"],
     ["a man on a horse", "a rider and his horse in a field"],
     ["a cat sits", "a bird"],
-]
-
-
-TOOLKIT_TOKENS = [  # lines of one file, and what the toolkit's own tokeniser makes of them
-    ("A man's dog isn't here.", "a man 's dog is n't here"),
-    ("They'll park, don't worry!", "they 'll park do n't worry"),
-    ("(two people)", "-lrb- two people -rrb-"),
-    ("22 3/4 St. and 8th Ave/CTH D.", "22\xa03/4 st. and 8th ave/cth d."),
-    ("an AT&T sign", "an at&t sign"),
-    ("black/white photo", "black/white photo"),
-    ("5:54pm", "5:54 pm"),
-    ("US$ 14,99 o quilo.", "us$ 14,99 o quilo"),
-    ("d'água", "d'água"),
-    ("slip 'n' slide", "slip 'n' slide"),
-    ("a 4x4 jeep", "a 4x4 jeep"),
-    ("Wait... what?!", "wait what ?!"),
-    ("a - b -- c", "a b c"),
-    ('"No Parking" sign', "no parking sign"),
-    ("Mr. Potato head", "mr. potato head"),
-    ("the U.S. flag", "the u.s. flag"),
-    ("£ 1,735.37 raised", "# 1,735.37 raised"),
-    ("50% off $5", "50 % off $ 5"),
-    ("e-mail me :)", "e-mail me :-rrb-"),
-    ("the wash., dog", "the wash. dog"),
-    ("I cannot go", "i can not go"),
-    ("O'Hare o'clock", "o'hare o'clock"),
-    ("a b&w photo", "a b & w photo"),
-    ("10x12 office", "10x12 office"),
-    ("It reads K.", "it reads k"),
-    ("A dog runs.", "a dog runs"),
 ]
 
 
@@ -78,16 +48,6 @@ def test_figures_equal_those_of_the_toolkit_on_coco_val2017(human: dict[str, Any
     for name, score in found.items():
         assert score.corpus == pytest.approx(human["expected"]["scores"][name], abs=1e-6), name
         assert score.images.shape == (5000,)
-
-
-@pytest.mark.slow
-def test_tokens_equal_the_300_stored_ones(human: dict[str, Any]) -> None:
-    stored = human["expected"]["first_tokenised"]
-    assert len(stored) == 300
-    place = {name: index for index, name in enumerate(human["ids"])}
-    for name, texts in stored.items():
-        assert [human["captions"][place[name]]] == texts["hypothesis"]
-        assert human["references"][place[name]] == texts["references"]
 
 
 def test_bleu_by_hand() -> None:
@@ -155,13 +115,3 @@ def test_wrong_numbers_of_captions_are_an_error(name: str) -> None:
 def test_an_image_that_is_not_among_the_references_is_an_error() -> None:
     with pytest.raises(UsageError, match="7"):
         CiderReferences(REFERENCES).score(["a dog"], [7])
-
-
-def test_tokens_are_in_lower_case_without_punctuation() -> None:
-    assert tokenize('A dog, "Rex", runs!') == "a dog rex runs"
-
-
-def test_tokens_equal_those_of_the_toolkit() -> None:
-    found = tokenize_all(text for text, _ in TOOLKIT_TOKENS)
-    for (text, expected), tokens in zip(TOOLKIT_TOKENS, found, strict=True):
-        assert tokens == expected, text

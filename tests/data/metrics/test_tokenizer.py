@@ -1,0 +1,71 @@
+"""Tokens equal those of the COCO toolkit's own tokeniser, without its Java."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clipcap.data.metrics import tokenize, tokenize_all
+
+TOOLKIT_TOKENS = [  # lines of one file, and what the toolkit's own tokeniser makes of them
+    ("A man's dog isn't here.", "a man 's dog is n't here"),
+    ("They'll park, don't worry!", "they 'll park do n't worry"),
+    ("(two people)", "-lrb- two people -rrb-"),
+    ("22 3/4 St. and 8th Ave/CTH D.", "22\xa03/4 st. and 8th ave/cth d."),
+    ("an AT&T sign", "an at&t sign"),
+    ("black/white photo", "black/white photo"),
+    ("5:54pm", "5:54 pm"),
+    ("US$ 14,99 o quilo.", "us$ 14,99 o quilo"),
+    ("d'água", "d'água"),
+    ("slip 'n' slide", "slip 'n' slide"),
+    ("a 4x4 jeep", "a 4x4 jeep"),
+    ("Wait... what?!", "wait what ?!"),
+    ("a - b -- c", "a b c"),
+    ('"No Parking" sign', "no parking sign"),
+    ("Mr. Potato head", "mr. potato head"),
+    ("the U.S. flag", "the u.s. flag"),
+    ("£ 1,735.37 raised", "# 1,735.37 raised"),
+    ("50% off $5", "50 % off $ 5"),
+    ("e-mail me :)", "e-mail me :-rrb-"),
+    ("the wash., dog", "the wash. dog"),
+    ("I cannot go", "i can not go"),
+    ("O'Hare o'clock", "o'hare o'clock"),
+    ("a b&w photo", "a b & w photo"),
+    ("10x12 office", "10x12 office"),
+    ("It reads K.", "it reads k"),
+    ("A dog runs.", "a dog runs"),
+]
+
+
+def test_tokens_equal_those_of_the_toolkit() -> None:
+    found = tokenize_all(text for text, _ in TOOLKIT_TOKENS)
+    for (text, expected), tokens in zip(TOOLKIT_TOKENS, found, strict=True):
+        assert tokens == expected, text
+
+
+def test_tokens_are_in_lower_case_without_punctuation() -> None:
+    assert tokenize('A dog, "Rex", runs!') == "a dog rex runs"
+
+
+def test_every_caption_has_its_own_tokens() -> None:
+    assert tokenize_all([]) == []
+    assert tokenize_all(["", "a\u2028dog\nsits\r\nhere", " \n", "cat"]) == ["", "a dog sits here", "", "cat"]
+
+
+def test_the_next_caption_decides_on_a_letter_with_a_period() -> None:
+    assert tokenize_all(["They saw K.", "a dog"]) == ["they saw k.", "a dog"]
+    assert tokenize_all(["They saw K.", "The dog"]) == ["they saw k", "the dog"]
+
+
+@pytest.mark.slow
+def test_tokens_equal_the_300_stored_ones(shared: Path) -> None:
+    folder = shared / "data" / "annotations"
+    results = json.loads((folder / "human_val2017_results.json").read_text())
+    references = json.loads((folder / "human_val2017_references.json").read_text())
+    stored = json.loads((folder / "human_val2017_expected.json").read_text())["first_tokenised"]
+    captions = tokenize_all(result["caption"] for result in results)
+    place = {str(result["image_id"]): index for index, result in enumerate(results)}
+    assert len(stored) == 300
+    for name, texts in stored.items():
+        assert [captions[place[name]]] == texts["hypothesis"]
+        assert tokenize_all(references[name]) == texts["references"]
