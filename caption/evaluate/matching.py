@@ -95,6 +95,8 @@ def choose_split(captions: Iterable[str], references: References, split: str | N
     found = match(dict.fromkeys(captions, ""), references.images).captions
     counts = {name: sum(references.images[place].split == name for place in found) for name in present}
     chosen = max(present, key=counts.__getitem__)
+    if not counts[chosen]:  # the error that follows says more
+        return chosen
     others = ", ".join(f"{counts[name]:,} in {name}" for name in present if name != chosen)
     logger.info(f"split {chosen}, which has {counts[chosen]:,} of the captioned images ({others}); `split` chooses")
     return chosen

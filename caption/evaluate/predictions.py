@@ -4,6 +4,7 @@
     [{"input": "img/dog.jpg", "caption": "A dog runs."}]               --json; --jsonl has an object on each line
     [{"input": "img/dog.jpg", "captions": ["A dog runs.", "A dog."]}]  with -n 2: the first of an image counts
     input,caption                                                      --csv; with -n, the first row of an image counts
+    {"391895": "A man rides a motorcycle."}                            captions by id, also as lists of one caption
 
 A file with captions of several models names the model of each, and becomes one `Predictions` for each model.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipcap.caption.evaluate.references import CACHES
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.csv_rows import read_csv_rows
@@ -66,11 +68,13 @@ def read_predictions(path: Path) -> list[Predictions]:
         raise SourceError(f"{path} is a folder; give a file of captions: {_FORMATS}")
     if not path.exists():
         raise SourceError(f"{path} does not exist; give a file of captions: {_FORMATS}")
+    if path.suffix.lower() in CACHES:
+        raise SourceError(f"{path} is a cache, whose captions are references; give a file of captions: {_FORMATS}")
     text = read_text(path)
     start = text.lstrip()[:1]
     if not start:
         raise SourceError(f"{path} is empty; give a file of captions: {_FORMATS}")
-    read = _read_array if start == "[" else _read_lines if start == "{" else _read_csv
+    read = _read_array if start == "[" else _read_objects if start == "{" else _read_csv
     by_model: dict[str | None, dict[str, _Entry]] = {}
     more = 0
     for entry in read(path, text):
@@ -110,6 +114,23 @@ def _read_array(path: Path, text: str) -> Iterator[_Entry]:
         yield _entry(f"{path} entry {number:,}", value, number)
 
 
+def _read_objects(path: Path, text: str) -> Iterator[_Entry]:
+    """Read a file that begins with an object: JSON lines, or a single object of captions by the ids of images."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):  # more than one object, or a broken line, which is named then
+        return _read_lines(path, text)
+    return _read_lines(path, text) if set(_IMAGES) & set(content) else _read_mapping(path, content)
+
+
+def _read_mapping(path: Path, content: dict[str, Any]) -> Iterator[_Entry]:
+    for number, (image, value) in enumerate(content.items(), 1):
+        captions = value if isinstance(value, list) else [value]
+        if len(captions) != 1 or not isinstance(captions[0], str):
+            raise SourceError(f"{path} has {value!r:.60} for image {image:.60}, not one caption; expected {_FORMATS}")
+        yield _Entry(f"{path} entry {number:,}", image, None, captions[0], number)
+
+
 def _read_lines(path: Path, text: str) -> Iterator[_Entry]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -144,7 +165,7 @@ def _entry(where: str, value: Any, number: int) -> _Entry:
     captions = value.get("captions", value.get("caption"))
     if key is None or captions is None:
         what = f"no {'caption' if key is not None else 'image_id or input'}"
-        raise SourceError(f"{where} has {what} but {', '.join(map(str, value)) or 'nothing'}; expected {_FORMATS}")
+        raise SourceError(f"{where} has {what} but {', '.join(map(str, value))[:80] or 'nothing'}; expected {_FORMATS}")
     caption = captions[0] if isinstance(captions, list) and captions else captions
     if not isinstance(caption, str):
         raise SourceError(f"{where} has the caption {captions!r:.60}, which is not text; write a caption as a string")

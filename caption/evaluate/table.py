@@ -2,10 +2,10 @@
 
     5,000 images of split test; in brackets the 95 % interval over samples of the images
 
-    figure              checkpoints/best         big/best                 difference               nearest image
-    Bleu_4              0.281 [0.274, 0.288]     0.302 [0.295, 0.309]     +0.021 [+0.015, +0.027]  0.153 [0.148, 0.158]
+    figure              checkpoints/best         big/best                 difference                nearest image
+    Bleu_4              0.281 [0.274, 0.288]     0.302 [0.295, 0.309]     +0.021* [+0.015, +0.027]  0.153 [0.148, 0.158]
     ...
-    difference: of the captioner in the column before to checkpoints/best; * its interval leaves out zero
+    difference: to checkpoints/best, of the captioner in the column before it; * its interval leaves out zero
 
 Figures have the scale of the COCO toolkit: BLEU and ROUGE-L end at 1, and CIDEr-D at 10.
 """
@@ -22,12 +22,13 @@ from clipcap.caption.evaluate.base import Difference, Evaluated, Evaluation
 from clipcap.data.command.progress import plural
 
 WIDE = 10_000  # columns of a pipe, where nothing is folded
+GAP = 2  # columns between two columns of the table
 INTRODUCTION = "in brackets the 95 % interval over samples of the images"
 _TEXT = {
     "distinct_captions": "distinct captions",
     "vocabulary": "vocabulary",
-    "mean_length": "mean length in tokens",
-    "in_training": "from the training set",
+    "mean_length": "tokens in a caption",
+    "in_training": "in training set",
 }
 
 
@@ -44,7 +45,7 @@ def write_table(evaluation: Evaluation, stream: TextIO) -> None:
     first = evaluation.evaluated[0]
     of_split = f" of split {evaluation.split}" if evaluation.split else ""
     console.print(f"{plural(len(first.ids), 'image')}{of_split}; {INTRODUCTION}\n", markup=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if terminal else "")
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold" if terminal else "")
     table.add_column("figure", style="cyan" if terminal else "")
     columns: list[list[str]] = []
     for captioner in evaluation.evaluated:
@@ -54,14 +55,26 @@ def write_table(evaluation: Evaluation, stream: TextIO) -> None:
             columns.append(_difference_column(captioner, first, evaluation.differences))
     columns += [_add_column(table, baseline, "dim" if terminal else "") for baseline in evaluation.baselines]
     names = [*first.scores, *(_TEXT[name] for name in first.text)]
-    for row in zip(names, *columns, strict=True):
+    columns = [names, *columns]
+    if sum(map(_width, columns)) > console.width:  # intervals go below their figures
+        columns = [[cell.replace(" [", "\n[") for cell in column] for column in columns]
+    if sum(map(_width, columns)) <= console.width:  # long names are folded, and figures are not
+        for column, cells in zip(table.columns, columns, strict=True):
+            column.min_width = _width(cells) - GAP
+    for row in zip(*columns, strict=True):
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
     if evaluation.differences:
         note = f"difference: to {first.name}, of the captioner in the column before it; * its interval leaves out zero"
         console.print(f"\n{note}", markup=False)
-    if isinstance(drawn, io.StringIO):  # rich fills the lines of a table with spaces
-        stream.writelines(line.rstrip() + "\n" for line in drawn.getvalue().splitlines())
+    if not terminal:  # rich fills the lines of a table with spaces
+        drawn.seek(0)
+        stream.writelines(line.rstrip() + "\n" for line in drawn.read().splitlines())
+
+
+def _width(cells: Sequence[str]) -> int:
+    """The width of a column with the gap after it; a cell may have several lines."""
+    return max(len(line) for cell in cells for line in cell.split("\n")) + GAP
 
 
 def _add_column(table: Table, captioner: Evaluated, style: str = "") -> list[str]:
@@ -77,8 +90,8 @@ def _difference_column(captioner: Evaluated, first: Evaluated, differences: Sequ
     cells = []
     for name in captioner.scores:
         low, high = found[name].interval
-        mark = " *" if found[name].is_clear else ""
-        cells.append(f"{found[name].value:+.3f} [{low:+.3f}, {high:+.3f}]{mark}")
+        mark = "*" if found[name].is_clear else ""
+        cells.append(f"{found[name].value:+.3f}{mark} [{low:+.3f}, {high:+.3f}]")
     return cells + [""] * len(captioner.text)
 
 

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from runs import interrupt_in
 from clipcap.caption.evaluate import evaluate, start
 from clipcap.caption.evaluate.baseline import nearest_captions
 from clipcap.caption.evaluate.references import read_references
+from clipcap.caption.evaluate.table import write_table
 from clipcap.caption.settings import CaptionerSettings
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import UsageError
@@ -99,7 +101,7 @@ def test_a_captioner_against_itself_has_no_difference_and_no_mark(
         assert (one["value"], one["interval"], one["clear"]) == (0, [0, 0], False)
     table = run("evaluate", *options).out
     assert table.count("+0.000 [+0.000, +0.000]\n") == 6
-    assert "] *" not in table
+    assert "0*" not in table
 
 
 def test_the_better_captioner_is_marked_in_the_table(run: Run, given: dict[str, Path]) -> None:
@@ -107,7 +109,7 @@ def test_the_better_captioner_is_marked_in_the_table(run: Run, given: dict[str, 
     result = run("evaluate", *several)
     assert (result.status, result.err) == (0, "")
     (row,) = [line for line in result.out.splitlines() if line.startswith("ROUGE_L")]
-    assert row.endswith("] *")
+    assert re.search(r"\+0\.\d\d\d\* \[\+0\.\d\d\d, \+0\.\d\d\d\]$", row)
     assert all(line == line.rstrip() and "\x1b" not in line for line in result.out.splitlines())
     assert str(given["good"]) in result.out and "4 images" in result.out
 
@@ -348,3 +350,27 @@ def test_ctrl_c_ends_it_on_one_line(given: dict[str, Path], monkeypatch: pytest.
     interrupt_in(monkeypatch, start, "match_files")
     result = run("evaluate", "--predictions", given["good"], "--references", given["references"])
     assert (result.status, result.out, result.err) == (130, "", "clipcap-evaluate: interrupted\n")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_the_table_fits_a_terminal_and_loses_no_figure(
+    given: dict[str, Path], width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "dumb")
+    found = evaluate(predictions=[given["good"], given["bad"]], references=given["references"])
+    terminal = Terminal()
+    write_table(found, terminal)
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for one in found.evaluated:
+        for name, score in one.scores.items():
+            (row,) = [line for line in lines if line.startswith(name)]
+            assert f"{score.corpus:.3f}" in row

@@ -26,6 +26,13 @@ def test_ids_of_cocos_result_format_become_text(tmp_path: Path) -> None:
     assert only(tmp_path / "r.json") == {"391895": "A man.", "x1": "", "7": "b"}
 
 
+def test_an_object_of_captions_by_id_is_read(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"1": "a", "2": ["b"]}, indent=1))
+    assert only(tmp_path / "r.json") == {"1": "a", "2": "b"}
+    (tmp_path / "one.jsonl").write_text('{"input": "a.jpg", "caption": "b"}\n')
+    assert only(tmp_path / "one.jsonl") == {"a.jpg": "b"}
+
+
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
 @pytest.mark.parametrize("several_captions", [False, True])
 @pytest.mark.parametrize("models", [["a/best"], ["a/best", "b/best"]])
@@ -69,7 +76,14 @@ def test_the_first_of_several_csv_rows_counts_and_the_others_are_counted(
         ("apart.csv", "input,caption\na,1\nb,2\na,3\n", "line 4"),
         ("comma.csv", "input,caption\na,one, two\n", "line 2 has 3 fields"),
         ("text.txt", "a.jpg: A dog.\n", "holds no captions"),
-        ("references.json", '{"1": ["a"]}', "line 1 has no image_id or input"),
+        ("references.json", '{"1": ["a", "b"]}', "image 1"),
+        ("coco.json", json.dumps({"images": [], **dict.fromkeys(map(str, range(999)), "a")}), "image images"),
+        (
+            "wide.jsonl",
+            json.dumps(dict.fromkeys(map(str, range(999)), "a")) + "\n{}",
+            "line 1 has no image_id or input",
+        ),
+        ("cache.h5", "", "is a cache"),
     ],
 )
 def test_a_wrong_file_is_an_error_that_names_it_and_its_entry(tmp_path: Path, name: str, text: str, said: str) -> None:
