@@ -65,7 +65,7 @@ STARTS = (
 )
 # Words that become two tokens, and words with an apostrophe that no rule makes.
 DOUBLE_WORDS = ("can|not", "gim|me", "gon|na", "got|ta", "lem|me", "wan|na")
-APOSTROPHE_WORDS = "c'est|c'mon|cap'n|e'er|ev'ry|li'l|nat'l|nor'easter|o'er|ol['\u2019]|s'mores"
+APOSTROPHE_WORDS = "c'est|c'mon|cap['\u2019]n|e'er|ev'ry|li'l|nat'l|nor'easter|o'er|ol['\u2019]|s'mores"
 
 # Parts of the rules
 _NUMERALS = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2079\u2080-\u2089\u2150-\u2189\u2460-\u24ff\u2776-\u2793"
@@ -88,7 +88,7 @@ _PART = rf"(?:[^\W_{_NUMERALS}\U00010000-\U0010ffff]|(?<=[^\W_])_(?=[^\W_]))+"
 _QUOTE = "['\u2018\u2019`]"  # what stands for an apostrophe within a word
 _APOSTROPHE = "['\u2019]"
 _CLITIC = "(?:'(?i:s|m|d|ll|re|ve)(?![A-Za-z])|\u2019(?i:s|m|d|ll|re|ve))"
-_NAME = rf"[A-HJ-XZdlno]{_QUOTE}{_ALNUM}{{2,}}"  # O'Brien, d'Angelo, l'eau
+_NAME = rf"(?:[A-HJ-XZ]{_QUOTE}{_BASE}{{2,}}|[DLNOdlno]{_QUOTE}{_ALNUM}{{2,}})"  # O'Brien, d'Angelo, l'eau
 _ACRONYM = r"[A-Za-z](?:\.[A-Za-z])+\."
 # Jean-Luc, d'Angelo-like; 3.5-inch, U.S.-led. Hyphens of Unicode are dropped where they stand alone.
 _HYPHENATED = rf"(?:[dloDLO]{_QUOTE}{_PART}|{_PART})(?:[-\u058a\u2010\u2011](?:[dloDLO]{_QUOTE}{_PART}|{_PART}))+"
@@ -110,7 +110,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "markup": (
         rf"<[!?]?{_TAG}(?:{_ATTRIBUTE})*(?:\s*/|\?)?\s*>|</{_TAG}\s*>|<!--[^\n]*?-->",
         r"<[^\s<>|(){}]+@[^\s<>|(){}]+>",
-        r"&(?i:amp|lt|gt);|&\#\d+;",
+        r"&(?i:amp|lt|gt);|&(?:QUOT|APOS);|&\#\d+;",
         r"-(?i:lrb|rrb|lsb|rsb|lcb|rcb)-",
     ),
     "addresses": (
@@ -140,7 +140,7 @@ RULES: dict[str, tuple[str, ...]] = {
         rf"(?i:{APOSTROPHE_WORDS})",
         rf"[dljDLJ]{_APOSTROPHE}|([yY]{_APOSTROPHE}){_LETTER}",
         rf"{_APOSTROPHE}(?i:em|till?|cause)|('[Tt])(?i:is|was)",
-        rf"{_APOSTROPHE}[Nn]{_APOSTROPHE}|'[Nn](?!{_LETTER}|[.-])|\u2019[Nn]",
+        rf"{_APOSTROPHE}[Nn]{_APOSTROPHE}|'[Nn](?!{_LETTER}|[.\u2018`\u00b4-])|\u2019[Nn]",
         rf"{_APOSTROPHE}[2-9]0[sS]|{_APOSTROPHE}\d\d(?!\S)",
         "''|``",
         r"(?i:anti|pro)-(?!-[^\W_])",
