@@ -32,6 +32,7 @@ from clipcap.train.model.find import find_checkpoint
 logger = logging.getLogger(__name__)
 
 TRAIN = "train"
+BLOCK = 10_000  # captions between two signs of progress
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -131,7 +132,7 @@ class _Judge:
         self._scorers = scorers
         self._images = ScoredImages(ids=[one.id for one in images], references=[one.captions for one in images])
         self._files = [one.image for one in images]
-        self._training = None if training is None else set(tokenize_all(training))
+        self._training = None if training is None else _tokenise(training)
 
     def evaluate(self, captioned: CaptionedImages, captions: list[str]) -> Evaluated:
         """Score the captions of one captioner, one for each image."""
@@ -150,10 +151,22 @@ class _Judge:
         )
 
 
+def _tokenise(captions: Sequence[str]) -> set[str]:
+    """Tokenise the captions of a training set, which takes seconds for 100,000 of them."""
+    tokens: set[str] = set()
+    with Progress("tokenising", "training captions", len(captions)) as progress:
+        for first in range(0, len(captions), BLOCK):
+            block = captions[first : first + BLOCK]
+            tokens.update(tokenize_all(block))
+            progress.advance(len(block))
+    return tokens
+
+
 def _copied_captions(cache: Path, split: str, ids: Sequence[str]) -> dict[str, list[str]]:
     """The captions of the baselines by their names: those of the nearest training image. None without such images."""
     from clipcap.caption.evaluate.baseline import nearest_captions
 
+    logger.info("searching the nearest training image of each image, whose captions are the baseline")
     nearest = nearest_captions(Cache.open(cache), split)
     if nearest is None:
         logger.info(f"{cache} has no training images with captions, so there is no baseline")
