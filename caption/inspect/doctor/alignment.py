@@ -24,33 +24,17 @@ COMPONENTS = 32  # more add noise and time: a hundred times as many images would
 ROWS_PER_COMPONENT = 20  # fewer rows for each column overfit: a correlation of 20 random rows is 0.2 already
 NOISE = 2.5  # standard errors; correlations below this are taken for 0
 PRICE = 20.0  # nats of evidence, besides log(n), that a change of the shift needs: chance gives 20 once in e ** 20
-PCA_ROWS = 10_000  # rows that the principal components are computed from; more do not change the first 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alignment:
-    """How strongly captions belong to embeddings at every shift.
-
-    Attributes:
-        z: float64 (n), the strength at each circular shift, as standard deviations above that of unrelated rows.
-    """
-
-    z: NDArray[np.float64]
-
-    @property
-    def best(self) -> int:
-        """The shift with the greatest strength, signed: from -(n // 2) to n // 2."""
-        return signed(int(self.z.argmax()), len(self.z))
-
-    def peaks(self, least: float, count: int) -> list[int]:
-        """The strongest shifts, signed, strongest first: at most `count`, each with z of at least `least`."""
-        order = np.argsort(-self.z, kind="stable")[:count]
-        return [signed(int(k), len(self.z)) for k in order if self.z[k] >= least]
 
 
 def signed(shift: int, n: int) -> int:
     """Return a circular shift of n rows as the equivalent one with the least absolute value."""
     return shift - n if shift > n // 2 else shift
+
+
+def peaks(z: NDArray[np.float64], least: float, count: int) -> list[int]:
+    """Return the shifts of the greatest z, signed, greatest first: at most `count`, each with at least `least`."""
+    order = np.argsort(-z, kind="stable")[:count]
+    return [signed(int(k), len(z)) for k in order if z[k] >= least]
 
 
 def component_count(rows: int) -> int:
@@ -82,11 +66,14 @@ def components(sample: NDArray[np.float32], count: int) -> tuple[NDArray[np.floa
     return mean, vectors[:, ::-1][:, :count].astype(np.float32)
 
 
-def align(x: Columns, y: Columns) -> Alignment:
+def align(x: Columns, y: Columns) -> NDArray[np.float64]:
     """Measure the strength of the relation at all shifts.
 
     Args:
         x, y: float32 (n, p) of embeddings and (n, q) of captions, as `whitened` returns them.
+
+    Returns:
+        z, float64 (n): the strength at each circular shift, in standard deviations above that of unrelated rows.
     """
     n, p = x.shape
     q = y.shape[1]
@@ -98,7 +85,8 @@ def align(x: Columns, y: Columns) -> Alignment:
     middle = float(np.median(strength))
     spread = 1.4826 * float(np.median(np.abs(strength - middle)))
     # The spread of unrelated columns is known; rows that are sorted by subject have more of it.
-    return Alignment(z=(strength - p * q) / max(spread, float(np.sqrt(2 * p * q))))
+    z: NDArray[np.float64] = (strength - p * q) / max(spread, float(np.sqrt(2 * p * q)))
+    return z
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ An image of the small world has five attributes. Its captions name them, and its
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,15 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from clipcap.caption.inspect.doctor import Finding, examine_cache
-from clipcap.caption.inspect.doctor.alignment import align, evidence, segment, signed, whitened
+from clipcap.caption.inspect.doctor import Finding, examine_cache, examine_checkpoint
+from clipcap.caption.inspect.doctor.alignment import align, evidence, peaks, segment, signed, whitened
 from clipcap.caption.inspect.doctor.splits import least_expected
 from clipcap.data.cache.fingerprint import Fingerprint
-from clipcap.data.cache.index import ShardEntry, write_index
+from clipcap.data.cache.index import Cache, ShardEntry, write_index
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.records import Record
+from clipcap.precompute import PrecomputeSettings, precompute
 from clipcap.precompute.shards import build_tables, plan_shards, store_tables
+from small_world import DEMO_IMAGES
 
 IMAGES, WIDTH = 400, 64
 ATTRIBUTES = [
@@ -172,7 +177,7 @@ def test_rows_that_are_shifted_are_found_with_their_shift(examine: Examine, shif
     world.embedding = np.roll(world.embedding, shift, axis=0)  # captions of row i belong to embedding i + shift
     (finding,) = examine(world)
     assert (finding.check, finding.count) == ("shifted", IMAGES)
-    assert f"row i{shift:+d}, in all rows" in finding.message
+    assert f"row i{shift:+d} in all rows" in finding.message
 
 
 @pytest.mark.parametrize("shift", [1, -2])
@@ -183,6 +188,26 @@ def test_rows_that_are_shifted_from_a_row_on_are_found_with_that_row(examine: Ex
     assert finding.check == "shifted"
     assert f"row i{shift:+d}" in finding.message
     assert abs(finding.count - 150) < 10
+
+
+def test_several_shifts_are_one_finding(examine: Examine) -> None:
+    world = make_world()
+    for row in (100, 250):  # two embeddings are missing
+        world.embedding[row:-1] = world.embedding[row + 1 :].copy()
+    world.embedding[-2:] = make_world(2, seed=5).embedding
+    (finding,) = examine(world)
+    assert finding.check == "shifted"
+    assert abs(finding.count - 300) < 10
+    assert [example.split(":")[0] for example in finding.examples] == ["shift -1", "shift -2"]
+
+
+def test_a_shuffled_split_is_found(examine: Examine) -> None:
+    world = make_world()
+    rows = np.flatnonzero(np.array(world.split) == "val")
+    world.embedding[rows] = world.embedding[np.random.default_rng(1).permutation(rows)]
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("shuffled", len(rows))
+    assert finding.message.endswith("in the val split")
 
 
 def test_half_the_rows_normalised_are_found(examine: Examine) -> None:
@@ -403,6 +428,100 @@ def test_a_cache_is_given_alone_and_with_the_doctor(tmp_path: Path, run: Any, wo
     assert str(path) in result.err
 
 
+def write_changed(cache: Path, folder: Path, change: Callable[[np.ndarray[Any, Any]], Any]) -> Path:
+    """Write a copy of a cache in which the embeddings are changed in place."""
+    opened = Cache.open(cache)
+    shards = list(opened.tables())
+    embedding = np.concatenate([tables.embedding for tables in shards])
+    change(embedding)
+    entries, first = [], 0
+    for number, tables in enumerate(shards):
+        rows = embedding[first : first + len(tables.id)]
+        path = folder / f"cache-{number:05d}.h5"
+        entries.append(store_tables(path, replace(tables, embedding=rows), opened.fingerprint, number))
+        first += len(rows)
+    write_index(folder / "cache.h5", opened.fingerprint, entries)
+    return folder / "cache.h5"
+
+
+def shuffle(rows: np.ndarray[Any, Any]) -> None:
+    """Shuffle rows in place."""
+    rows[:] = rows[np.random.default_rng(0).permutation(len(rows))]
+
+
+def test_the_demo_is_healthy(demo_run: Any) -> None:
+    folder, _ = demo_run
+    findings, facts = examine_cache(folder / "cache.h5")
+    assert findings == []
+    assert facts["images_and_captions"]["z_by_the_text_tower"] > 50
+    findings, facts = examine_checkpoint(folder / "checkpoints", folder / "cache.h5")
+    assert findings == []
+    assert facts["image_gap"] > 0.5
+    assert facts["captioned_images"] == DEMO_IMAGES // 18
+    assert len(facts["nearest_words_of_the_prefix"]) == 3
+
+
+def test_the_text_tower_finds_shuffled_rows_among_few(tmp_path: Path, demo_run: Any) -> None:
+    path = write_changed(demo_run[0] / "cache.h5", tmp_path, shuffle)
+    findings, facts = examine_cache(path)
+    assert checks(findings) == ["shuffled"]
+    assert abs(facts["images_and_captions"]["z_by_the_text_tower"]) < 5
+    findings, _ = examine_cache(tmp_path / "cache-00000.h5")  # a shard alone is a cache
+    assert "shuffled" in checks(findings)
+
+
+def collapse(trained: Path, folder: Path) -> Path:
+    """Copy a checkpoint with a mapper that gives every image the same prefix."""
+    shutil.copytree(trained / "best", folder)
+    tensors = load_file(folder / "model.safetensors")
+    layers = sorted(name for name in tensors if name.startswith("clip_project.") and name.endswith("weight"))
+    tensors[layers[-1]] = torch.zeros_like(tensors[layers[-1]])
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_a_collapsed_model_is_found(tmp_path: Path, demo_run: Any, run: Any) -> None:
+    cache, path = demo_run[0] / "cache.h5", collapse(demo_run[0] / "checkpoints", tmp_path / "collapsed")
+    findings, facts = examine_checkpoint(path, cache)
+    assert checks(findings) == ["image_gap", "collapse"]  # a model that ignores the image has both
+    assert findings[1].count == facts["distinct_captions"] == 1
+    result = run("inspect", path, "--doctor", "--cache", cache, "--json")
+    assert result.status == 3
+    assert [finding["check"] for finding in json.loads(result.out)["findings"]] == ["image_gap", "collapse"]
+
+
+def test_a_checkpoint_without_a_cache_is_examined_in_part(demo_run: Any, run: Any) -> None:
+    result = run("inspect", demo_run[0] / "checkpoints", "--doctor")
+    assert result.status == 0
+    assert "give a --cache" in result.out
+
+
+def test_weights_that_are_not_finite_are_found(tmp_path: Path, demo_run: Any) -> None:
+    shutil.copytree(demo_run[0] / "checkpoints/best", tmp_path / "broken")
+    tensors = load_file(tmp_path / "broken/model.safetensors")
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = torch.nan
+    save_file(tensors, tmp_path / "broken/model.safetensors")
+    (finding,) = examine_checkpoint(tmp_path / "broken", demo_run[0] / "cache.h5")[0]
+    assert (finding.check, finding.count, finding.examples) == ("weights", 1, (name,))
+
+
+@pytest.mark.slow
+def test_flickr8k_has_one_image_twice_and_no_other_fault(tmp_path: Path, shared: Path) -> None:
+    data = shared / "data"
+    settings = PrecomputeSettings(tokenizer=str(data / "gpt2"), captions=data / "flickr8k-full")
+    cache = precompute(data / "embeddings/flickr8k_mobilenet_v2.pkl", tmp_path / "cache.h5", settings)
+    findings, facts = examine_cache(cache.path)
+    assert checks(findings) == ["repeated"]  # the bytes of the two files are equal
+    assert "3050606344_af711c726c.jpg" in findings[0].examples[0]
+    assert "2851198725_37b6027625.jpg" in findings[0].examples[0]
+    assert facts["nearest_training_image"]["held_out_images"] == 2000
+    assert facts["images_and_captions"]["z_by_the_words"] > 500
+    (tmp_path / "shifted").mkdir()
+    path = write_changed(cache.path, tmp_path / "shifted", lambda rows: rows.__setitem__(..., np.roll(rows, 7, axis=0)))
+    assert "row i+7 in all rows" in {f.check: f for f in examine_cache(path)[0]}["shifted"].message
+
+
 def test_a_relation_is_measured_at_its_shift_alone() -> None:
     rng = np.random.default_rng(0)
     n, every = 500, np.ones(500, dtype=bool)
@@ -410,10 +529,9 @@ def test_a_relation_is_measured_at_its_shift_alone() -> None:
     y = x @ rng.normal(size=(6, 4)).astype(np.float32)
     x, y = whitened(x, every), whitened(y, every)
     for shift in (0, 1, -1, 123, -249):
-        found = align(np.roll(x, shift, axis=0), y)
-        assert found.best == shift
-        assert sorted(found.z)[-2] < 7
-        assert found.z.max() > 100
+        z = align(np.roll(x, shift, axis=0), y)
+        assert peaks(z, 7, 16) == [shift]
+        assert z.max() > 100
     parts = segment(evidence(x, y, [0]), [0])
     assert [(part.first, part.last, part.shift) for part in parts] == [(0, n, 0)]
     y[200:300] = 0  # images without captions are not unrelated
