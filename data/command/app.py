@@ -1,7 +1,7 @@
 """The frame of every command: its help in groups, one-line errors, exit statuses, Ctrl-C, and libraries kept quiet.
 
 Results go to stdout, everything else to stderr. Exit status 0: done; 1: a fault of ours; 2: something that the person
-can correct; 130: interrupted.
+can correct; 3: `clipcap-inspect` with `doctor` found a fault in the data; 130: interrupted.
 """
 
 import errno
