@@ -44,6 +44,8 @@ SYMBOLS = {
     "&gt;": ">",
 }
 
+# These lists were found by giving the program each word of GPT-2's vocabulary, each of one to three letters, and those
+# of lists of English abbreviations and contractions.
 # Abbreviations that keep their period, in any case: those that may end a sentence, and titles and others that do not.
 ENDS = (
     "al|ala|apr|ariz|assn|aug|bhd|bldg|blvd|bros|calif|co|colo|conn|corp|cos|ct|dak|dec|esq|est|etc|ext|feb|fla|fri"
@@ -66,6 +68,11 @@ STARTS = (
 # Words that become two tokens, and words with an apostrophe that no rule makes.
 DOUBLE_WORDS = ("can|not", "gim|me", "gon|na", "got|ta", "lem|me", "wan|na")
 APOSTROPHE_WORDS = "c'est|c'mon|cap['\u2019]n|e'er|ev'ry|li'l|nat'l|nor'easter|o'er|ol['\u2019]|s'mores"
+
+EXTENSIONS = (  # of names of files
+    "bat|bmp|c|cgi|class|cpp|dll|docx?|exe|gif|gz|h|html?|jar|java|jpe?g|mov|mp3|pdf|php|pl|png|ppt|ps|py|sql|tar|txt|wav"
+    "|x|xml|zip"
+)
 
 # Parts of the rules
 _NUMERALS = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2079\u2080-\u2089\u2150-\u2189\u2460-\u24ff\u2776-\u2793"
@@ -108,7 +115,7 @@ _DOTTED = rf"{_BASE}{_ALNUM}*(?:\.{_BASE}{_ALNUM}*)+"
 # Where a rule has a group, the group is the token, and the rest of the match must follow and counts towards the length.
 RULES: dict[str, tuple[str, ...]] = {
     "markup": (
-        rf"<[!?]?{_TAG}(?:{_ATTRIBUTE})*(?:\s*/|\?)?\s*>|</{_TAG}\s*>|<!--[^\n]*?-->",
+        rf"<[!?]?{_TAG}(?:{_ATTRIBUTE})*\s*/?\s*>|<\?{_TAG}(?:{_ATTRIBUTE})*\?>|</{_TAG}\s*>|<!--[^>\n]*>",
         r"<[^\s<>|(){}]+@[^\s<>|(){}]+>",
         r"&(?i:amp|lt|gt);|&(?:QUOT|APOS);|&\#\d+;",
         r"-(?i:lrb|rrb|lsb|rsb|lcb|rcb)-",
@@ -118,6 +125,7 @@ RULES: dict[str, tuple[str, ...]] = {
         rf"(?i:www)\.(?:[\w-]+\.)+[a-zA-Z]{{2,4}}/{_URL}|{_HOST}(?:/{_URL})?",
         r"(?i:www)\.(?:(?:[\w-]+\.)+[A-Za-z]{2,4}|[^\W_]+(?:[.-][^\W_]+)*)",
         r"[A-Za-z0-9][^\s<>|(){}\"]*@[^\s<>|(){}\".](?:[^\s<|(){}\"]*[^\s<|(){}\".])?",
+        rf"[A-Za-z0-9]+(?:\.[A-Za-z0-9]+)*\.(?i:{EXTENSIONS})(?![^\s!,.?])",  # 2.jpg
         rf"@[A-Za-z_][A-Za-z0-9_]*|\#{_LETTER}+",
     ),
     "words": (
@@ -155,13 +163,12 @@ RULES: dict[str, tuple[str, ...]] = {
         r"[-+]?(?:\d+|[.,:]\d+)(?:[.,:\u066b\u066c]\d+)*",
         r"\d{1,4}[- \xa0]\d{1,4}[/\u2044]\d{1,4}|\d{1,4}[/\u2044]\d{1,4}",  # 5 1/2
         r"(?:\(\d{2,3}\)[ \xa0]?|\+?(?:\d{2,4}[- \xa0]){1,2})\d{3,4}[- \xa0]\d{3,5}",  # (555) 555-0100, 555 555 0100
-        r"\d+(?:\.\d+)*\.[chxCHX](?![A-Za-z$])",
         r"[A-Z]+\$",  # US$
     ),
     "signs": (
         r"[A-Z]+(?:[&+][A-Z]+)+",  # AT&T
         r"[<>]?[:;=]['o*-]?[()DdPpO|@\[\]{\\](?![A-Za-z0-9])",  # smileys
-        r"\^_\^|-_-|[<>]_[<>]|\((?:\^[-_.]?\^|-_-|>_<|x_x)\)",
+        r"['<=>^~-]_['<=>^~-]|\([x'<=>^~-][_.-]?[x'<=>^~-]\)",
         r"[!?]{2,}|-{5,}|_{2,}|\#{2,}|@{2,}|\*{2,}|\\\*|<<|>>",
         r"-{2,4}|\.{3,}|\.(?:[ ]\.){2,}",
         f"[{''.join(QUOTATION_MARKS)}]{{2}}",
@@ -173,7 +180,7 @@ _RULES = [re.compile(rule) for rules in RULES.values() for rule in rules]
 # A chunk has no spaces but in a tag, before a number and between periods. The second group is there where a word that
 # begins a sentence follows.
 _CHUNK = re.compile(
-    rf"(\n|(?:[^\s<\d.)]+|<!--[^\n]*?-->|<[!?/]?[A-Za-z][^<>\n]*>|[\d.)][ \xa0]+(?=\d)|\.[ ](?=\.)|\S)+)"
+    rf"(\n|(?:[^\s<\d.)]+|<!--[^>\n]*>|<[!?/]?[A-Za-z][^<>\n]*>|[\d.)][ \xa0]+(?=\d)|\.[ ](?=\.)|\S)+)"
     rf"((?<=[A-Za-z]\.)(?=\s+(?:{STARTS}|{STARTS.upper()})\s))?"
 )
 _WINDOWS = str.maketrans("\x91\x92\x93\x94\x96\x97", "\u2018\u2019\u201c\u201d\u2013\u2014")

@@ -41,6 +41,8 @@ TOOLKIT_TOKENS = [  # lines of one file, and what the toolkit's own tokeniser ma
     ("5:30-6:30pm, v1.5 and 2.5-inch", "5:30 -6:30 pm v1 .5 and 2.5-inch"),
     ("www.a.com/xy. foo.com/x Foo.com/xy a_b.com", "www.a.com/xy foo.com / x foo.com / xy a_b com"),
     ('<a href="x"> <img src=x> </b> <3', '<a\xa0href="x"> < img src = x > </b> < 3'),
+    ("2.jpg IMG_5.jpg 2.dog ('_') ^_^ (x_x) o_o", "2.jpg img_5 jpg 2 dog -lrb-'_'-rrb- ^_^ -lrb-x_x-rrb- o_o"),
+    ("<!-- a --> <b c?> <?b c?> &QUOT; &quot;", "<!--\xa0a\xa0--> < b c > <?b\xa0c?> &quot;"),
     ("#dog_park #2dog @dog_park joe@x.y!", "#dog _ park # 2dog @dog_park joe@x.y!"),
     ("A&amp;B a&amp;b R&Bs M&M's", "a&b a & b r&b s m&m 's"),
     ("Inc. Ill. ill. no. 5 no. five St.", "inc. ill. ill no. 5 no five st."),
