@@ -102,6 +102,24 @@ def choose_split(captions: Iterable[str], references: References, split: str | N
     return chosen
 
 
+def split_to_caption(references: References, split: str | None) -> str | None:
+    """Choose the split of a cache to caption: the one that was asked for, else test, else val.
+
+    Raises:
+        UsageError: there is no such split.
+    """
+    if split is not None:
+        return choose_split([], references, split)
+    present = references.splits()
+    chosen = next((name for name in ("test", "val") if name in present), None)
+    if chosen is None:
+        raise UsageError(
+            f"{references.path} has no captions of test or val images, only of {', '.join(present)}; name the `split`"
+        )
+    logger.info(f"captioning the split {chosen} of {references.path}; `split` chooses another")
+    return chosen
+
+
 def check_matched(name: str, predicted: int, references: References, found: Match, images: Sequence[Reference]) -> None:
     """Say what has no partner.
 

@@ -16,7 +16,7 @@ from clipcap.caption.decoding.options import DecodeOptions
 from clipcap.caption.evaluate.base import Difference, Evaluated, Evaluation
 from clipcap.caption.evaluate.captioners import CaptionedImages, caption_cache, common_places, match_files
 from clipcap.caption.evaluate.figures import describe_text, prepare_scorers
-from clipcap.caption.evaluate.matching import choose_split
+from clipcap.caption.evaluate.matching import choose_split, split_to_caption
 from clipcap.caption.evaluate.predictions import read_predictions
 from clipcap.caption.evaluate.references import CACHES, Reference, References, read_references
 from clipcap.caption.evaluate.scorer import ScoredImages, Scorer, Sources
@@ -92,10 +92,8 @@ def evaluate(
         logger.info(note)
     if known.without:
         logger.info(f"{plural(known.without, 'image')} of {source} without captions left out")
-    if predicted:
-        split = choose_split([name for one in predicted for name in one.captions], known, split)
-    else:
-        split = _split_to_caption(known, split)
+    names = [name for one in predicted for name in one.captions]
+    split = choose_split(names, known, split) if predicted else split_to_caption(known, split)
     chosen = [image for image in known.images if split is None or image.split == split]
     scorers = prepare_scorers(metric, Sources(cache=cache, settings=settings), exact=exact)
     captioned = match_files(predicted, known, chosen)
@@ -220,20 +218,6 @@ def _choose_inputs(
     if not models and not files:
         models = [Path(DEFAULT_MODEL)]
     return source, source, list(dict.fromkeys(models))
-
-
-def _split_to_caption(known: References, split: str | None) -> str | None:
-    """Choose the split of a cache to caption: the one that was asked for, else test, else val."""
-    if split is not None:
-        return choose_split([], known, split)
-    present = known.splits()
-    chosen = next((name for name in ("test", "val") if name in present), None)
-    if chosen is None:
-        raise UsageError(
-            f"{known.path} has no captions of test or val images, only of {', '.join(present)}; name the `split`"
-        )
-    logger.info(f"captioning the split {chosen} of {known.path}; `split` chooses another")
-    return chosen
 
 
 def _training_captions(known: References, split: str | None) -> list[str] | None:

@@ -12,6 +12,7 @@ import open_clip
 import pytest
 from runs import interrupt_in
 
+import clipcap
 from clipcap.caption.evaluate import evaluate, start
 from clipcap.caption.evaluate.baseline import nearest_captions
 from clipcap.caption.evaluate.references import read_references
@@ -237,7 +238,7 @@ def test_wrong_combinations_are_errors_on_one_line(
 
 
 def test_python_gets_the_evaluation(given: dict[str, Path]) -> None:
-    found = evaluate(predictions=[given["good"], given["bad"]], references=given["references"])
+    found = clipcap.evaluate(predictions=[given["good"], given["bad"]], references=given["references"])
     good, bad = found.evaluated
     assert good.captions == list(GOOD.values()) and good.ids == list(GOOD)
     assert bad.references == list(REFERENCES.values())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipcap.caption.evaluate.matching import check_matched, choose_split, match
+from clipcap.caption.evaluate.matching import check_matched, choose_split, match, split_to_caption
 from clipcap.caption.evaluate.references import Reference, References
 from clipcap.data.errors import SourceError, UsageError
 
@@ -102,3 +102,19 @@ def test_references_without_splits_have_none_to_choose() -> None:
     assert choose_split(["1"], references, None) is None
     with pytest.raises(UsageError, match="no splits"):
         choose_split(["1"], references, "test")
+
+
+def test_the_test_split_is_captioned_else_val_and_never_train_unasked(caplog: pytest.LogCaptureFixture) -> None:
+    def chosen(*splits: str, asked: str | None = None) -> str | None:
+        known = [Reference(split, split, split, ["a"], None) for split in splits]
+        return split_to_caption(References(path=Path("cache.h5"), images=known), asked)
+
+    with caplog.at_level("INFO"):
+        assert chosen("train", "val", "test") == "test"
+    assert "split test" in caplog.text
+    assert chosen("train", "val") == "val"
+    assert chosen("train", "val", asked="train") == "train"
+    with pytest.raises(UsageError, match=r"cache\.h5.*train"):
+        chosen("train")
+    with pytest.raises(UsageError, match="test"):
+        chosen("train", "val", asked="test")
