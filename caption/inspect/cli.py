@@ -86,7 +86,7 @@ def inspect(
 
 def _examine(path: Path, cache: Path | None, doctor: bool, as_json: bool) -> None:
     """Print what the doctor finds; exit with status 3 if there are findings."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from clipcap.caption.inspect.describe import inspect as describe
     from clipcap.caption.inspect.doctor import examine_cache, examine_checkpoint
@@ -100,15 +100,22 @@ def _examine(path: Path, cache: Path | None, doctor: bool, as_json: bool) -> Non
     if is_cache and cache is not None:
         raise UsageError(f"`cache` is for checkpoints, and {path} is a cache; leave `cache` out")
     findings, facts = examine_cache(path) if is_cache else examine_checkpoint(path, cache)
+    findings = [replace(one, cause=_with_options(one.cause), fix=_with_options(one.fix)) for one in findings]
+    facts = {name: _with_options(value) if isinstance(value, str) else value for name, value in facts.items()}
     if as_json:
-        text = json.dumps({"findings": [asdict(finding) for finding in findings], "facts": facts}, ensure_ascii=False)
+        content = {"findings": [asdict(finding) for finding in findings], "facts": facts}
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
     else:
         text = as_text(findings, facts)
-    # Commands of the fixes are of several programs, whose options are spelled like their parameters.
-    print(re.sub(r"`([a-z_]+)`", lambda found: "--" + found[1].replace("_", "-"), text))
+    print(text)
     if findings:
         print(f"clipcap-inspect: the doctor has {plural(len(findings), 'finding')}", file=sys.stderr)
         raise typer.Exit(FOUND)
+
+
+def _with_options(text: str) -> str:
+    """Return a text with options in place of parameters. Fixes name those of several commands, all spelled alike."""
+    return re.sub(r"`([a-z_]+)`", lambda found: "--" + found[1].replace("_", "-"), text)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

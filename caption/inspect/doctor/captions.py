@@ -181,6 +181,8 @@ def _ends_in_the_middle(pieces: Numbers, counts: Numbers, suspected: NDArray[np.
     last = np.cumsum(counts) - 1
     filled = counts > 0
     whole = filled & ~suspected
+    if not (filled & suspected).any():  # blank texts
+        return False
     alone = whole.sum() < FEWEST_WHOLE
     known = filled if alone else whole
     kinds = int(pieces.max(initial=0)) + 1

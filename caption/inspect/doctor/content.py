@@ -7,6 +7,7 @@ n images, m captions, k tokens, d numbers in an embedding, t patches.
 """
 
 import hashlib
+import math
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
@@ -179,7 +180,7 @@ def read_content(path: Path) -> CacheContent:
 
 def _summary(embedding: NDArray[np.float16]) -> dict[str, Any]:
     """Return what is kept of the embeddings of one shard, float16 (n, d) or (n, t, d), block by block."""
-    size = max(1, BLOCK * 1024 // max(1, int(np.prod(embedding.shape[1:]))))
+    size = max(1, BLOCK * 1024 // max(1, math.prod(embedding.shape[1:])))
     parts = [_summarise(embedding[start : start + size]) for start in range(0, max(1, len(embedding)), size)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -188,7 +189,7 @@ def _summarise(block: NDArray[np.float16]) -> dict[str, Any]:
     exact = block.astype(np.float32)
     axes = tuple(range(1, block.ndim))
     finite = np.isfinite(exact).all(axis=axes)
-    flat = block.reshape(len(block), -1)
+    flat = block.reshape(len(block), math.prod(block.shape[1:]))  # a shard may be empty: none of its images was read
     alike = (flat == flat[:, :1]).all(axis=1)
     zero = (flat == 0).all(axis=1)
     length = np.sqrt(np.einsum("...d,...d->...", exact, exact))

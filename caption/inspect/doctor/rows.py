@@ -48,7 +48,7 @@ def check_rows(content: CacheContent, facts: Facts) -> Iterator[Finding]:
 
 
 def check_repeated(content: CacheContent, facts: Facts) -> Iterator[Finding]:
-    """Find rows that equal the row of another image. An image that is in two splits is left to `check_splits`."""
+    """Find rows that equal the row of another image. An image that is in two splits is left to `check_leaks`."""
     pairs = equal_rows(content)
     blocks = copied_blocks(pairs)
     in_blocks = {row for first, _, rows in blocks for row in range(first, first + rows)}
