@@ -4,6 +4,7 @@ B images, K positions of the prefix, D width of the language model, V vocabulary
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def check_weights(captioner: "Captioner", path: Path) -> Iterator[Finding]:
 
 
 def check_image_gap(examined: Examined, facts: Facts) -> Iterator[Finding]:
-    """Find a model that ignores the image: other images in place of the right ones hardly raise its loss."""
+    """Find a loss that is not finite, and a model that ignores the image: other images hardly raise its loss."""
     from clipcap.train.loop import SMALL_GAP
     from clipcap.train.validate import validate
 
@@ -109,9 +110,17 @@ def check_image_gap(examined: Examined, facts: Facts) -> Iterator[Finding]:
         precision=captioner.precision,
     )
     assert result is not None
-    facts["loss"] = round(result.loss, 4)
-    facts["image_gap"] = None if result.image_gap is None else round(result.image_gap, 4)
-    if result.image_gap is not None and not result.image_gap >= SMALL_GAP:
+    facts["loss"], facts["image_gap"] = _rounded(result.loss, 4), _rounded(result.image_gap, 4)
+    if not math.isfinite(result.loss):
+        yield Finding(
+            check="loss",
+            count=examined.corpus.images,
+            total=examined.corpus.images,
+            message=f"the loss on the {examined.split} split is not finite, and all weights are",
+            cause="embeddings of the cache that are not finite",
+            fix=f"clipcap-inspect {examined.cache} `doctor`",
+        )
+    elif result.image_gap is not None and not result.image_gap >= SMALL_GAP:
         yield Finding(
             check="image_gap",
             count=examined.corpus.images,
@@ -166,12 +175,17 @@ def show_prefix_words(examined: Examined, facts: Facts) -> Iterator[Finding]:
         cosine, token = (normalize(prefix, dim=-1) @ words.T).max(dim=-1)  # (B, K)
     facts["nearest_words_of_the_prefix"] = {
         corpus.path[int(image)]: [
-            {"word": str(captioner.tokenizer.decode([t])), "cosine": round(c, 3)}
+            {"word": str(captioner.tokenizer.decode([t])), "cosine": _rounded(c, 3)}
             for t, c in zip(tokens, cosines, strict=True)
         ]
         for image, tokens, cosines in zip(images, token.tolist(), cosine.tolist(), strict=True)
     }
     yield from ()
+
+
+def _rounded(figure: float | None, digits: int) -> float | None:
+    """Round a figure. None is returned for one that is not known or not finite, since JSON has no NaN."""
+    return round(figure, digits) if figure is not None and math.isfinite(figure) else None
 
 
 CHECKPOINT_CHECKS: tuple[Callable[[Examined, Facts], Iterator[Finding]], ...] = (
