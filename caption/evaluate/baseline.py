@@ -17,15 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcap.caption.neighbours import Vectors, nearest
 from clipcap.data.cache.index import Cache
 from clipcap.data.metrics.cider import ORDER, CiderReferences
 from clipcap.data.metrics.tokenizer import tokenize_all
 from clipcap.data.records import SPLITS
 from clipcap.train.corpus.embeddings import StoredEmbeddings
-
-QUERIES = 4096  # images that are searched for at once
-BLOCK = 2048  # training images that are compared with them at once
-TIE = 1e-12  # cosines that differ by less are equal: they are summed in another order at the edge of a block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +32,7 @@ class Nearest:
     Attributes:
         ids, paths: of the N images.
         neighbours: the ids of the training images.
-        cosine: float64 (N,), of the two embeddings.
+        cosine: float32 (N,), of the two embeddings.
         captions: the first caption of the training image.
         consensus: of its captions, the one that is most like the others.
     """
@@ -43,7 +40,7 @@ class Nearest:
     ids: list[str]
     paths: list[str]
     neighbours: list[str]
-    cosine: NDArray[np.float64]
+    cosine: NDArray[np.float32]
     captions: list[str]
     consensus: list[str]
 
@@ -68,17 +65,17 @@ def nearest_captions(cache: Cache, split: str) -> Nearest | None:
     images, training = _Images.read(cache, split, captioned=False), _Images.read(cache, "train", captioned=True)
     if not images.ids:
         return None
-    found = [_search(images, training, first) for first in range(0, len(images.ids), QUERIES)]
-    nearest, cosine = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    if (nearest < 0).any():
+    numbers: dict[str, int] = {}
+    found, cosine = nearest(images.vectors(numbers), training.vectors(numbers))
+    if (found < 0).any():
         return None
-    neighbours, place = np.unique(nearest, return_inverse=True)
+    neighbours, place = np.unique(found, return_inverse=True)
     captions = [training.captions[image] for image in neighbours]
     chosen = consensus(captions)
     return Nearest(
         ids=images.ids,
         paths=images.paths,
-        neighbours=[training.ids[image] for image in nearest],
+        neighbours=[training.ids[image] for image in found],
         cosine=cosine,
         captions=[captions[i][0] for i in place],
         consensus=[captions[i][chosen[i]] for i in place],
@@ -138,37 +135,18 @@ class _Images:
             stored=StoredEmbeddings(shards, cache.embedding_shape),
         )
 
-    def directions(self, first: int, last: int) -> NDArray[np.float64]:
-        """Read the embeddings of images `first` to `last` - 1, scaled to length 1: float64 (last - first, d)."""
+    def vectors(self, numbers: dict[str, int]) -> Vectors:
+        """Return the images for a search: their ids by number, to which new ones are added, and their directions."""
+        identity = np.array([numbers.setdefault(name, len(numbers)) for name in self.ids], dtype=np.int64)
+        return Vectors(identity=identity, read=self._directions)
+
+    def _directions(self, first: int, last: int) -> NDArray[np.float32]:
+        """Read the embeddings of images `first` to `last` - 1, scaled to length 1: float32 (last - first, d)."""
         rows = np.concatenate(list(self._pooled(first, last)))
         length = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(np.divide(rows, length, out=np.zeros_like(rows), where=np.isfinite(length) & (length > 0)))
 
-    def _pooled(self, first: int, last: int) -> Iterator[NDArray[np.float64]]:
+    def _pooled(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:
         for start in range(first, last, self.stored.block_images):
-            rows = self.stored.read(start, min(last, start + self.stored.block_images)).astype(np.float64)
+            rows = self.stored.read(start, min(last, start + self.stored.block_images)).astype(np.float32)
             yield rows.mean(axis=1) if rows.ndim == 3 else rows
-
-
-def _search(images: _Images, training: _Images, start: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Search the nearest training images of `QUERIES` images from `start` on.
-
-    Returns:
-        The index of each in `training`, or -1 if there is none, and its cosine.
-    """
-    end = min(len(images.ids), start + QUERIES)
-    queries = images.directions(start, end)
-    rows_of: dict[str, list[int]] = {}
-    for row, name in enumerate(images.ids[start:end]):
-        rows_of.setdefault(name, []).append(row)
-    best, nearest = np.full(len(queries), -np.inf), np.full(len(queries), -1)
-    for first in range(0, len(training.ids), BLOCK):
-        last = min(len(training.ids), first + BLOCK)
-        cosine = queries @ training.directions(first, last).T
-        for column, name in enumerate(training.ids[first:last]):
-            cosine[rows_of.get(name, []), column] = -np.inf
-        highest = cosine.max(axis=1)
-        better = np.flatnonzero(highest > best + TIE)
-        best[better] = highest[better]
-        nearest[better] = first + np.argmax(cosine[better] > highest[better, None] - TIE, axis=1)
-    return nearest, best

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from clipcap.caption.inspect.doctor.content import CacheContent
 from clipcap.caption.inspect.doctor.finding import Facts, Finding, first_examples
-from clipcap.caption.inspect.doctor.neighbours import nearest
 from clipcap.caption.inspect.doctor.rows import equal_rows
+from clipcap.caption.neighbours import Vectors, nearest
 from clipcap.data.command.progress import plural
 from clipcap.data.records import SPLITS
 
@@ -78,8 +78,8 @@ def check_near_duplicates(content: CacheContent, facts: Facts) -> Iterator[Findi
     if not len(held_out) or len(train) < 2:
         return
     chosen = _drawn(held_out, HELD_OUT)
-    row, distance = nearest(content, chosen, train)
-    _, within = nearest(content, _drawn(train, WITHIN), train)
+    row, distance = _nearest(content, chosen, train)
+    _, within = _nearest(content, _drawn(train, WITHIN), train)
     usual = np.concatenate([distance, within])
     usual = usual[usual > ROUNDING]
     expected = least_expected(usual) if len(usual) >= FEWEST else 0.0
@@ -122,6 +122,22 @@ def least_expected(distances: NDArray[np.float32]) -> float:
     quartile, median = np.quantile(distances, [0.25, 0.5])
     inverse_power = np.log(median / quartile) / np.log(2)
     return float(quartile * (4 / len(distances)) ** inverse_power)
+
+
+def _nearest(
+    content: CacheContent, queries: NDArray[np.int64], keys: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Find the nearest of the rows `keys` for each of the rows `queries`; a row is not its own neighbour.
+
+    Returns:
+        Its row, int64, and its distance, float32: 1 - cosine of what sets both apart from the mean image.
+    """
+
+    def vectors(rows: NDArray[np.int64]) -> Vectors:
+        return Vectors(identity=rows, read=lambda first, last: content.directions(rows[first:last]))
+
+    index, cosine = nearest(vectors(queries), vectors(keys))
+    return keys[index], 1 - cosine
 
 
 def _same_names(content: CacheContent) -> list[tuple[int, int]]:
