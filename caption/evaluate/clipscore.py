@@ -32,9 +32,8 @@ class ClipScorer:
         self._cache = Cache.open(cache)
         precision = "fp32" if settings.precision == "auto" else settings.precision
         device = choose_device(settings.device)
-        self._tower = load_text_tower(
-            self._cache.fingerprint, settings.pretrained, device=device, precision=precision
-        )  # fmt: skip
+        fingerprint = self._cache.fingerprint
+        self._tower = load_text_tower(fingerprint, settings.pretrained, device=device, precision=precision)
         self._images: ScoredImages | None = None
         self._embedding: NDArray[np.float16] | None = None  # (N, d)
         self._references: list[NDArray[np.float32]] = []  # (r, d) of each image
@@ -57,7 +56,7 @@ class ClipScorer:
 def _read_embeddings(cache: Cache, ids: Sequence[str]) -> NDArray[np.float16]:
     """Read the embeddings of images, float16 (N, d), one shard in memory at a time."""
     places = {identifier: place for place, identifier in enumerate(ids)}
-    embedding = np.empty((len(ids), *cache.embedding_shape), np.float16)
+    embedding = np.full((len(ids), *cache.embedding_shape), np.nan, np.float16)
     for tables in cache.tables():
         for row, identifier in enumerate(tables.id):
             if identifier in places:

@@ -42,12 +42,19 @@ def clipscore(
         `CLIPScore`, between 0 and 2.5, and `RefCLIPScore`, between 0 and 10 / 7, if there are references.
 
     Raises:
-        UsageError: the shapes do not fit each other, or an image has no references.
+        UsageError: the shapes do not fit each other, an embedding of an image is not finite, or an image has no
+            references.
     """
     import numpy as np
 
     from clipcap.data.errors import UsageError
 
+    bad = np.flatnonzero(~np.isfinite(np.asarray(image)).all(axis=-1))
+    if len(bad):
+        raise UsageError(
+            f"{len(bad):,} of {len(np.asarray(image)):,} embeddings of images hold values that are not finite (as that "
+            f"of image {bad[0]}); leave those images out, or make their embeddings again"
+        )
     image, caption = _directions(image), _directions(caption)
     if image.shape != caption.shape or not len(image):
         raise UsageError(

@@ -100,6 +100,14 @@ def test_exact_scores_of_small_embeddings() -> None:
     assert list(clipscore(image, caption)) == ["CLIPScore"]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_an_error(value: float) -> None:
+    image = np.ones((3, 4), dtype=np.float16)
+    image[2, 1] = value
+    with pytest.raises(UsageError, match=r"1 of 3.* 2"):
+        clipscore(image, np.ones((3, 4)))
+
+
 @pytest.mark.parametrize(
     ("captions", "references", "value"),
     [
