@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipcap.data.errors import UsageError, one_line
 from clipcap.data.metrics.base import Score, check_pairs, mean_score
+from clipcap.data.records import storable
 
 if TYPE_CHECKING:
     from clipcap.data.metrics.toolkit_worker import Figures
@@ -155,8 +156,11 @@ def _java_version() -> int | None:
 
 
 def _one_line(text: str) -> str:
-    """Return a text on one line. The tokenizer takes a caption a line, and every line break of Unicode as one."""
-    return " ".join(text.splitlines())
+    """Return a text on one line that UTF-8 can hold.
+
+    The tokenizer takes a caption a line, and every line break of Unicode as one.
+    """
+    return " ".join(storable(text).splitlines())
 
 
 def _run(folder: Path, package: Path, request: dict[str, Any]) -> "Figures":

@@ -1,5 +1,6 @@
 """The tables of a report: figures of all captioners beside the published ones, their differences, and their texts."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -53,13 +54,15 @@ def label(metric: str) -> str:
 
 
 def times_100(figure: float) -> str:
-    """Write a figure as papers print it."""
-    return f"{100 * figure:.2f}"
+    """Write a figure as papers print it; one that is not a number, as SPICE may be, is missing."""
+    return f"{100 * figure:.2f}" if math.isfinite(figure) else MISSING
 
 
 def interval_text(interval: tuple[float, float]) -> str:
-    """Write an interval of a figure."""
+    """Write an interval of a figure; empty if it is not of numbers."""
     low, high = interval
+    if not math.isfinite(low + high):
+        return ""
     return f"{times_100(low)} to {times_100(high)}"
 
 
@@ -139,7 +142,7 @@ def figure_charts(evaluation: Evaluation, known: KnownSplit | None) -> list[tupl
                 colour=index,
             )
             for index, one in enumerate(_measured(evaluation))
-            if metric in one.scores
+            if _is_known(one, metric)
         ]
         dots += [
             Dot(
@@ -152,14 +155,19 @@ def figure_charts(evaluation: Evaluation, known: KnownSplit | None) -> list[tupl
             for row in (known.published if known else [])
             if metric in row.figures
         ]
-        charts.append((label(metric), dot_chart(label(metric), dots)))
+        if dots:
+            charts.append((label(metric), dot_chart(label(metric), dots)))
     return charts
 
 
 def highlights(evaluated: Evaluated) -> list[tuple[str, Cell]]:
     """Return the main figures of one captioner: (label, cell)."""
-    shown = [metric for metric in MAIN if metric in evaluated.scores]
+    shown = [metric for metric in MAIN if _is_known(evaluated, metric)]
     return [(label(metric), _figure(evaluated, metric, ahead=False)) for metric in shown]
+
+
+def _is_known(one: Evaluated, metric: str) -> bool:
+    return metric in one.scores and math.isfinite(one.scores[metric].corpus)
 
 
 def _measured(evaluation: Evaluation) -> list[Evaluated]:
@@ -194,7 +202,7 @@ def _is_ahead(evaluation: Evaluation, one: Evaluated, metric: str) -> bool:
 
 
 def _signed(difference: float) -> str:
-    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # -0.0 + 0.0 is 0.0
+    return f"{round(100 * difference, 2) + 0.0:+.2f}" if math.isfinite(difference) else MISSING  # -0.0 + 0.0 is 0.0
 
 
 def _percent(interval: tuple[float, float] | None) -> tuple[float, float] | None:

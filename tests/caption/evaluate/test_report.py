@@ -143,6 +143,16 @@ def test_only_a_difference_whose_interval_leaves_out_zero_is_marked(tmp_path: Pa
     assert ["third", "+0.00 +0.00 to +10.00", "–"] in page.rows  # noqa: RUF001
 
 
+def test_a_figure_that_is_not_a_number_is_an_empty_cell(tmp_path: Path) -> None:
+    """SPICE of the toolkit is NaN where its parser fails."""
+    nan = float("nan")
+    scores = {"CIDEr": mean_score(np.ones(2)), "SPICE": mean_score(np.array([0.25, nan]))}
+    one = make_captioner("best", [1.0, 1.0], scores=scores, intervals={"CIDEr": (0.5, 1.5), "SPICE": (nan, nan)})
+    source, page = written(Evaluation(evaluated=[one]), tmp_path)
+    assert page.row("best") == ["100.00 50.00 to 150.00", "–"]  # noqa: RUF001
+    assert "nan" not in source.lower().split("<body>")[1]
+
+
 def test_heading_names_captioners_cache_split_date_and_program(tmp_path: Path) -> None:
     _, page = written(make_evaluation(split="val"), tmp_path)
     assert page.all("h1") == ["best, last.json"]

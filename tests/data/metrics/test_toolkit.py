@@ -145,6 +145,15 @@ def test_meteor_of_several_images_counts_no_chunks_of_whole_matches() -> None:
 
 
 @pytest.mark.slow
+def test_half_of_a_character_does_not_stop_the_toolkit() -> None:
+    """JSON can hold half of a pair of surrogates, which no file of text can."""
+    captions, references = ["a dog \ud83d runs", "two cats"], [["a dog runs"], ["two \ude00 cats"]]
+    found = toolkit_scores(captions, references, ["rouge"])["ROUGE_L"]
+    ours = METRICS["rouge"](tokenize_all(captions), [tokenize_all(some) for some in references])["ROUGE_L"]
+    assert found.images.tolist() == ours.images.tolist() == [1, 1]
+
+
+@pytest.mark.slow
 @needs_proc
 def test_ctrl_c_leaves_no_java_and_no_files(temporary: Path) -> None:
     def interrupt(*_: Any) -> None:
