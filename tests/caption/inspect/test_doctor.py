@@ -542,6 +542,18 @@ def test_weights_that_are_not_finite_are_found(tmp_path: Path, demo_run: Any) ->
     assert (finding.check, finding.count, finding.examples) == ("weights", 1, (name,))
 
 
+def test_embeddings_that_are_not_finite_are_not_blamed_on_the_model(tmp_path: Path, demo_run: Any, run: Any) -> None:
+    cache = write_changed(
+        demo_run[0] / "cache.h5", tmp_path, lambda rows: rows.__setitem__(slice(None, None, 3), np.nan)
+    )
+    result = run("inspect", demo_run[0] / "checkpoints", "--doctor", "--cache", cache, "--json")
+    assert result.status == 3
+    content = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    (finding,) = content["findings"]
+    assert (finding["check"], finding["fix"]) == ("loss", f"clipcap-inspect {cache} --doctor")
+    assert content["facts"]["loss"] is None and content["facts"]["image_gap"] is None
+
+
 @pytest.mark.slow
 def test_flickr8k_has_one_image_twice_and_no_other_fault(tmp_path: Path, shared: Path) -> None:
     data = shared / "data"
