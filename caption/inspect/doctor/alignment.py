@@ -82,11 +82,19 @@ def align(x: Columns, y: Columns) -> NDArray[np.float64]:
     for column in np.fft.rfft(x, axis=0).T:
         correlation = np.fft.irfft(column * transformed, n, axis=1)  # (q, n): sum over i of x[i + k] * y[i]
         strength += np.square(correlation).sum(axis=0) / n
-    middle = float(np.median(strength))
-    spread = 1.4826 * float(np.median(np.abs(strength - middle)))
-    # The spread of unrelated columns is known; rows that are sorted by subject have more of it.
-    z: NDArray[np.float64] = (strength - p * q) / max(spread, float(np.sqrt(2 * p * q)))
+    z: NDArray[np.float64] = (strength - p * q) / np.sqrt(2 * p * q)
     return z
+
+
+def standing_out(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far each shift stands out among all of them, in robust standard deviations but at most z itself.
+
+    In a dataset that is sorted by subject, neighbouring rows are related, and z is large at many shifts.
+    """
+    middle = np.median(z)
+    spread = 1.4826 * np.median(np.abs(z - middle))
+    result: NDArray[np.float64] = (z - max(0.0, middle)) / max(1.0, spread)
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)

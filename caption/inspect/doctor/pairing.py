@@ -2,13 +2,21 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcap.caption.inspect.doctor.alignment import Segment, align, component_count, evidence, peaks, segment
+from clipcap.caption.inspect.doctor.alignment import (
+    Segment,
+    align,
+    component_count,
+    evidence,
+    peaks,
+    segment,
+    standing_out,
+)
 from clipcap.caption.inspect.doctor.columns import caption_columns, image_columns, spaced
 from clipcap.caption.inspect.doctor.content import CacheContent, unit
 from clipcap.caption.inspect.doctor.finding import Facts, Finding, first_examples
@@ -24,6 +32,7 @@ LEAST_ROWS = 150  # captioned images; of fewer, healthy ones are not safely told
 RELATED = 5.0  # z of related rows: 150 healthy images reach 14 to 43, and shuffled ones stay below 3 (Flickr8k, demo)
 SHIFTED = 8.0  # z from which a shift is considered; unrelated rows stay below 7 at their best shift of all
 SHIFTS = 16  # shifts that are considered together, as where images are missing at several places
+DISTINCT = 4.0  # standard errors that a shift must explain rows better than none; rows sorted by class have below 2
 SMALLEST = 20  # rows of a run, or images of a split, that are reported: fewer may be one album of unusual images
 COMPARED = 500  # images that are compared by the text tower, evenly spaced; on the demo, z is 85 for them
 LEAST_COMPARED = 20  # images that the text tower needs: z grows like the root of their number
@@ -55,7 +64,7 @@ def check_pairing(content: CacheContent, facts: Facts) -> Iterator[Finding]:
     for first, _, rows in copied_blocks(equal_rows(content)):  # a finding of its own
         used[first : first + rows] = False
     facts["images_and_captions"] = figures = dict[str, Any]()
-    by_text = _z_by_text_tower(content, used, figures)
+    by_text = _z_by_text_tower(content, used, facts, figures)
     relation = _relation_by_words(content, used, figures)
     shifted = [part for part in relation.segments if part.shift and len(part) >= SMALLEST]
     unrelated = [part for part in relation.segments if part.shift is None and len(part) >= SMALLEST]
@@ -75,9 +84,8 @@ def check_pairing(content: CacheContent, facts: Facts) -> Iterator[Finding]:
 def _relation_by_words(content: CacheContent, used: NDArray[np.bool_], figures: dict[str, Any]) -> Relation:
     """Compare the images that are used with the words of their captions at every shift."""
     if used.sum() < LEAST_ROWS:
-        figures["by_the_words"] = (
-            f"not compared: {plural(int(used.sum()), 'image')} with captions are too few, {LEAST_ROWS} are needed"
-        )
+        few = plural(int(used.sum()), "image")
+        figures["by_the_words"] = f"not compared: {few} with captions are too few, {LEAST_ROWS} are needed"
         return Relation()
     count = component_count(int(used.sum()))
     logger.info("comparing images with the words of captions, at every shift")
@@ -88,11 +96,11 @@ def _relation_by_words(content: CacheContent, used: NDArray[np.bool_], figures: 
     z = align(x, y)
     figures["z_by_the_words"] = round(float(z[0]), 1)
     figures["z_by_the_words_at_the_best_other_shift"] = round(float(z[1:].max()), 1)
-    shifts = [0, *(shift for shift in peaks(z, SHIFTED, SHIFTS) if shift)]
+    shifts = [0, *(shift for shift in peaks(standing_out(z), SHIFTED, SHIFTS) if shift)]
     if len(shifts) == 1 and z[0] < RELATED:
         return Relation(related=False)
     found = evidence(x, y, shifts)
-    segments = segment(found, shifts)
+    segments = [_distinct(part, found, shifts) for part in segment(found, shifts)]
     unshifted = np.concatenate([np.full(len(part), part.shift == 0) for part in segments])
     splits = []
     for split in range(len(SPLITS)):
@@ -102,7 +110,19 @@ def _relation_by_words(content: CacheContent, used: NDArray[np.bool_], figures: 
     return Relation(segments=segments, unrelated_splits=splits)
 
 
-def _z_by_text_tower(content: CacheContent, used: NDArray[np.bool_], figures: dict[str, Any]) -> float | None:
+def _distinct(part: Segment, found: NDArray[np.float64], shifts: list[int]) -> Segment:
+    """Return a segment with no shift instead of one that explains its rows hardly better than no shift does."""
+    if not part.shift:
+        return part
+    rows = found[part.first : part.last]
+    gain = rows[:, shifts.index(part.shift)] - rows[:, 0]
+    is_distinct = gain.mean() > DISTINCT * gain.std() / np.sqrt(len(gain))
+    return part if is_distinct else replace(part, shift=0)
+
+
+def _z_by_text_tower(
+    content: CacheContent, used: NDArray[np.bool_], facts: Facts, figures: dict[str, Any]
+) -> float | None:
     """Return how far the cosine of images with their own captions is above that with others'; None if not known.
 
     It is in standard deviations of the mean cosine over all permutations of the captions, which are known exactly.
@@ -116,7 +136,7 @@ def _z_by_text_tower(content: CacheContent, used: NDArray[np.bool_], figures: di
     try:
         tower = load_text_tower(content.fingerprint, device=choose_device("auto"))
     except ClipCapError as error:
-        figures["by_the_text_tower"] = f"not compared: {error}"
+        facts["text_tower"] = f"not used: {error}"
         return None
     logger.info(f"comparing {plural(len(rows), 'image')} with captions by the text tower of {tower.name}")
     texts = tower.encode([content.text[content.first_caption[row]] for row in rows]).numpy()

@@ -74,7 +74,7 @@ def check_repeated(content: CacheContent, facts: Facts) -> Iterator[Finding]:
         message=message,
         cause="a part of the embeddings that was written twice, as by a job that was started again"
         if blocks
-        else "the same image under two names",
+        else "the same image under two names, or a row for each caption instead of each image",
         fix=content.command("" if blocks else "remove the copies from the dataset"),
         examples=first_examples(examples),
     )

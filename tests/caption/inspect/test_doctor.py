@@ -4,6 +4,7 @@ An image of the small world has five attributes. Its captions name them, and its
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,8 +25,10 @@ from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import Cache, ShardEntry, write_index
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.records import Record
+from clipcap.data.settings import parameters_of
 from clipcap.precompute import PrecomputeSettings, precompute
 from clipcap.precompute.shards import build_tables, plan_shards, store_tables
+from clipcap.train import TrainSettings
 from small_world import DEMO_IMAGES
 
 IMAGES, WIDTH = 400, 64
@@ -126,8 +129,15 @@ def words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def examine(tmp_path: Path, words_folder: Path) -> Callable[[World], list[Finding]]:
     """A function that writes a world as a cache and examines it."""
 
+    known = {parameter.name for parameter in parameters_of(PrecomputeSettings)} | {"output", "overwrite"}
+
     def run(world: World) -> list[Finding]:
-        return examine_cache(world.write(tmp_path, words_folder))[0]
+        findings = examine_cache(world.write(tmp_path, words_folder))[0]
+        for finding in findings:
+            _, command, options = finding.fix.partition("clipcap-precompute ")
+            assert command, finding.fix
+            assert set(re.findall("`(.*?)`", options)) <= known, finding.fix
+        return findings
 
     return run
 
@@ -148,6 +158,15 @@ def test_the_scale_of_embeddings_does_not_matter(examine: Examine) -> None:
     world = make_world()
     world.embedding *= 1e-2
     assert examine(world) == []
+
+
+def test_a_dataset_that_is_sorted_by_class_has_no_finding_but_its_few_captions(examine: Examine) -> None:
+    world = make_world()
+    classes = [next(name for name in ATTRIBUTES[2] if name in texts[0]) for texts in world.captions]
+    order = sorted(range(IMAGES), key=classes.__getitem__)
+    world.embedding = world.embedding[order]
+    world.captions = [[f"Some {classes[i]} .", f"A photo of {classes[i]} ."] for i in order]
+    assert checks(examine(world)) == ["common_captions"]
 
 
 def test_shuffled_rows_are_found(examine: Examine) -> None:
@@ -521,6 +540,8 @@ def test_a_collapsed_model_is_found(tmp_path: Path, demo_run: Any, run: Any) -> 
     findings, facts = examine_checkpoint(path, cache)
     assert checks(findings) == ["image_gap", "collapse"]  # a model that ignores the image has both
     assert findings[1].count == facts["distinct_captions"] == 1
+    known = {parameter.name for parameter in parameters_of(TrainSettings)} | {"output", "overwrite", "doctor"}
+    assert all(set(re.findall("`(.*?)`", finding.fix)) <= known for finding in findings)
     result = run("inspect", path, "--doctor", "--cache", cache, "--json")
     assert result.status == 3
     assert [finding["check"] for finding in json.loads(result.out)["findings"]] == ["image_gap", "collapse"]
