@@ -8,13 +8,13 @@ import math
 import time
 from collections import deque
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipcap.data.command.progress import Progress, plural
+from clipcap.data.command.progress import Progress
 from clipcap.data.errors import CheckpointError, ClipCapError
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.corpus.embeddings import StreamedEmbeddings
@@ -26,8 +26,8 @@ from clipcap.train.model.captioning import ClipCapModel, train_mode
 from clipcap.train.model.checkpoint import CheckpointConfig, load_trained, read_config, save_checkpoint
 from clipcap.train.run.folder import RunFolder
 from clipcap.train.run.interrupt import on_interrupt
+from clipcap.train.run.reporting import Reporter
 from clipcap.train.run.state import State, TrainState, damaged, from_files, to_files
-from clipcap.train.run.trackers import Tracker
 from clipcap.train.settings import TrainSettings, lr_factor
 from clipcap.train.validate import Validation, validate
 
@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 STOP_EVERY = 10  # steps after which several processes on GPUs ask each other whether one was interrupted
 SAVE_EVERY = 600.0  # seconds between two checkpoints within an epoch
-SMALL_GAP = 0.02  # nats; the image gap of a model that uses the image is far larger
 
 Numbers = NDArray[np.int64]
 
@@ -61,7 +60,7 @@ class Trainer:
     Attributes:
         state: how far the loop is.
         engine: makes the steps.
-        tracker: gets the metrics besides the folder; set it before `run`.
+        reporter: reports the run; set its tracker before `run`.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.warmup_steps = settings.warmup_steps(self.total_steps)
         self.engine = Engine(model, settings, device, world)
-        self.tracker: Tracker | None = None
+        self.reporter = Reporter(folder, writes=world.first)
         self._stop_requested = False  # set by the signal handler, at any moment, and by nothing else
         self._unfinished: deque[StepResult] = deque()
         self._saved_at = time.monotonic()
@@ -251,11 +250,7 @@ class Trainer:
             if not all(map(math.isfinite, losses)):
                 fact = f"after epoch {epoch} the validation loss is {result.loss}"
                 raise self.engine.diverged(f"{fact}, and the image gap {result.image_gap}")
-            self._log({"step": state.step, "epoch": epoch, "val_loss": result.loss, **_rest(asdict(result))})
-            gap = "unknown (one image)" if result.image_gap is None else f"{result.image_gap:+.4f}"
-            logger.info(f"epoch {epoch}: validation loss {result.loss:.4f}, image gap {gap}")
-            for path, caption, _ in result.samples:
-                logger.info(f"  {path}: {caption}")
+            self.reporter.validation(result, step=state.step, epoch=epoch)
         state.epoch, state.batch = epoch, 0
         # Without validation, the newest checkpoint counts as the best.
         is_best = result is None or state.best is None or result.loss < state.best
@@ -264,17 +259,10 @@ class Trainer:
         else:
             state.epochs_since_best += 1
         self._save(best=is_best)
-        if self.world.first:
-            self.folder.draw_curves()
-        gap_is_small = result is not None and result.image_gap is not None and result.image_gap < SMALL_GAP
-        if self.finished and gap_is_small:
-            logger.warning(
-                "the image gap is near zero: the model hardly uses the image; train longer, or check that captions and "
-                "images belong together"
-            )
-        if self.finished and epoch < self.settings.epochs:
-            epochs = plural(state.epochs_since_best, "epoch")
-            logger.info(f"the validation loss was lowest {epochs} ago: the run ends here (`patience`)")
+        self.reporter.curves()
+        if self.finished:
+            early = epoch < self.settings.epochs
+            self.reporter.end(result, early=early, epochs_since_best=state.epochs_since_best)
 
     def _save(self, *, best: bool = False) -> None:
         """Write `last`, and before it `best` if this is the best model so far.
@@ -298,33 +286,16 @@ class Trainer:
     def _log_training(self, rate: float) -> None:
         """Log the mean loss since the last such line, and the speed in captions a second."""
         state = self.state
-        self._log(
-            {
-                "step": state.step,
-                "epoch": state.epoch + 1,
-                "train_loss": state.loss_sum / max(1, state.loss_tokens),
-                "lr": self.engine.optimizer.param_groups[0]["lr"],
-                "captions_per_second": round(rate, 2),
-            }
+        self.reporter.training(
+            step=state.step,
+            epoch=state.epoch + 1,
+            loss=state.loss_sum / max(1, state.loss_tokens),
+            rate=self.engine.optimizer.param_groups[0]["lr"],
+            captions_per_second=rate,
         )
         state.loss_sum, state.loss_tokens = 0.0, 0
-
-    def _log(self, line: dict[str, Any]) -> None:
-        if not self.world.first:
-            return
-        self.folder.log(line)
-        if self.tracker is not None:
-            metrics = {name: value for name, value in line.items() if isinstance(value, int | float)}
-            step = metrics.pop("step")
-            self.tracker.log(metrics, int(step))
 
     def _request_stop(self) -> None:
         if not self._stop_requested:  # torchrun sends SIGTERM after a Ctrl-C
             logger.info("stopping after this step, and saving; Ctrl-C again stops at once")
         self._stop_requested = True
-
-
-def _rest(validation: dict[str, Any]) -> dict[str, Any]:
-    """Return what a line of metrics.jsonl holds of a validation besides its loss."""
-    samples = [dict(zip(("path", "caption", "reference"), sample, strict=True)) for sample in validation["samples"]]
-    return {"image_gap": validation["image_gap"], "samples": samples}

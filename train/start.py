@@ -120,9 +120,9 @@ def train(
             if stored is None or not run.last.exists():
                 run.start(settings, contents)
             stack.enter_context(log_to_file(run.log_file))
-            trainer.tracker = open_tracker(settings.log_to, run.path, settings.flat())
-            if trainer.tracker is not None:
-                stack.callback(trainer.tracker.close)
+            tracker = trainer.reporter.tracker = open_tracker(settings.log_to, run.path, settings.flat())
+            if tracker is not None:
+                stack.callback(tracker.close)
         world.wait()
         if stored is not None and run.last.exists():
             trainer.resume()
