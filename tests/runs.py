@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,11 @@ def interrupt_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None
         return original(*arguments, **options)
 
     monkeypatch.setattr(owner, name, interrupting)
+
+
+def score_threads() -> list[threading.Thread]:
+    """Return the threads that score captions and do not end within a second."""
+    found = [thread for thread in threading.enumerate() if thread.name == "score"]
+    for thread in found:
+        thread.join(1)
+    return [thread for thread in found if thread.is_alive()]

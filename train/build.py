@@ -13,6 +13,7 @@ from clipcap.data.command.progress import plural
 from clipcap.data.errors import CacheError, UsageError
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.pretrained.weights import weights_sha256
+from clipcap.train.checkpoints import Checkpoints
 from clipcap.train.corpus.captions import Corpus, load_corpora
 from clipcap.train.engine.distributed import World
 from clipcap.train.foreign import load_foreign, open_foreign
@@ -25,6 +26,8 @@ from clipcap.train.model.find import find_checkpoint
 from clipcap.train.model.language_model import load_language_model, load_own_tokenizer
 from clipcap.train.model.tuning import tune
 from clipcap.train.run.folder import RunFolder
+from clipcap.train.run.reporting import Reporter
+from clipcap.train.score import BackgroundScore
 from clipcap.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -91,16 +94,30 @@ def build_trainer(
     if settings.subset < 1:
         training = training.subset(settings.subset, settings.seed)
         logger.info(f"`subset` {settings.subset}: training on {plural(training.images, 'image')}")
+    world = world or World()
+    reporter = Reporter(folder, writes=world.first)
+    scores = None
+    if settings.metric != "loss":
+        if validation is None:
+            fact = f"`metric` {settings.metric} needs captions to validate on, and {cache.path} has none"
+            raise UsageError(f"{fact}; make a cache with a validation split, or leave `metric` out")
+        if world.first:
+            scores = BackgroundScore(
+                validation, tokenizer, metric=settings.metric, device=device, precision=settings.precision
+            )
+    checkpoints = Checkpoints(
+        folder, tokenizer, checkpoint, metric=settings.metric, scores=scores, reporter=reporter, world=world
+    )
     return Trainer(
         model=model,
         tokenizer=tokenizer,
         train=training,
         val=validation,
         settings=settings,
-        checkpoint=checkpoint,
-        folder=folder,
+        checkpoints=checkpoints,
+        reporter=reporter,
         device=device,
-        world=world or World(),
+        world=world,
     )
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from clipcap.data.command.progress import Progress
-from clipcap.data.errors import CheckpointError, ClipCapError
+from clipcap.data.errors import ClipCapError
+from clipcap.train.checkpoints import Checkpoints
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.corpus.embeddings import StreamedEmbeddings
 from clipcap.train.corpus.sampler import epoch_batches
@@ -23,11 +24,10 @@ from clipcap.train.engine.distributed import World
 from clipcap.train.engine.result import StepResult
 from clipcap.train.engine.step import Engine
 from clipcap.train.model.captioning import ClipCapModel, train_mode
-from clipcap.train.model.checkpoint import CheckpointConfig, load_trained, read_config, save_checkpoint
-from clipcap.train.run.folder import RunFolder
 from clipcap.train.run.interrupt import on_interrupt
 from clipcap.train.run.reporting import Reporter
-from clipcap.train.run.state import State, TrainState, damaged, from_files, to_files
+from clipcap.train.run.state import State, TrainState, damaged
+from clipcap.train.score import score_bytes
 from clipcap.train.settings import TrainSettings, lr_factor
 from clipcap.train.validate import Validation, validate
 
@@ -48,19 +48,18 @@ class Trainer:
 
     Args:
         model: the model on `device`, with `requires_grad` set on the weights that train.
-        tokenizer: tokenizer of the samples, which is stored in checkpoints.
+        tokenizer: turns the tokens of samples into text.
         train: captions to train on, on `device`.
         val: captions to validate on, on `device`; None if the cache has no validation split.
         settings: settings of the run.
-        checkpoint: config.json of the checkpoints, but for their progress.
-        folder: folder of the run, started.
+        checkpoints: writes the checkpoints, and decides which one is the best.
+        reporter: reports the run.
         device: the model's device.
         world: this process among those that train the model.
 
     Attributes:
         state: how far the loop is.
         engine: makes the steps.
-        reporter: reports the run; set its tracker before `run`.
     """
 
     def __init__(
@@ -71,20 +70,21 @@ class Trainer:
         train: Corpus,
         val: Corpus | None,
         settings: TrainSettings,
-        checkpoint: CheckpointConfig,
-        folder: RunFolder,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
         device: torch.device,
         world: World,
     ) -> None:
         self.model, self.tokenizer, self.train, self.val = model, tokenizer, train, val
-        self.settings, self.checkpoint, self.folder = settings, checkpoint, folder
-        self.device, self.world = device, world
+        self.settings, self.checkpoints, self.reporter = settings, checkpoints, reporter
+        self.folder, self.device, self.world = checkpoints.folder, device, world
         self.state = TrainState()
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.warmup_steps = settings.warmup_steps(self.total_steps)
-        self.engine = Engine(model, settings, device, world)
-        self.reporter = Reporter(folder, writes=world.first)
+        reserved = score_bytes(model) if settings.metric != "loss" else 0
+        self.engine = Engine(model, settings, device, world, reserved=reserved)
+        self._validation: Validation | None = None  # the last one
         self._stop_requested = False  # set by the signal handler, at any moment, and by nothing else
         self._unfinished: deque[StepResult] = deque()
         self._saved_at = time.monotonic()
@@ -109,18 +109,11 @@ class Trainer:
         Raises:
             CheckpointError: it is damaged, of a model of another shape, or its language model has changed since.
         """
-        last = self.folder.last
-        stored, now = read_config(last).language_model, self.checkpoint.language_model
-        if stored.sha256 != now.sha256:
-            raise CheckpointError(
-                f"{now.name} is not the language model that {last} began with; put the right one back"
-            )
-        load_trained(last, self.model, with_lm=now.tuned)
-        state = from_files(last)
+        state = self.checkpoints.load_last(self.model)
         try:
             self.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise damaged(last, error) from error
+            raise damaged(self.folder.last, error) from error
 
     def run(self) -> bool:
         """Train to the end, or until the first Ctrl-C.
@@ -133,28 +126,48 @@ class Trainer:
                 Earlier checkpoints stay.
         """
         if self.world.first:
-            self.folder.forget_after(self.state.step, self.state.epoch)
+            scored = self.state.epoch - (self.state.score_step is not None)
+            self.folder.forget_after(self.state.step, self.state.epoch, scored)
         with (
             on_interrupt(self._request_stop),
             Progress("training", "steps", self.total_steps, self.state.step) as progress,
+            self.checkpoints,
         ):
+            self.checkpoints.start_score(self.state, self.model)
             while not self.finished:
+                if self._no_epoch_left:  # only the score of the last one is missing
+                    if not self._finish_score():
+                        return False
+                    continue
                 try:
                     stopped = self._epoch(progress)
+                    if not stopped:
+                        self.checkpoints.collect_score(self.state)
                     # Rank 0's result counts for all: the last bits may differ between machines.
                     result = None if stopped else self.world.broadcast(self._validate())
                 except torch.OutOfMemoryError as error:
                     fact = f"{self.device} is out of memory with {self.settings.batch_size} captions"
                     raise ClipCapError(f"{fact}; start again with a smaller `batch_size`, and `overwrite`") from error
                 if stopped or self._any_stop():  # an interrupted validation has no result, and is made again
-                    self._save()
+                    if self.state.batch or self.state.score_step is None:  # else `last` holds all of it already
+                        self._save()
                     return False
                 self._finish_epoch(result)
+            self.reporter.end(
+                self._validation,
+                early=self.state.epoch < self.settings.epochs,
+                metric=self.settings.metric,
+                epochs_since_best=self.state.epochs_since_best,
+            )
         return True
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the run ended early by `patience`."""
+        """Whether all epochs are done and decided on, or the run ended early by `patience`."""
+        return self._no_epoch_left and self.state.score_step is None
+
+    @property
+    def _no_epoch_left(self) -> bool:
         patience = self.settings.patience
         return self.state.epoch >= self.settings.epochs or bool(patience and self.state.epochs_since_best >= patience)
 
@@ -250,19 +263,30 @@ class Trainer:
             if not all(map(math.isfinite, losses)):
                 fact = f"after epoch {epoch} the validation loss is {result.loss}"
                 raise self.engine.diverged(f"{fact}, and the image gap {result.image_gap}")
+        self.checkpoints.decide_by_score(state)
+        if result is not None:
             self.reporter.validation(result, step=state.step, epoch=epoch)
+        self._validation = result
         state.epoch, state.batch = epoch, 0
-        # Without validation, the newest checkpoint counts as the best.
-        is_best = result is None or state.best is None or result.loss < state.best
-        if is_best:
-            state.best, state.epochs_since_best = result.loss if result else None, 0
-        else:
-            state.epochs_since_best += 1
+        is_best = self.checkpoints.decide_by_loss(state, result.loss if result else None)
+        state.score_step = None if self.settings.metric == "loss" else state.step
         self._save(best=is_best)
+        self.checkpoints.start_score(state, self.model)
         self.reporter.curves()
-        if self.finished:
-            early = epoch < self.settings.epochs
-            self.reporter.end(result, early=early, epochs_since_best=state.epochs_since_best)
+
+    def _finish_score(self) -> bool:
+        """Decide on the score of the last epoch; return False if an interrupt came first, and nothing has changed.
+
+        If it is the best, a run that `patience` would end goes on.
+        """
+        there = self.checkpoints.wait_for_score(lambda: self._stop_requested)
+        if self._any_stop() or not there:
+            return False
+        self.checkpoints.collect_score(self.state)
+        self.checkpoints.decide_by_score(self.state)
+        self._save()
+        self.reporter.curves()
+        return True
 
     def _save(self, *, best: bool = False) -> None:
         """Write `last`, and before it `best` if this is the best model so far.
@@ -272,16 +296,13 @@ class Trainer:
         """
         self._finish_steps()
         self.engine.check_weights()
+        self.checkpoints.collect_score(self.state)
         self._saved_at = time.monotonic()
         if not self.world.first:
             return
-        state = self.state
-        progress = {"step": state.step, "epoch": state.epoch, "best_val_loss": state.best}
-        config = replace(self.checkpoint, progress=progress)
         if best:
-            save_checkpoint(self.folder.best, self.model, self.tokenizer, config)
-        save_checkpoint(self.folder.last, self.model, self.tokenizer, config, to_files(self.state_dict()))
-        self.folder.checkpoint_made()
+            self.checkpoints.save_best(self.model, self.state)
+        self.checkpoints.save_last(self.model, self.state, self.state_dict())
 
     def _log_training(self, rate: float) -> None:
         """Log the mean loss since the last such line, and the speed in captions a second."""

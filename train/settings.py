@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from clipcap.data.errors import UsageError
+from clipcap.data.metrics import METRICS
 from clipcap.data.pretrained.device import PRECISIONS
 from clipcap.data.settings import Parameter, Settings, changed_values, device_setting, parameters_of, setting
 from clipcap.data.settings import stored_values as _stored_values
@@ -85,9 +86,16 @@ class TrainSettings(Settings):
     max_caption_tokens: int = setting(
         0, "Cut captions to this many tokens. 0 keeps as many as GPT-2 has positions for.", group=TRAINING, minimum=0
     )
+    metric: str = setting(
+        "loss",
+        "What chooses the best checkpoint: loss is the validation loss; bleu (BLEU-4), rouge (ROUGE-L) and cider "
+        "(CIDEr-D) score greedy captions of the validation images, made while the next epoch trains.",
+        group=TRAINING, choices=("loss", *METRICS),
+    )  # fmt: skip
     patience: int = setting(
         0,
-        "End the run after this many epochs without a lower validation loss. 0 runs all epochs.",
+        "End the run after this many epochs without a lower validation loss, or a higher score of `metric`. 0 runs all "
+        "epochs.",
         group=TRAINING, minimum=0,
     )  # fmt: skip
     seed: int = setting(

@@ -3,7 +3,7 @@
     from clipcap.train import TrainSettings, train
 
     result = train("cache.h5", "checkpoints", TrainSettings(epochs=3))
-    result.best  # the checkpoint with the lowest validation loss
+    result.best  # the best checkpoint, by the validation loss
 
 Knows nothing of command lines.
 """
@@ -46,7 +46,7 @@ class TrainResult:
     """How a run ended.
 
     Attributes:
-        best: the checkpoint with the lowest validation loss.
+        best: the checkpoint with the lowest validation loss, or with the highest score of `metric`.
         last: the newest checkpoint, from which an interrupted run resumes.
         epochs: epochs that are done.
         finished: whether all of them are; False after an interrupt.

@@ -46,6 +46,11 @@ def spaced(rows: Numbers, count: int) -> Numbers:
     return rows[np.arange(count) * len(rows) // max(1, count)]
 
 
+def validation_images(corpus: Corpus) -> Numbers:
+    """Return the images to validate on: at most `IMAGES` of those that have captions, int64, ascending."""
+    return spaced(np.unique(corpus.image), IMAGES)
+
+
 @torch.no_grad()
 def validate(
     model: ClipCapModel,
@@ -72,8 +77,7 @@ def validate(
         The result, or None if it was stopped.
     """
     model.eval()
-    captioned = np.unique(corpus.image)  # images without captions have no loss
-    images = spaced(captioned, IMAGES)
+    images = validation_images(corpus)
     # Each image gets the embedding of the image half a turn away, which is never itself if there are two or more.
     exchanged = np.arange(len(corpus.embedding))
     exchanged[images] = np.roll(images, len(images) // 2)
@@ -90,7 +94,7 @@ def validate(
     return Validation(
         loss=total / count,
         image_gap=(total_exchanged - total) / count if len(images) > 1 else None,
-        samples=_samples(model, corpus, tokenizer, spaced(captioned, SAMPLES), device, precision),
+        samples=_samples(model, corpus, tokenizer, spaced(np.unique(corpus.image), SAMPLES), device, precision),
     )
 
 
@@ -102,12 +106,34 @@ def _samples(
     device: torch.device,
     precision: str,
 ) -> list[tuple[str, str, str]]:
-    with autocast(device, precision):
-        tokens = model.continue_prefix(corpus.embedding[images], max_new_tokens=SAMPLE_TOKENS)
-    captions = [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in tokens]
+    captions = greedy_captions(model, corpus, tokenizer, images, device, precision)
     references = [corpus.text[int(np.argmax(corpus.image == image))] for image in images]
     paths = [corpus.path[int(image)] for image in images]
     return list(zip(paths, captions, references, strict=True))
+
+
+def greedy_captions(
+    model: ClipCapModel,
+    corpus: Corpus,
+    tokenizer: "PreTrainedTokenizerBase",
+    images: Numbers,
+    device: torch.device,
+    precision: str,
+) -> list[str]:
+    """Caption images of a corpus greedily, in one batch, with at most `SAMPLE_TOKENS` tokens each.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        corpus: holds the embeddings, on `device`.
+        tokenizer: turns tokens into text.
+        images: int64 (B), indices of images.
+        device: the model's device.
+        precision: `fp32`, `bf16` or `fp16`.
+    """
+    embedding = corpus.embedding[images]
+    with torch.inference_mode(), autocast(device, precision):
+        tokens = model.continue_prefix(embedding, max_new_tokens=SAMPLE_TOKENS)
+    return [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in tokens]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,14 @@ def free_bytes(device: torch.device) -> int:
 
 
 def micro_batches_that_fit(
-    loss: PackedLoss, corpus: Corpus, batch_size: int, device: torch.device, precision: str, sampling: str
+    loss: PackedLoss,
+    corpus: Corpus,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    sampling: str,
+    *,
+    reserved: int = 0,
 ) -> int:
     """Return how many micro-batches a batch must be cut into, so that each fits into memory.
 
@@ -59,6 +66,7 @@ def micro_batches_that_fit(
         device: the model's device.
         precision: `fp32`, `bf16` or `fp16`.
         sampling: `image` or `caption`; decides how many captions share a prefix.
+        reserved: bytes that must stay free.
 
     Returns:
         From 1 to `batch_size`.
@@ -75,7 +83,7 @@ def micro_batches_that_fit(
     # What a pass takes in any case: copies of the weights in 16 bits, and a part of the logits.
     weights = max(0.0, many - len(probes[1]) * each) + logits_bytes(device, loss.model.gpt.config.vocab_size)
     trained = sum(parameter.numel() for parameter in loss.parameters() if parameter.requires_grad)
-    room = STEP_PART * (free_bytes(device) - STATE_BYTES * trained - weights)
+    room = STEP_PART * (free_bytes(device) - reserved - STATE_BYTES * trained - weights)
     at_once = max(1, min(batch_size, int(room / (SAFETY * each))))
     return math.ceil(batch_size / at_once)
 

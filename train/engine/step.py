@@ -50,6 +50,7 @@ class Engine:
         settings: settings of the run.
         device: the model's device.
         world: this process among those that train the model.
+        reserved: bytes of memory that micro-batches must leave free.
 
     Attributes:
         parameters: the parameters that train, by name.
@@ -59,7 +60,10 @@ class Engine:
         runs_ahead: whether the next step may start before the result of this one is finished.
     """
 
-    def __init__(self, model: ClipCapModel, settings: TrainSettings, device: torch.device, world: World) -> None:
+    def __init__(
+        self, model: ClipCapModel, settings: TrainSettings, device: torch.device, world: World, *, reserved: int = 0
+    ) -> None:
+        self.reserved = reserved
         self.model, self.settings, self.device, self.world = model, settings, device, world
         if settings.tune == "none" and not settings.init:  # checkpoints do not hold this language model
             _narrow(model.gpt.transformer.h, device, settings.precision)
@@ -199,7 +203,13 @@ class Engine:
         each = math.ceil(self.settings.batch_size / self.world.size)
         try:
             count = micro_batches_that_fit(
-                self._loss, corpus, each, self.device, self.settings.precision, self.settings.sampling
+                self._loss,
+                corpus,
+                each,
+                self.device,
+                self.settings.precision,
+                self.settings.sampling,
+                reserved=self.reserved,
             )
         except torch.OutOfMemoryError:
             count = each

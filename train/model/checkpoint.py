@@ -63,7 +63,8 @@ class CheckpointConfig:
         language_model: the GPT-2.
         encoder: fingerprint of the cache, which says what made the embeddings.
         training: settings of the run.
-        progress: `step`, `epoch` and `best_val_loss` when the checkpoint was saved.
+        progress: `step`, `epoch` and `best_val_loss`, the lowest so far; where a metric of captions chooses the best
+            checkpoint, also its name, `metric`, and the highest score so far, such as `best_val_cider`.
         system: the system that trained the model, which decides how it is decoded: `clipcap`, or one of `SYSTEMS` in
             train/foreign. It is not stored.
     """

@@ -9,13 +9,21 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from clipcap.data.cache.atomic import write_file
+from clipcap.data.metrics import METRICS
 
 _PANEL = (760, 300)
 _MARGIN = 64
 _INK, _PALE = (40, 40, 46), (222, 222, 228)
-_COLOURS = {"train_loss": (46, 110, 180), "val_loss": (200, 80, 40), "image_gap": (60, 140, 80), "lr": (120, 90, 160)}
+_SCORES = tuple(f"val_{metric}" for metric in METRICS)
+_COLOURS = {
+    "train_loss": (46, 110, 180),
+    "val_loss": (200, 80, 40),
+    **dict.fromkeys(_SCORES, (180, 60, 120)),
+    "image_gap": (60, 140, 80),
+    "lr": (120, 90, 160),
+}
 # The panels from top to bottom: the names in metrics.jsonl of the values that each shows.
-_PANELS = (("train_loss", "val_loss"), ("image_gap",), ("lr",))
+_PANELS = (("train_loss", "val_loss"), *((score,) for score in _SCORES), ("image_gap",), ("lr",))
 
 Point = tuple[float, float]
 
@@ -38,7 +46,7 @@ class _Scale:
 
 
 def draw_curves(lines: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw losses, image gap and learning rate over the steps.
+    """Draw losses, scores of captions, image gap and learning rate over the steps.
 
     Args:
         lines: the lines of metrics.jsonl.

@@ -1,7 +1,7 @@
 """The folder of a run: what it holds, and how a new run takes the place of an old one.
 
     run.json        settings and cache of the run, with a version
-    metrics.jsonl   one line every few steps, and one for each validation
+    metrics.jsonl   one line every few steps, one for each validation, and one for each score of `metric`
     curves.png      the same as an image
     train.log       the messages of the run, with times
     last/, best/    checkpoints; `last` also holds the training state
@@ -28,6 +28,7 @@ and the old run otherwise.
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from typing import Any
 from clipcap.data.cache.atomic import recover_folder, set_aside, sync_folder, write_file
 from clipcap.data.errors import CheckpointError, ClipCapError, UsageError, one_line
 from clipcap.data.lock import hold_lock
+from clipcap.data.metrics import METRICS
 from clipcap.train.model.checkpoint import check_version
 from clipcap.train.model.find import REPLACED, REPLACING
 from clipcap.train.settings import TrainSettings
@@ -68,7 +70,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The checkpoint with the lowest validation loss."""
+        """The best checkpoint: that with the lowest validation loss, or with the highest score of `metric`."""
         return self.path / "best"
 
     @property
@@ -211,12 +213,13 @@ class RunFolder:
             fact = f"{self.path / 'metrics.jsonl'} cannot be written ({one_line(error)})"
             raise ClipCapError(f"{fact}; fix that and continue with `resume`") from error
 
-    def forget_after(self, step: int, epochs: int) -> None:
+    def forget_after(self, step: int, epochs: int, scored: int) -> None:
         """Drop the lines of metrics.jsonl that a run which resumes will write again.
 
         Args:
             step: steps that are done.
             epochs: epochs whose validation is done.
+            scored: epochs whose score is decided on.
 
         Raises:
             ClipCapError: the file cannot be written.
@@ -230,7 +233,9 @@ class RunFolder:
                 line = json.loads(text)
             except ValueError:  # a crash in the middle of a line, which was the last one
                 break
-            if line.get("step", 0) <= step and ("val_loss" not in line or line.get("epoch", 0) <= epochs):
+            is_score = any(f"val_{name}" in line for name in METRICS)
+            whole = scored if is_score else epochs if "val_loss" in line else math.inf
+            if line.get("step", 0) <= step and line.get("epoch", 0) <= whole:
                 kept.append(text + "\n")
         write_file(file, "".join(kept).encode())
 

@@ -54,6 +54,19 @@ class Reporter:
         for path, caption, _ in result.samples:
             logger.info(f"  {path}: {caption}")
 
+    def score(self, metric: str, score: float, *, step: int, epoch: int, best: bool) -> None:
+        """Write and show the score of the captions after an epoch, which is counted from 1.
+
+        Args:
+            metric: name of the metric.
+            score: its figure over the validation images.
+            step: steps done when the epoch ended.
+            epoch: the epoch.
+            best: whether it is the highest so far.
+        """
+        self._write({"step": step, "epoch": epoch, f"val_{metric}": score})
+        logger.info(f"epoch {epoch}: validation {metric} {score:.4f}{', the best so far' if best else ''}")
+
     def curves(self) -> None:
         """Draw the metrics written so far.
 
@@ -63,12 +76,13 @@ class Reporter:
         if self.writes:
             self.folder.draw_curves()
 
-    def end(self, last: Validation | None, *, early: bool, epochs_since_best: int) -> None:
+    def end(self, last: Validation | None, *, early: bool, metric: str, epochs_since_best: int) -> None:
         """Show why the run ended early, and warn of a model that does not use the image.
 
         Args:
             last: the validation after the last epoch, if there is one.
             early: whether `patience` ended the run.
+            metric: what chose the best checkpoint: `loss`, or a metric of captions.
             epochs_since_best: epochs since the best one.
         """
         if last is not None and last.image_gap is not None and last.image_gap < SMALL_GAP:
@@ -78,7 +92,8 @@ class Reporter:
             )
         if early:
             epochs = plural(epochs_since_best, "epoch")
-            logger.info(f"the validation loss was lowest {epochs} ago: the run ends here (`patience`)")
+            best = "lowest" if metric == "loss" else "highest"
+            logger.info(f"the validation {metric} was {best} {epochs} ago: the run ends here (`patience`)")
 
     def _write(self, line: dict[str, Any]) -> None:
         if not self.writes:

@@ -24,6 +24,8 @@ _KEYS = {
     "loss_scale": ("engine", "loss_scale"),
     "good": ("engine", "good_steps"),
 }
+# Keys that only runs with a `metric` other than loss have.
+_SCORE_KEYS = ("best_score", "score_step", "score")
 
 State = dict[str, dict[str, Any]]
 
@@ -38,7 +40,10 @@ class TrainState:
         batch: batches of this epoch that are done.
         best: the lowest validation loss so far, in nats a token; None before the first validation.
         loss_sum, loss_tokens: the summed loss and the number of tokens since the last line of metrics.jsonl.
-        epochs_since_best: epochs since the validation loss was lowest.
+        epochs_since_best: epochs since the validation loss was lowest, or the score of `metric` highest.
+        best_score: the highest score so far that was decided on; None before the first one, and with `metric` loss.
+        score_step: the step after which the last epoch ended, if its score was not decided on yet.
+        score: that score, if it is there already.
     """
 
     step: int = 0
@@ -48,11 +53,17 @@ class TrainState:
     loss_sum: float = 0.0
     loss_tokens: int = 0
     epochs_since_best: int = 0
+    best_score: float | None = None
+    score_step: int | None = None
+    score: float | None = None
 
 
 def to_files(state: State) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the content of both files for a trainer's `state_dict()`."""
     numbers = {key: state[part][name] for key, (part, name) in _KEYS.items()}
+    loop = state["loop"]
+    if loop["best_score"] is not None or loop["score_step"]:
+        numbers.update({key: loop[key] for key in _SCORE_KEYS})
     return state["engine"]["moments"], {"version": VERSION, **numbers}
 
 
@@ -69,6 +80,7 @@ def from_files(checkpoint: Path) -> State:
         if key not in numbers:
             raise damaged(checkpoint, KeyError(key))
         state[part][name] = numbers[key]
+    state["loop"].update({key: numbers[key] for key in _SCORE_KEYS if key in numbers})
     return state
 
 

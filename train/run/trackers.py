@@ -56,9 +56,13 @@ class WeightsAndBiases:
         import wandb
 
         self._run: Any = wandb.init(project="clipcap", name=folder.name, dir=str(folder), config=settings)
+        self._newest = 0
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        self._run.log(metrics, step=step)
+        # wandb drops the metrics of a step before the newest one, but the score of an epoch comes an epoch later.
+        self._newest = max(self._newest, step)
+        late = {"score_step": step} if step < self._newest else {}
+        self._run.log({**metrics, **late}, step=self._newest)
 
     def close(self) -> None:
         self._run.finish()

@@ -53,7 +53,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_to_the_weights_of_one(tmp_path: Path, run: Any, options: Options) -> None:
     # Of 33 captions, the last batch has one, so one process has none.
-    options += ["--dropout", 0.0, "--batch-size", 4, "--accumulate", 2, "--stream"]
+    options += ["--dropout", 0.0, "--batch-size", 4, "--accumulate", 2, "--stream", "--metric", "rouge"]
     assert run("train", *options, "-o", tmp_path / "one").status == 0
     process = torchrun(*options, "-o", tmp_path / "two")
     out, err = process.communicate()
@@ -61,6 +61,8 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path, run: Any, opt
     assert out == f"{tmp_path}/two/best\n"
     assert err.count("epoch 1: validation loss") == 1
     assert "2 processes" in err
+    assert len(metrics(tmp_path / "two", "val_rouge")) == 2
+    assert metrics(tmp_path / "two", "val_rouge") == pytest.approx(metrics(tmp_path / "one", "val_rouge"), abs=0.05)
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
