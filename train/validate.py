@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 IMAGES = 1000  # images to validate on; more take time and hardly change the figures
 SAMPLES = 3  # images that are captioned
 SAMPLE_TOKENS = 40
+SMALL_GAP = 0.02  # nats; the image gap of a model that uses the image is far larger
 
 Numbers = NDArray[np.int64]
 

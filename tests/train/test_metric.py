@@ -14,8 +14,8 @@ from runs import assert_same_run, assert_same_weights, interrupt_in, metrics, sc
 
 from clipcap.caption import Captioner
 from clipcap.data.cache.index import Cache
-from clipcap.data.metrics import cider, tokenize_all
-from clipcap.train import loop, score
+from clipcap.data.metrics import METRICS, tokenize_all
+from clipcap.train import loop, score, validate
 from clipcap.train.checkpoints import Checkpoints
 from clipcap.train.corpus.captions import load_corpora
 from clipcap.train.loop import Trainer
@@ -44,7 +44,7 @@ def give_scores(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
 
 def score_of_weights(self: BackgroundScore, model: ClipCapModel) -> float:
     """A score that changes with the last bit of the weights, and does not rise from epoch to epoch."""
-    return float(1e6 * model.clip_project.model[0].weight.double().sum()) % 1
+    return float(1e6 * next(model.parameters()).double().sum()) % 1
 
 
 def scores(folder: Path) -> list[tuple[int, int, float]]:
@@ -88,7 +88,7 @@ def test_a_run_by_cider_trains_as_one_by_the_loss_and_scores_the_captions_of_its
     captioner = Captioner.from_checkpoint(tmp_path / "cider/best", device="cpu", precision="fp32")
     captions = captioner(corpus.embedding[np.arange(5)].numpy())
     texts = [[text for text, at in zip(corpus.text, corpus.image, strict=True) if at == image] for image in range(5)]
-    expected_score = cider(tokenize_all(captions), [tokenize_all(some) for some in texts])["CIDEr"].corpus
+    expected_score = METRICS["cider"](tokenize_all(captions), [tokenize_all(some) for some in texts])["CIDEr"].corpus
     assert best[2] == pytest.approx(expected_score, rel=1e-6)
 
 
@@ -227,7 +227,7 @@ def test_resume_after_ctrl_c_around_a_score_ends_with_the_same_files(
 def test_a_second_ctrl_c_stops_at_once_while_the_thread_works(
     tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = score.greedy_captions
+    original = validate.greedy_captions
 
     def forever(*arguments: Any) -> Any:
         while True:

@@ -142,7 +142,7 @@ def test_an_error_in_the_thread_is_raised_where_its_score_is_taken(
 
 
 def test_leaving_the_context_stops_the_thread(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, started = score.greedy_captions, threading.Event()
+    original, started = validate.greedy_captions, threading.Event()
 
     def forever(*arguments: Any) -> Any:
         started.set()

@@ -9,11 +9,9 @@ from typing import Any
 from clipcap.data.command.progress import plural
 from clipcap.train.run.folder import RunFolder
 from clipcap.train.run.trackers import Tracker
-from clipcap.train.validate import Validation
+from clipcap.train.validate import SMALL_GAP, Validation
 
 logger = logging.getLogger(__name__)
-
-SMALL_GAP = 0.02  # nats; the image gap of a model that uses the image is far larger
 
 
 class Reporter:

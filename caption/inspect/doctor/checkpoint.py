@@ -96,8 +96,7 @@ def check_weights(captioner: "Captioner", path: Path) -> Iterator[Finding]:
 
 def check_image_gap(examined: Examined, facts: Facts) -> Iterator[Finding]:
     """Find a loss that is not finite, and a model that ignores the image: other images hardly raise its loss."""
-    from clipcap.train.loop import SMALL_GAP
-    from clipcap.train.validate import validate
+    from clipcap.train.validate import SMALL_GAP, validate
 
     captioner = examined.captioner
     logger.info(f"measuring the loss on the {examined.split} split")
