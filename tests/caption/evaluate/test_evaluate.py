@@ -10,16 +10,21 @@ from typing import Any
 
 import open_clip
 import pytest
+import torch
 from runs import interrupt_in
 
 import clipcap
 from clipcap.caption.evaluate import evaluate, start
 from clipcap.caption.evaluate.baseline import nearest_captions
+from clipcap.caption.evaluate.captioners import CaptionedImages, caption_cache, common_places
+from clipcap.caption.evaluate.figures import describe_text
 from clipcap.caption.evaluate.references import read_references
 from clipcap.caption.evaluate.table import write_table
 from clipcap.caption.settings import CaptionerSettings
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import UsageError
+from clipcap.data.metrics.clipscore import clipscore
+from clipcap.precompute.text_tower import load_text_tower
 from small_world import Run
 
 REFERENCES = {
@@ -139,6 +144,11 @@ def test_models_in_one_file_are_captioners_of_their_own(run: Run, given: dict[st
     )
     assert list(found) == ["a", "b"]
     assert found["a"]["CIDEr"] > found["b"]["CIDEr"]
+    (tmp_path / "more.jsonl").write_text((tmp_path / "both.jsonl").read_text().replace('"b"', '"c"'))
+    two = evaluate(predictions=[tmp_path / "both.jsonl", tmp_path / "more.jsonl"], references=given["references"])
+    first, second = f"{tmp_path}/both.jsonl [a]", f"{tmp_path}/more.jsonl [a]"
+    assert [one.name for one in two.evaluated] == [first, "b", second, "c"]
+    assert {one.first for one in two.differences} == {first}
 
 
 def test_what_does_not_match_is_counted_named_and_listed(run: Run, given: dict[str, Path], tmp_path: Path) -> None:
@@ -166,6 +176,23 @@ def test_captioners_are_compared_on_the_images_that_all_of_them_captioned(
     assert [one["images"] for one in found.values()] == [3, 3]
     assert found[str(given["good"])]["CIDEr"] == found[str(files["some"])]["CIDEr"]
     assert "3 images" in result.err
+
+
+def test_captioners_of_different_images_or_of_one_name_are_not_compared(
+    run: Run, given: dict[str, Path], tmp_path: Path
+) -> None:
+    files = write(tmp_path, one={name: GOOD[name] for name in "12"}, other={name: GOOD[name] for name in "34"})
+    several = ["--predictions", files["one"], "--predictions", files["other"], "--references", given["references"]]
+    result = run("evaluate", *several)
+    assert (result.status, result.out) == (2, "")
+    assert "0 of 4 images" in result.err
+    with pytest.raises(UsageError, match="two captioners are called a"):
+        common_places([CaptionedImages(name="a", captions={0: "x"})] * 2, read_references(given["references"]).images)
+
+
+def test_captions_are_distinct_and_from_the_training_set_after_tokenisation() -> None:
+    text = describe_text(["A dog.", "a dog", "Two cats"], {"two cats"})
+    assert text == {"distinct_captions": 2, "vocabulary": 4, "mean_length": 2.0, "in_training": 1 / 3}
 
 
 def test_captions_of_other_images_are_an_error(run: Run, given: dict[str, Path], tmp_path: Path) -> None:
@@ -204,6 +231,11 @@ def test_a_file_takes_its_name_when_it_is_whole_and_replaces_only_its_own_kind(
         assert result.status == 2, wrong
         assert len(result.err.splitlines()) == 1 and result.out == ""
     assert (tmp_path / "notes.json").read_text() == '{"mine": 1}'
+    before = (tmp_path / "out.csv").read_text()  # which can be predictions as well
+    again = ["--predictions", tmp_path / "out.csv", "--references", given["references"]]
+    assert run("evaluate", *again, "-o", tmp_path / "out.csv").status == 2
+    assert (tmp_path / "out.csv").read_text() == before
+    assert run("evaluate", *again, "--csv").out == before
     assert json.loads(given["bad"].read_text())[0]["caption"] == BAD["1"]
 
 
@@ -266,6 +298,10 @@ def test_a_model_captions_a_split_of_a_cache_without_clip(run: Run, small_cache:
     captioned = json.loads(run("caption", small_cache, *model, "--split", "val", "--json").out)
     assert [row["caption"] for row in rows] == [one["caption"] for one in captioned]
     assert [row["id"] for row in rows] == ["113", "114", "115", "116", "117"]
+    some = [image for image in read_references(small_cache).images if image.id in ("114", "116")]
+    settings = CaptionerSettings(device="cpu")
+    (captioned,) = caption_cache(small_cache, "val", {trained: trained / "best"}, some, settings, None, None)
+    assert captioned.captions == {0: rows[1]["caption"], 1: rows[3]["caption"]}
 
 
 def test_captions_from_a_file_have_the_figures_of_the_model_that_wrote_them(
@@ -315,6 +351,14 @@ def test_clipscore_needs_the_embeddings_of_a_cache_and_its_text_tower(demo_run: 
     first, second = json.loads(result.out).values()
     assert first["CLIPScore"] > second["CLIPScore"] + 0.2
     assert first["RefCLIPScore"] > second["RefCLIPScore"] + 0.2
+    cache = Cache.open(folder / "cache.h5")
+    tower = load_text_tower(cache.fingerprint, device=torch.device("cpu"))
+    (tables,) = cache.tables()
+    rows = [tables.id.index(image.id) for image in val]
+    texts = [tower.encode([f"A photo depicts {text}" for text in image.captions]) for image in val]
+    expected = clipscore(tables.embedding[rows], torch.stack([some[0] for some in texts]), texts)
+    assert first["CLIPScore"] == pytest.approx(expected["CLIPScore"].corpus, abs=1e-6)
+    assert first["RefCLIPScore"] == pytest.approx(expected["RefCLIPScore"].corpus, abs=1e-6)
     as_references = run("evaluate", "--references", folder / "cache.h5", *files, *options)
     assert json.loads(as_references.out) == json.loads(result.out)
 
@@ -346,6 +390,7 @@ def test_a_report_is_written_beside_the_figures(run: Run, given: dict[str, Path]
         result = run("evaluate", *options, "--report", wrong)
         assert (result.status, result.out) == (2, "")
         assert before == (given["good"].read_bytes(), given["references"].read_bytes())
+    assert run("evaluate", *options, "-o", tmp_path / "x.txt", "--report", tmp_path / "x.txt").status == 2
 
 
 def test_ctrl_c_ends_it_on_one_line(given: dict[str, Path], monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
