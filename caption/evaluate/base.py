@@ -1,9 +1,12 @@
 """What an evaluation is: captioners on one set of images, with their figures, intervals and differences."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from clipcap.data.metrics.base import Score
+
+FEWEST = 6  # images: five that all favour one captioner do so by chance once in 16 times, more than the 5 % allowed
+ROUNDING = 1e-6  # models give a caption another figure beside other captions, by less than this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class Difference:
     Attributes:
         first, second: names of the captioners.
         metric: name of the score.
+        images: number of images.
         value: the figure of the first minus that of the second.
         interval: the 95 % bootstrap interval of `value`, over the same draws of images for both.
     """
@@ -50,21 +54,20 @@ class Difference:
     first: str
     second: str
     metric: str
+    images: int
     value: float
     interval: tuple[float, float]
 
     def turned(self) -> "Difference":
         """Return the same difference as seen from the other captioner."""
         low, high = self.interval
-        return Difference(
-            first=self.second, second=self.first, metric=self.metric, value=0 - self.value, interval=(0 - high, 0 - low)
-        )
+        return replace(self, first=self.second, second=self.first, value=0 - self.value, interval=(0 - high, 0 - low))
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero, so that one of the two can be called better."""
+        """Whether one of the two can be called better: the interval leaves out zero, and the images are not too few."""
         low, high = self.interval
-        return low > 0 or high < 0
+        return self.images >= FEWEST and (low > ROUNDING or high < -ROUNDING)
 
 
 @dataclass(frozen=True, kw_only=True)

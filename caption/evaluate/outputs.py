@@ -6,6 +6,7 @@ A file is replaced only if it holds what this program wrote. A new format is its
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -61,7 +62,7 @@ def write_json(evaluation: Evaluation, stream: TextIO) -> None:
     """Write one object, or with several captioners an object by name of such objects."""
     objects = {one.name: _object(one, evaluation) for one in evaluation.evaluated}
     content = next(iter(objects.values())) if len(objects) == 1 else objects
-    stream.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    stream.write(json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
 
 
 def write_csv(evaluation: Evaluation, stream: TextIO) -> None:
@@ -73,7 +74,7 @@ def write_csv(evaluation: Evaluation, stream: TextIO) -> None:
     for one in evaluation.evaluated:
         figures = [one.scores[name].images.tolist() for name in names]
         for identifier, caption, *values in zip(one.ids, one.captions, *figures, strict=True):
-            rows.writerow([*([one.name] if several else []), identifier, caption, *values])
+            rows.writerow([*([one.name] if several else []), identifier, caption, *map(_known, values)])
 
 
 def _write_table(evaluation: Evaluation, stream: TextIO) -> None:
@@ -95,8 +96,8 @@ def _object(one: Evaluated, evaluation: Evaluation) -> dict[str, Any]:
     for found in evaluation.differences:
         if found.second == one.name:
             differences.setdefault(found.first, {})[found.metric] = {
-                "value": found.turned().value,
-                "interval": list(found.turned().interval),
+                "value": _known(found.turned().value),
+                "interval": _known_interval(found.turned().interval),
                 "clear": found.is_clear,
             }
     return {
@@ -110,11 +111,20 @@ def _object(one: Evaluated, evaluation: Evaluation) -> dict[str, Any]:
 
 def _figures(one: Evaluated) -> dict[str, Any]:
     return {
-        **{name: score.corpus for name, score in one.scores.items()},
-        "intervals": {name: list(interval) for name, interval in one.intervals.items()},
+        **{name: _known(score.corpus) for name, score in one.scores.items()},
+        "intervals": {name: _known_interval(interval) for name, interval in one.intervals.items()},
         "images": len(one.ids),
         "text": one.text,
     }
+
+
+def _known(figure: float) -> float | None:
+    """Return a figure, or None for NaN, which JSON does not have: SPICE is NaN where the toolkit's parser fails."""
+    return figure if math.isfinite(figure) else None
+
+
+def _known_interval(interval: tuple[float, float]) -> list[float] | None:
+    return list(interval) if all(map(math.isfinite, interval)) else None
 
 
 def _is_page(file: Path) -> bool:

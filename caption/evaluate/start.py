@@ -182,6 +182,7 @@ def _differences(evaluated: Sequence[Evaluated]) -> list[Difference]:
             first=first.name,
             second=other.name,
             metric=metric,
+            images=len(first.ids),
             value=score.corpus - other.scores[metric].corpus,
             interval=difference_interval(score, other.scores[metric]),
         )

@@ -11,6 +11,7 @@ Figures have the scale of the COCO toolkit: BLEU and ROUGE-L end at 1, and CIDEr
 """
 
 import io
+import math
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -18,10 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clipcap.caption.evaluate.base import Difference, Evaluated, Evaluation
+from clipcap.caption.evaluate.base import FEWEST, Difference, Evaluated, Evaluation
 from clipcap.data.command.progress import plural
 
 WIDE = 10_000  # columns of a pipe, where nothing is folded
+UNKNOWN = "not known"
 GAP = 2  # columns between two columns of the table
 INTRODUCTION = "in brackets the 95 % interval over samples of the images"
 _TEXT = {
@@ -66,6 +68,8 @@ def write_table(evaluation: Evaluation, stream: TextIO) -> None:
     console.print(table)
     if evaluation.differences:
         note = f"difference: to {first.name}, of the captioner in the column before it; * its interval leaves out zero"
+        if len(first.ids) < FEWEST:
+            note += f", which takes at least {FEWEST} images"
         console.print(f"\n{note}", markup=False)
     if not terminal:  # rich fills the lines of a table with spaces
         drawn.seek(0)
@@ -80,29 +84,29 @@ def _width(cells: Sequence[str]) -> int:
 def _add_column(table: Table, captioner: Evaluated, style: str = "") -> list[str]:
     """Add the header of a captioner, and return its cells."""
     table.add_column(Text(captioner.name, overflow="fold"), style=style, overflow="fold")
-    figures = [f"{score.corpus:.3f} {_interval(captioner.intervals[name])}" for name, score in captioner.scores.items()]
+    figures = [_figure(score.corpus, captioner.intervals[name]) for name, score in captioner.scores.items()]
     return figures + [_text_figure(name, value) for name, value in captioner.text.items()]
 
 
 def _difference_column(captioner: Evaluated, first: Evaluated, differences: Sequence[Difference]) -> list[str]:
     """Return the cells with how far a captioner is ahead of the first one."""
     found = {one.metric: one.turned() for one in differences if (one.first, one.second) == (first.name, captioner.name)}
-    cells = []
-    for name in captioner.scores:
-        low, high = found[name].interval
-        mark = "*" if found[name].is_clear else ""
-        cells.append(f"{found[name].value:+.3f}{mark} [{low:+.3f}, {high:+.3f}]")
+    shown = [found[name] for name in captioner.scores]
+    cells = [_figure(one.value, one.interval, "+", "*" if one.is_clear else "") for one in shown]
     return cells + [""] * len(captioner.text)
 
 
-def _interval(interval: tuple[float, float]) -> str:
+def _figure(figure: float, interval: tuple[float, float], sign: str = "", mark: str = "") -> str:
+    """Write a figure with its interval; `sign` is a plus where positive numbers shall have one."""
+    if not math.isfinite(figure):  # SPICE is NaN where the toolkit's parser fails
+        return UNKNOWN
     low, high = interval
-    return f"[{low:.3f}, {high:.3f}]"
+    return f"{figure:{sign}.3f}{mark} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _text_figure(name: str, value: float | int | None) -> str:
     if value is None:
-        return "not known"
+        return UNKNOWN
     if name == "in_training":
         return f"{value:.1%}"
     return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"

@@ -8,13 +8,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from runs import interrupt_in
 
 import clipcap
-from clipcap.caption.evaluate import evaluate, start
+from clipcap.caption.evaluate import evaluate, figures, start
+from clipcap.caption.evaluate.base import Difference
 from clipcap.caption.evaluate.baseline import nearest_captions
 from clipcap.caption.evaluate.captioners import CaptionedImages, caption_cache, common_places
 from clipcap.caption.evaluate.figures import describe_text
@@ -23,6 +25,7 @@ from clipcap.caption.evaluate.table import write_table
 from clipcap.caption.settings import CaptionerSettings
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import UsageError
+from clipcap.data.metrics import mean_score
 from clipcap.data.metrics.clipscore import clipscore
 from clipcap.precompute.text_tower import load_text_tower
 from small_world import Run
@@ -44,6 +47,18 @@ def write(folder: Path, **files: Any) -> dict[str, Path]:
         results = [{"image_id": key, "caption": text} for key, text in content.items()]
         (folder / f"{name}.json").write_text(json.dumps(content if name == "references" else results))
     return {name: folder / f"{name}.json" for name in files}
+
+
+def doubled(content: dict[str, Any]) -> dict[str, Any]:
+    """The same captions or references of twice as many images."""
+    return {**content, **{f"{name}0": value for name, value in content.items()}}
+
+
+@pytest.fixture
+def more(tmp_path: Path) -> dict[str, Path]:
+    """Eight images, enough for one captioner to be clearly better."""
+    (tmp_path / "more").mkdir()
+    return write(tmp_path / "more", good=doubled(GOOD), bad=doubled(BAD), references=doubled(REFERENCES))
 
 
 @pytest.fixture
@@ -81,13 +96,13 @@ def test_one_captioner_is_one_object(run: Run, given: dict[str, Path]) -> None:
     assert found["text"] == text
 
 
-def test_several_captioners_are_objects_by_name_with_differences_to_the_first(run: Run, given: dict[str, Path]) -> None:
-    several = ["--predictions", given["bad"], "--predictions", given["good"], "--references", given["references"]]
+def test_several_captioners_are_objects_by_name_with_differences_to_the_first(run: Run, more: dict[str, Path]) -> None:
+    several = ["--predictions", more["bad"], "--predictions", more["good"], "--references", more["references"]]
     found = json.loads(run("evaluate", *several, "--json").out)
-    bad, good = found[str(given["bad"])], found[str(given["good"])]
-    assert list(found) == [str(given["bad"]), str(given["good"])]
+    bad, good = found[str(more["bad"])], found[str(more["good"])]
+    assert list(found) == [str(more["bad"]), str(more["good"])]
     assert bad["differences"] == {}
-    differences = good["differences"][str(given["bad"])]
+    differences = good["differences"][str(more["bad"])]
     assert list(differences) == CORE
     for name, one in differences.items():
         assert one["value"] == pytest.approx(good[name] - bad[name]) and one["value"] > 0
@@ -110,14 +125,48 @@ def test_a_captioner_against_itself_has_no_difference_and_no_mark(
     assert "0*" not in table
 
 
-def test_the_better_captioner_is_marked_in_the_table(run: Run, given: dict[str, Path]) -> None:
+def test_of_few_images_no_captioner_is_clearly_better(run: Run, given: dict[str, Path]) -> None:
+    """Each of four images favours the same captioner, which happens by chance once in eight times."""
     several = ["--predictions", given["bad"], "--predictions", given["good"], "--references", given["references"]]
+    (one,) = json.loads(run("evaluate", *several, "--json").out)[str(given["good"])]["differences"].values()
+    assert one["ROUGE_L"]["interval"][0] > 0
+    assert not any(difference["clear"] for difference in one.values())
+    assert "0*" not in run("evaluate", *several).out
+
+
+def test_a_difference_that_rounding_explains_is_not_clear() -> None:
+    """BERTScore of one caption differs by 1e-8 or so where it is encoded beside other captions."""
+    known = {"first": "a", "second": "b", "metric": "BERTScore", "value": 0.01}
+    assert not Difference(**known, images=1000, interval=(2e-8, 0.02)).is_clear
+    assert not Difference(**known, images=1000, interval=(-0.02, -2e-8)).is_clear
+    assert Difference(**known, images=1000, interval=(2e-4, 0.02)).is_clear
+
+
+def test_a_figure_that_is_not_a_number_is_null_in_json_and_empty_in_csv(
+    run: Run, given: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPICE of the toolkit is NaN where its parser fails; JSON has no NaN."""
+    nan = mean_score(np.array([np.nan, 1, 1, 1]))
+    monkeypatch.setitem(figures.EXTRA, "spice", lambda sources: lambda captions, images: {"SPICE": nan})
+    several = ["--predictions", given["bad"], "--predictions", given["good"], "--references", given["references"]]
+    result = run("evaluate", *several, "--metric", "spice", "--json")
+    found = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    good = found[str(given["good"])]
+    assert (good["SPICE"], good["intervals"]["SPICE"]) == (None, None)
+    assert good["differences"][str(given["bad"])]["SPICE"] == {"value": None, "interval": None, "clear": False}
+    rows = list(csv.DictReader(io.StringIO(run("evaluate", *several, "--metric", "spice", "--csv").out)))
+    assert [row["SPICE"] for row in rows] == 2 * ["", "1.0", "1.0", "1.0"]
+    assert "nan" not in run("evaluate", *several, "--metric", "spice").out
+
+
+def test_the_better_captioner_is_marked_in_the_table(run: Run, more: dict[str, Path]) -> None:
+    several = ["--predictions", more["bad"], "--predictions", more["good"], "--references", more["references"]]
     result = run("evaluate", *several)
     assert (result.status, result.err) == (0, "")
     (row,) = [line for line in result.out.splitlines() if line.startswith("ROUGE_L")]
     assert re.search(r"\+0\.\d\d\d\* \[\+0\.\d\d\d, \+0\.\d\d\d\]$", row)
     assert all(line == line.rstrip() and "\x1b" not in line for line in result.out.splitlines())
-    assert str(given["good"]) in result.out and "4 images" in result.out
+    assert str(more["good"]) in result.out and "8 images" in result.out
 
 
 def test_csv_has_a_row_for_each_image(run: Run, given: dict[str, Path]) -> None:
