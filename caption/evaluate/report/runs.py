@@ -13,8 +13,6 @@ from clipcap.caption.evaluate.base import Evaluated
 from clipcap.caption.evaluate.report.charts import Curve, line_chart
 from clipcap.data.errors import ClipCapError
 
-# What lines of metrics.jsonl hold besides the figures of captions.
-_OTHERS = {"step", "epoch", "train_loss", "val_loss", "image_gap", "lr", "captions_per_second"}
 _SIZES = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
 
 Facts = list[tuple[str, str]]
@@ -121,8 +119,8 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def _charts(lines: Sequence[dict[str, Any]]) -> list[tuple[str, Markup]]:
-    validations = [line for line in lines if "val_loss" in line]
-    metrics = dict.fromkeys(name for line in validations for name in line if name not in _OTHERS)
+    validated = dict.fromkeys(name for line in lines for name in line if name.startswith("val_"))
+    metrics = [name.removeprefix("val_") for name in validated if name != "val_loss"]  # as `metric` of training chose
     panels: list[tuple[str, list[Curve]]] = [
         (
             "Loss, nats per token",
@@ -133,7 +131,7 @@ def _charts(lines: Sequence[dict[str, Any]]) -> list[tuple[str, Markup]]:
         ),
         ("Image gap, nats per token", [Curve(name="image gap", points=_points(lines, "image_gap"), dots=True)]),
         *(
-            (f"{name}, validation", [Curve(name=name, points=_points(validations, name), dots=True)])
+            (f"{name} of validation captions", [Curve(name=name, points=_points(lines, f"val_{name}"), dots=True)])
             for name in metrics
         ),
         ("Learning rate", [Curve(name="learning rate", points=_points(lines, "lr"))]),

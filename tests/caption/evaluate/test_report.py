@@ -25,6 +25,8 @@ from clipcap.caption.evaluate.report.thumbnails import LONG_SIDE, thumbnail
 from clipcap.data.errors import ClipCapError
 from clipcap.data.metrics.base import mean_score
 from clipcap.data.metrics.published import FLICKR8K_TEST
+from clipcap.train.run.folder import RunFolder
+from clipcap.train.run.reporting import Reporter
 
 DAY = datetime.date(2026, 11, 24)
 VOID = {"meta", "img", "wbr", "br", "link", "hr", "input", "line", "circle", "polyline"}
@@ -172,7 +174,7 @@ def test_whatever_captions_names_and_settings_hold_is_shown_as_text(tmp_path: Pa
     checkpoint = tmp_path / "best"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "val_loss": 1.0, EVIL: 0.5}))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "val_loss": 1.0, f"val_{EVIL}": 0.5}))
     one = make_captioner(
         name,
         [1.0, 1.0, 1.0],
@@ -332,15 +334,19 @@ def test_curves_of_a_run_are_drawn_from_the_whole_lines_of_its_metrics(tmp_path:
     lines: list[dict[str, Any]] = [
         {"step": step, "train_loss": 3 - step / 1000, "lr": 1e-3} for step in range(50, 1001, 50)
     ]
-    lines += [{"step": 500, "val_loss": 2.0, "image_gap": 0.5, "cider": 0.25, "samples": [{"path": "x"}]}]
-    lines += [{"step": 1000, "val_loss": 1.75, "image_gap": 1.25, "cider": 0.75}]
+    lines += [{"step": 500, "val_loss": 2.0, "image_gap": 0.5, "samples": [{"path": "x"}]}]
+    lines += [{"step": 1000, "val_loss": 1.75, "image_gap": 1.25}]
     lines += [{"step": 1050, "train_loss": float("nan")}]
     text = "\n".join(map(json.dumps, lines)) + '\n[1]\n{"step": 1100, "train_l'
-    (tmp_path / "run/metrics.jsonl").write_text(text)
+    reporter = Reporter(RunFolder(tmp_path / "run"), writes=True)
+    for epoch, score in ((1, 0.25), (2, 0.75)):
+        reporter.score("cider", score, step=500 * epoch, epoch=epoch, best=True)
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write(text)
     _, page = written(make_evaluation(evaluated=[make_captioner("best", [1.0], checkpoint=checkpoint)]), tmp_path)
     labels = [attributes["aria-label"] for tag, attributes in page.tags if attributes.get("role") == "img"]
     assert "Loss, nats per token: training ends at 2; validation ends at 1.75." in labels
-    assert "cider, validation: cider ends at 0.75." in labels
+    assert "cider of validation captions: cider ends at 0.75." in labels
     assert "Image gap: 1.250 nats per token" in page.text
     assert not [label for label in labels if label and "samples" in label]
 
