@@ -136,7 +136,7 @@ def test_of_few_images_no_captioner_is_clearly_better(run: Run, given: dict[str,
 
 def test_a_difference_that_rounding_explains_is_not_clear() -> None:
     """BERTScore of one caption differs by 1e-8 or so where it is encoded beside other captions."""
-    known = {"first": "a", "second": "b", "metric": "BERTScore", "value": 0.01}
+    known: dict[str, Any] = {"first": "a", "second": "b", "metric": "BERTScore", "value": 0.01}
     assert not Difference(**known, images=1000, interval=(2e-8, 0.02)).is_clear
     assert not Difference(**known, images=1000, interval=(-0.02, -2e-8)).is_clear
     assert Difference(**known, images=1000, interval=(2e-4, 0.02)).is_clear
