@@ -86,11 +86,10 @@ def _prepare_clipscore(sources: Sources) -> Scorer:
 
 
 def _prepare_bertscore(sources: Sources) -> Scorer:
-    from clipcap.data.metrics.bertscore import bertscore
+    from clipcap.data.metrics.bertscore import BertScorer
 
-    device = sources.settings.device
-    bertscore(["a dog"], [["a dog"]], device=device)  # what is missing is an early error
-    return lambda captions, images: bertscore(captions, images.references, device=device)
+    scorer = BertScorer(device=sources.settings.device)
+    return lambda captions, images: scorer(captions, images.references)
 
 
 EXTRA: dict[str, Callable[[Sources], Scorer]] = {

@@ -66,17 +66,8 @@ def bertscore(
             known layer, or fewer layers; or this machine has no such device.
         ModelError: the model cannot be loaded.
     """
-    import numpy as np
-
     check_pairs(captions, references)
-    encoder = _Encoder(model, layers, device)
-    values: list[float] = []
-    for start in range(0, len(captions), BLOCK):
-        block = list(zip(captions[start : start + BLOCK], references[start : start + BLOCK], strict=True))
-        texts = encoder.encode({text.strip() for caption, some in block for text in (caption, *some)})
-        for caption, some in block:
-            values.append(max(_f_score(texts[caption.strip()], texts[text.strip()]) for text in some))
-    return {"BERTScore": mean_score(np.array(values, np.float64))}
+    return BertScorer(model, layers, device)(captions, references)
 
 
 def _f_score(caption: _Text, reference: _Text) -> float:
@@ -91,19 +82,36 @@ def _f_score(caption: _Text, reference: _Text) -> float:
     return float(2 * precision * recall / (precision + recall))
 
 
-class _Encoder:
-    """The first layers of a BERT, and its tokenizer."""
+class BertScorer:
+    """Computes BERTScore with a model that is loaded once.
 
-    def __init__(self, name: str, layers: int | None, device: str) -> None:
+    Args:
+        model, layers, device: as for `bertscore`, which describes the errors too.
+    """
+
+    def __init__(self, model: str = MODEL, layers: int | None = None, device: str = "auto") -> None:
         if layers is None:
-            layers = LAYERS.get(Path(name).name)
+            layers = LAYERS.get(Path(model).name)
         if layers is None:
-            raise UsageError(f"`layers` of {name} are not known; give them, or a model of {', '.join(LAYERS)}")
+            raise UsageError(f"`layers` of {model} are not known; give them, or a model of {', '.join(LAYERS)}")
         self.device = choose_device(device)
-        self.tokenizer, self.model = _load(name, layers)
+        self.tokenizer, self.model = _load(model, layers)
         self.model.to(self.device)
 
-    def encode(self, texts: set[str]) -> dict[str, _Text]:
+    def __call__(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
+        """Compute BERTScore of N captions, as `bertscore` does."""
+        import numpy as np
+
+        check_pairs(captions, references)
+        values: list[float] = []
+        for start in range(0, len(captions), BLOCK):
+            block = list(zip(captions[start : start + BLOCK], references[start : start + BLOCK], strict=True))
+            texts = self._encode({text.strip() for caption, some in block for text in (caption, *some)})
+            for caption, some in block:
+                values.append(max(_f_score(texts[caption.strip()], texts[text.strip()]) for text in some))
+        return {"BERTScore": mean_score(np.array(values, np.float64))}
+
+    def _encode(self, texts: set[str]) -> dict[str, _Text]:
         """Embed texts, batches of about equal length after each other."""
         import torch
         from torch.nn.functional import normalize

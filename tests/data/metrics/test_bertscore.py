@@ -10,7 +10,7 @@ import pytest
 
 from clipcap.data.errors import ModelError, UsageError
 from clipcap.data.metrics import bertscore as module
-from clipcap.data.metrics.bertscore import bertscore
+from clipcap.data.metrics.bertscore import BertScorer, bertscore
 from clipcap.data.metrics.bootstrap import interval
 
 CAPTIONS = ["a dog runs", "the cat", "", "two dogs on  a sofa ", "a cat"]
@@ -80,6 +80,14 @@ def test_batches_and_blocks_change_nothing(model: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "BLOCK", 2)
     score = bertscore(CAPTIONS, REFERENCES, str(model), 2)["BERTScore"]
     np.testing.assert_allclose(score.images, EXPECTED[model.name], rtol=0, atol=1e-6)
+
+
+def test_a_scorer_loads_its_model_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = BertScorer(str(model), 2)
+    monkeypatch.setattr(module, "_load", lambda *_: pytest.fail("the model was loaded again"))
+    for order in (1, -1):
+        score = scorer(CAPTIONS[::order], REFERENCES[::order])["BERTScore"]
+        np.testing.assert_allclose(score.images, EXPECTED[model.name][::order], rtol=0, atol=1e-6)
 
 
 def test_a_text_longer_than_the_model_is_cut(model: Path) -> None:
