@@ -123,7 +123,7 @@ def common_places(captioned: Sequence[CaptionedImages], images: Sequence[Referen
 
 
 def _names(predicted: Sequence[Predictions]) -> list[str]:
-    """The name of the model where a file names it, else the file; with both where that is not enough."""
+    """Name captioners by the model where a file names it, else by the file, and by both where models have one name."""
     short = [one.model or str(one.path) for one in predicted]
     return [
         f"{one.path} [{one.model}]" if one.model and short.count(name) > 1 else name
@@ -132,7 +132,7 @@ def _names(predicted: Sequence[Predictions]) -> list[str]:
 
 
 def _row_ids(cache: Path, split: str | None) -> list[str]:
-    """The ids of the rows of a split, in the order in which they are captioned."""
+    """Return the ids of the rows of a split, in the order in which they are captioned."""
     number = None if split is None else SPLITS.index(split)
     return [
         identifier

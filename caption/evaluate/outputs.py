@@ -91,7 +91,7 @@ FORMATS: dict[str, Callable[[Evaluation, TextIO], None]] = {
 
 
 def _object(one: Evaluated, evaluation: Evaluation) -> dict[str, Any]:
-    """The figures of a captioner as JSON has them; its differences are its figures minus those of the first one."""
+    """Return the JSON object of a captioner; its differences are its figures minus those of the first one."""
     differences: dict[str, dict[str, Any]] = {}
     for found in evaluation.differences:
         if found.second == one.name:
@@ -128,7 +128,7 @@ def _known_interval(interval: tuple[float, float]) -> list[float] | None:
 
 
 def _is_page(file: Path) -> bool:
-    """Whether a file begins as a page of HTML, as ours do."""
+    """Return whether a file begins as a page of HTML, as ours do."""
     try:
         with file.open("rb") as stream:
             return stream.read(64).lstrip().lower().startswith(b"<!doctype html")
@@ -137,7 +137,7 @@ def _is_page(file: Path) -> bool:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether a file holds an evaluation in one of the formats."""
+    """Return whether a file holds an evaluation in one of the formats."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -174,7 +174,7 @@ def _entry(where: str, value: Any, number: int) -> _Entry:
 
 
 def _identifier(where: str, value: Any) -> str:
-    """The id of an image as text; 391895.0, as some programs write numbers of a table, is 391895."""
+    """Return the id of an image as text; 391895.0, as some programs write numbers of a table, is 391895."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":

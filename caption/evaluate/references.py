@@ -53,7 +53,7 @@ class References:
     notes: tuple[str, ...] = ()
 
     def splits(self) -> list[str]:
-        """The splits of the images, in the order of `SPLITS`."""
+        """Return the splits of the images, in the order of `SPLITS`."""
         present = {image.split for image in self.images}
         return [split for split in SPLITS if split in present]
 
@@ -139,7 +139,7 @@ def _find_root(cache: Path, images: list[Reference]) -> Path | None:
 
 
 def _written(captions: Iterable[str]) -> list[str]:
-    """The captions that are not blank."""
+    """Return the captions that are not blank."""
     return [caption for caption in captions if caption.strip()]
 
 
@@ -151,7 +151,7 @@ def _existing(file: Path) -> Path | None:
 
 
 def _json_object(path: Path) -> dict[str, Any] | None:
-    """The content of a file that is one JSON object, and not a file that a reader recognises by its name."""
+    """Read a file that is one JSON object, and not a file that a reader recognises by its name."""
     if not path.is_file() or path.suffix.lower() == ".jsonl":
         return None
     if any(READERS[name].matches(path) for name in ("coco", "karpathy")):

@@ -161,7 +161,7 @@ def _tokenise(captions: Sequence[str]) -> set[str]:
 
 
 def _copied_captions(cache: Path, split: str, ids: Sequence[str]) -> dict[str, list[str]]:
-    """The captions of the baselines by their names: those of the nearest training image. None without such images."""
+    """Return the captions of the baselines by their names: none where there are no training images."""
     from clipcap.caption.evaluate.baseline import nearest_captions
 
     logger.info("searching the nearest training image of each image, whose captions are the baseline")
@@ -222,6 +222,6 @@ def _choose_inputs(
 
 
 def _training_captions(known: References, split: str | None) -> list[str] | None:
-    """The captions of the training split; None if there is none, or if it is the one that is evaluated."""
+    """Return the captions of the training split; None if there is none, or if it is the one that is evaluated."""
     captions = [text for image in known.images if image.split == TRAIN for text in image.captions]
     return captions if captions and split != TRAIN else None

@@ -77,7 +77,7 @@ def write_table(evaluation: Evaluation, stream: TextIO) -> None:
 
 
 def _width(cells: Sequence[str]) -> int:
-    """The width of a column with the gap after it; a cell may have several lines."""
+    """Return the width of a column with the gap after it; a cell may have several lines."""
     return max(len(line) for cell in cells for line in cell.split("\n")) + GAP
 
 

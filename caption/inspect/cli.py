@@ -70,12 +70,16 @@ def inspect(
     from clipcap.caption.inspect.describe import inspect as describe
     from clipcap.caption.inspect.export import export as write
 
+    if export is not None and doctor:
+        from clipcap.data.errors import UsageError
+
+        raise UsageError("`export` writes a file and the `doctor` examines one; give one of the two")
     if export is not None:
         system, file = export
         print(write(path, system, file))
         return
     if doctor or cache is not None:
-        _examine(path, cache, doctor, as_json)
+        _examine(path, cache, doctor=doctor, verify=verify, as_json=as_json)
         return
     facts = describe(path, verify=verify)
     if as_json:
@@ -84,7 +88,7 @@ def inspect(
         _print_facts(facts)
 
 
-def _examine(path: Path, cache: Path | None, doctor: bool, as_json: bool) -> None:
+def _examine(path: Path, cache: Path | None, *, doctor: bool, verify: bool, as_json: bool) -> None:
     """Print what the doctor finds; exit with status 3 if there are findings."""
     from dataclasses import asdict, replace
 
@@ -96,7 +100,7 @@ def _examine(path: Path, cache: Path | None, doctor: bool, as_json: bool) -> Non
 
     if not doctor:
         raise UsageError("`cache` is for the `doctor`; give both")
-    is_cache = describe(path)["kind"].startswith("cache")
+    is_cache = describe(path, verify=verify)["kind"].startswith("cache")
     if is_cache and cache is not None:
         raise UsageError(f"`cache` is for checkpoints, and {path} is a cache; leave `cache` out")
     findings, facts = examine_cache(path) if is_cache else examine_checkpoint(path, cache)
@@ -131,7 +135,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 
 def _as_text(value: Any) -> str:
-    """A dict as an indented block, anything else on the same line."""
+    """Return a dict as an indented block, and anything else on the same line."""
     if isinstance(value, dict):
         return "".join(f"\n  {name}: {json.dumps(item, ensure_ascii=False)}" for name, item in value.items())
     if isinstance(value, bool):

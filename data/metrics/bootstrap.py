@@ -35,7 +35,7 @@ def difference_interval(first: Score, second: Score, draws: int = DRAWS, seed: i
 
 
 def _figures(score: Score, draws: int, seed: int) -> "NDArray[np.float64]":
-    """The figure of each draw, (draws,)."""
+    """Compute the figure of each draw, float64 (draws,)."""
     import numpy as np
 
     random, images = np.random.default_rng(seed), len(score.statistics)

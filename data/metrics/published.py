@@ -72,7 +72,7 @@ class KnownSplit:
     def holds(
         self, ids: Sequence[str], split: str | None, source_format: str | None, references: Iterable[int]
     ) -> bool:
-        """Whether a set of images is certainly this split, but for a few images that may be missing."""
+        """Return whether images are certainly those of this split. A few of the split may be missing."""
         named = [self.name.fullmatch(_last(each)) for each in ids]
         by_name = all(named)
         found = named if by_name else [self.identity.fullmatch(_last(each)) for each in ids]
@@ -114,7 +114,7 @@ def published_for(
 
 
 def _last(name: str) -> str:
-    """The last part of a path with slashes of either kind."""
+    """Return the last part of a path with slashes of either kind."""
     return name.replace("\\", "/").rsplit("/", 1)[-1]
 
 

@@ -193,7 +193,7 @@ def _figure(one: Evaluated, metric: str, *, ahead: bool) -> Cell:
 
 
 def _is_ahead(evaluation: Evaluation, one: Evaluated, metric: str) -> bool:
-    """Whether a captioner is clearly ahead of the first one, or, if it is the first one, of all others."""
+    """Return whether a captioner is clearly ahead of the first one, or, if it is the first one, of all others."""
     others = [other for other in evaluation.differences if other.metric == metric]
     as_first = [difference for difference in others if difference.first == one.name]
     if as_first:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcap.caption.inspect.doctor.columns import spaced
 from clipcap.caption.inspect.doctor.content import CacheContent
 from clipcap.caption.inspect.doctor.finding import Facts, Finding, first_examples
 from clipcap.data.command.progress import plural
@@ -105,7 +106,7 @@ def _cut_tokens(content: CacheContent, facts: Facts) -> tuple[Numbers, int, str]
     filled = content.tokens > 0
     last = content.token[content.first_token[1:][filled] - 1]
     end = int(np.bincount(last).argmax()) if len(last) else -1
-    chosen = np.arange(min(ENCODED, len(content.text))) * len(content.text) // min(ENCODED, len(content.text))
+    chosen = spaced(np.arange(len(content.text)), ENCODED)
     encoded, end = _encode(content, chosen, facts, end)
     without_end = np.flatnonzero(filled)[last != end]
     if len(without_end):

@@ -30,7 +30,7 @@ def _wrapped(first: str, text: str) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """A dict as an indented block, anything else on the same line."""
+    """Return a dict as an indented block, and anything else on the same line."""
     if isinstance(value, dict):
         return "".join(f"\n  {str(name).replace('_', ' ')}: {_short(item)}" for name, item in value.items())
     return f" {_short(value)}"

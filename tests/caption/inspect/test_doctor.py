@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -481,6 +482,23 @@ def test_a_cache_is_given_alone_and_with_the_doctor(tmp_path: Path, run: Any, wo
         result = run("inspect", path, "--cache", path, *options)
         assert (result.status, result.out) == (2, "")
     assert str(path) in result.err
+
+
+def test_checksums_are_verified_before_the_examination(tmp_path: Path, run: Any, words_folder: Path) -> None:
+    path = make_world().write(tmp_path, words_folder)
+    with h5py.File(tmp_path / "cache-00001.h5", "r+") as file:
+        file["images/embedding"][3, 5] += 1
+    assert run("inspect", path, "--doctor").status == 0
+    result = run("inspect", path, "--doctor", "--verify")
+    assert (result.status, result.out) == (2, "")
+    assert "cache-00001.h5" in result.err
+
+
+def test_the_doctor_and_an_export_are_asked_for_apart(tmp_path: Path, run: Any, words_folder: Path) -> None:
+    path = make_world(20).write(tmp_path, words_folder)
+    result = run("inspect", path, "--doctor", "--export", "rmokady", tmp_path / "m.pt")
+    assert (result.status, result.out) == (2, "")
+    assert "--export" in result.err and "--doctor" in result.err
 
 
 def write_changed(cache: Path, folder: Path, change: Callable[[np.ndarray[Any, Any]], Any]) -> Path:
