@@ -70,16 +70,11 @@ def inspect(
     from clipcap.caption.inspect.describe import inspect as describe
     from clipcap.caption.inspect.export import export as write
 
-    if export is not None and doctor:
-        from clipcap.data.errors import UsageError
-
-        raise UsageError("`export` writes a file and the `doctor` examines one; give one of the two")
-    if export is not None:
-        system, file = export
-        print(write(path, system, file))
-        return
     if doctor or cache is not None:
-        _examine(path, cache, doctor=doctor, verify=verify, as_json=as_json)
+        _examine(path, cache, export, doctor=doctor, verify=verify, as_json=as_json)
+        return
+    if export is not None:
+        print(write(path, *export))
         return
     facts = describe(path, verify=verify)
     if as_json:
@@ -88,7 +83,15 @@ def inspect(
         _print_facts(facts)
 
 
-def _examine(path: Path, cache: Path | None, *, doctor: bool, verify: bool, as_json: bool) -> None:
+def _examine(
+    path: Path,
+    cache: Path | None,
+    export: tuple[str, Path] | None,
+    *,
+    doctor: bool,
+    verify: bool,
+    as_json: bool,
+) -> None:
     """Print what the doctor finds; exit with status 3 if there are findings."""
     from dataclasses import asdict, replace
 
@@ -100,6 +103,8 @@ def _examine(path: Path, cache: Path | None, *, doctor: bool, verify: bool, as_j
 
     if not doctor:
         raise UsageError("`cache` is for the `doctor`; give both")
+    if export is not None:
+        raise UsageError("`export` writes a checkpoint and the `doctor` examines it; give one of the two")
     is_cache = describe(path, verify=verify)["kind"].startswith("cache")
     if is_cache and cache is not None:
         raise UsageError(f"`cache` is for checkpoints, and {path} is a cache; leave `cache` out")
