@@ -16,10 +16,10 @@ from clipcap.caption import Captioner
 from clipcap.data.cache.index import Cache
 from clipcap.data.metrics import METRICS, tokenize_all
 from clipcap.train import loop, score, validate
-from clipcap.train.checkpoints import Checkpoints
 from clipcap.train.corpus.captions import load_corpora
 from clipcap.train.loop import Trainer
 from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.run.reporting import Reporter
 from clipcap.train.run.trackers import TRACKERS, WeightsAndBiases
 from clipcap.train.score import BackgroundScore
 from small_world import Crash, crash_at, make_coco, small_models
@@ -179,7 +179,7 @@ def test_resume_after_a_crash_at_any_change_of_the_disk_ends_with_the_same_files
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [4, 5, 12])
+@pytest.mark.parametrize("step", [5, 12])
 def test_resume_after_ctrl_c_at_any_step_ends_with_the_same_files(
     tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -205,8 +205,8 @@ def test_resume_after_ctrl_c_at_any_step_ends_with_the_same_files(
     ("owner", "name", "epochs"),
     [
         (loop, "validate", 2),
-        (Checkpoints, "start_score", 2),
-        (Checkpoints, "start_score", 1),
+        (Reporter, "curves", 2),
+        (Reporter, "curves", 1),
         (BackgroundScore, "wait", 1),
     ],
 )
@@ -222,6 +222,23 @@ def test_resume_after_ctrl_c_around_a_score_ends_with_the_same_files(
         assert run("train", *options, "-o", tmp_path / "run").status == 130
     assert run("train", *options, "-o", tmp_path / "run", "--resume").status == 0
     assert_same_files(tmp_path / "undisturbed", tmp_path / "run")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_ctrl_c_between_an_epoch_and_the_next_step_does_not_wait_for_the_score(
+    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    """`last` holds all that is needed to score the epoch again."""
+
+    def hold(self: BackgroundScore, model: ClipCapModel) -> float:
+        assert self._cancelled.wait(20)
+        raise score._CancelledError
+
+    monkeypatch.setattr(BackgroundScore, "_score_of", hold)
+    interrupt_in(monkeypatch, Reporter, "curves")  # right after the score was started
+    result = run("train", *options, "-o", tmp_path / "run", "--epochs", epochs)
+    assert result.status == 130
+    assert json.loads((tmp_path / "run/last/training_state.json").read_text())["score_step"] == 4
 
 
 def test_a_second_ctrl_c_stops_at_once_while_the_thread_works(

@@ -156,6 +156,7 @@ def test_leaving_the_context_stops_the_thread(trainer: Trainer, monkeypatch: pyt
         scores.start(trainer.model)
         assert started.wait(60)
         assert not scores.wait(stopped=lambda: True)
+    assert scores._done.is_set()
     assert score_threads() == []
 
 

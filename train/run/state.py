@@ -62,7 +62,7 @@ def to_files(state: State) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the content of both files for a trainer's `state_dict()`."""
     numbers = {key: state[part][name] for key, (part, name) in _KEYS.items()}
     loop = state["loop"]
-    if loop["best_score"] is not None or loop["score_step"]:
+    if loop["best_score"] is not None or loop["score_step"] is not None:
         numbers.update({key: loop[key] for key in _SCORE_KEYS})
     return state["engine"]["moments"], {"version": VERSION, **numbers}
 
