@@ -30,7 +30,7 @@ class Nearest:
     """For each of the N images of a split, in the order of the cache, captions of the nearest training image.
 
     Attributes:
-        ids, paths: of the N images.
+        ids: of the N images.
         neighbours: the ids of the training images.
         cosine: float32 (N,), of the two embeddings.
         captions: the first caption of the training image.
@@ -38,7 +38,6 @@ class Nearest:
     """
 
     ids: list[str]
-    paths: list[str]
     neighbours: list[str]
     cosine: NDArray[np.float32]
     captions: list[str]
@@ -74,7 +73,6 @@ def nearest_captions(cache: Cache, split: str) -> Nearest | None:
     chosen = consensus(captions)
     return Nearest(
         ids=images.ids,
-        paths=images.paths,
         neighbours=[training.ids[image] for image in found],
         cosine=cosine,
         captions=[captions[i][0] for i in place],
@@ -107,10 +105,9 @@ def consensus(captions: Sequence[Sequence[str]]) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Images:
-    """Images of one split: ids, paths and captions in memory, and the embeddings in their files."""
+    """Images of one split: ids and captions in memory, and the embeddings in their files."""
 
     ids: list[str]
-    paths: list[str]
     captions: list[list[str]]
     stored: StoredEmbeddings
 
@@ -118,7 +115,7 @@ class _Images:
     def read(cls, cache: Cache, split: str, *, captioned: bool) -> "_Images":
         """Read the images of a split; with `captioned` only those that have captions, and else no captions."""
         shards: list[tuple[Path, NDArray[np.int64]]] = []
-        found: list[tuple[str, str, list[str]]] = []
+        found: list[tuple[str, list[str]]] = []
         for shard, tables in zip(cache.shards, cache.tables(embeddings=False), strict=True):
             rows = []
             for row in np.flatnonzero(tables.split == SPLITS.index(split)).tolist():
@@ -126,12 +123,11 @@ class _Images:
                 captions = [text for text in tables.text[first:last] if text.strip()] if captioned else []
                 if captions or not captioned:
                     rows.append(row)
-                    found.append((tables.id[row], tables.path[row], captions))
+                    found.append((tables.id[row], captions))
             shards.append((shard.path, np.array(rows, dtype=np.int64)))
         return cls(
-            ids=[name for name, _, _ in found],
-            paths=[path for _, path, _ in found],
-            captions=[captions for _, _, captions in found],
+            ids=[name for name, _ in found],
+            captions=[captions for _, captions in found],
             stored=StoredEmbeddings(shards, cache.embedding_shape),
         )
 

@@ -21,7 +21,7 @@ INPUT, FIGURES = "What it reads", "Figures"
 EXAMPLES = """
 clipcap-evaluate cache.h5                                          # checkpoints/best on the test split, else val
 clipcap-evaluate cache.h5 --model a/best --model b/best --beams 5  # two models, and their difference
-clipcap-evaluate --predictions results.json --references captions_val2017.json   # anybody's captions
+clipcap-evaluate --predictions results.json --references captions_val2017.json   # captions of any program
 clipcap-evaluate cache.h5 --json -o figures.json                   # the figures as one object, into a file
 clipcap-evaluate cache.h5 --report report.html                     # a page with figures, curves and examples
 """

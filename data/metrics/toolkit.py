@@ -27,6 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipcap.data.command.progress import plural
 from clipcap.data.errors import UsageError, one_line
 from clipcap.data.metrics.base import Score, check_pairs, mean_score
 from clipcap.data.records import storable
@@ -71,7 +72,7 @@ def toolkit_scores(
         "captions": [_one_line(caption) for caption in captions],
         "references": [[_one_line(text) for text in some] for some in references],
     }
-    logger.info("running the COCO toolkit on %s images", f"{len(captions):,}")
+    logger.info(f"running the COCO toolkit on {plural(len(captions), 'image')}")
     try:
         with tempfile.TemporaryDirectory(prefix="clipcap-toolkit-", ignore_cleanup_errors=True) as folder:
             figures = _run(Path(folder), package, request)

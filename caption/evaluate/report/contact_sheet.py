@@ -31,7 +31,7 @@ class Tile:
 
     Attributes:
         name: its id.
-        alt: what the image shows, for those who do not see it: the first reference.
+        alt: the text that a screen reader speaks in place of the image: the first reference.
         image: None where the file was not found or is damaged.
         lines: the captions.
         references: the first ones.

@@ -36,8 +36,8 @@ def published_preprocessing(encoder: str, pretrained: str) -> dict[str, dict[str
     """Return how published weights of an architecture preprocess images, by tag.
 
     Args:
-        encoder, pretrained: as a fingerprint records them. For the tag of published weights, only theirs is returned;
-            for weights from a file or a folder, those of all tags of the architecture, since nothing says which.
+        encoder, pretrained: as a fingerprint records them. For the tag of published weights, only its preprocessing is
+            returned; for weights from a file or a folder, that of all tags of the architecture.
     """
     open_clip = importlib.import_module("open_clip")
     known = open_clip.list_models()
