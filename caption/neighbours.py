@@ -5,6 +5,7 @@ Vectors are read in blocks, so that they may lie in memory or in files. n vector
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,15 @@ class Vectors:
 
     def __len__(self) -> int:
         return len(self.identity)
+
+
+def unit(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale rows (n, d) to length 1, as float32. Those without a direction, zero or not finite, become 0."""
+    exact = rows.astype(np.float32)
+    length = np.linalg.norm(exact, axis=1, keepdims=True)
+    result: NDArray[np.float32] = np.zeros_like(exact)
+    np.divide(exact, length, out=result, where=np.isfinite(length) & (length > 0))
+    return result
 
 
 def nearest(queries: Vectors, keys: Vectors) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcap.caption.neighbours import Vectors, nearest
+from clipcap.caption.neighbours import Vectors, nearest, unit
 from clipcap.data.cache.index import Cache
 from clipcap.data.metrics.cider import ORDER, CiderReferences
 from clipcap.data.metrics.tokenizer import tokenize_all
@@ -138,9 +138,7 @@ class _Images:
 
     def _directions(self, first: int, last: int) -> NDArray[np.float32]:
         """Read the embeddings of images `first` to `last` - 1, scaled to length 1: float32 (last - first, d)."""
-        rows = np.concatenate(list(self._pooled(first, last)))
-        length = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.asarray(np.divide(rows, length, out=np.zeros_like(rows), where=np.isfinite(length) & (length > 0)))
+        return unit(np.concatenate(list(self._pooled(first, last))))
 
     def _pooled(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:
         for start in range(first, last, self.stored.block_images):

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcap.caption.inspect.doctor.alignment import Columns, components, whitened
-from clipcap.caption.inspect.doctor.content import BLOCK, CacheContent, unit
+from clipcap.caption.inspect.doctor.content import BLOCK, CacheContent
+from clipcap.caption.neighbours import unit
 
 PCA_ROWS = 10_000  # rows that the principal components are computed from; more do not change the first 32
 WORDS = 1000  # tokens that captions are compared by: those that tell most about an image

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipcap.caption.neighbours import unit
 from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
 from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import Progress
@@ -203,10 +204,3 @@ def _summarise(block: NDArray[np.float16]) -> dict[str, Any]:
             "constant": alike & ~zero & finite,
             "hash": np.frombuffer(b"".join(digests), dtype="<u8"),
         }
-
-
-def unit(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Return rows (b, d) scaled to length 1, as float32; rows of zeros stay."""
-    exact = rows.astype(np.float32)
-    scaled: NDArray[np.float32] = exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), np.float32(1e-12))
-    return scaled

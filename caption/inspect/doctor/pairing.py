@@ -18,9 +18,10 @@ from clipcap.caption.inspect.doctor.alignment import (
     standing_out,
 )
 from clipcap.caption.inspect.doctor.columns import caption_columns, image_columns, spaced
-from clipcap.caption.inspect.doctor.content import CacheContent, unit
+from clipcap.caption.inspect.doctor.content import CacheContent
 from clipcap.caption.inspect.doctor.finding import Facts, Finding, first_examples
 from clipcap.caption.inspect.doctor.rows import copied_blocks, equal_rows
+from clipcap.caption.neighbours import unit
 from clipcap.data.cache.fingerprint import UNKNOWN
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import ClipCapError

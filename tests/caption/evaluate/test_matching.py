@@ -78,7 +78,7 @@ def test_more_than_half_without_a_partner_is_an_error(predicted: str, known: str
         check_matched("r.json", len(predicted), References(path=Path("refs"), images=references), result, references)
 
 
-def test_half_without_a_partner_is_none() -> None:
+def test_half_without_a_partner_is_no_error() -> None:
     references = images(*"12")
     result = match({"1": "a", "7": "b"}, references)
     check_matched("r.json", 2, References(path=Path("refs"), images=references), result, references)
