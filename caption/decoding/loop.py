@@ -107,7 +107,8 @@ class Continuation:
     def _read(self, inputs: torch.Tensor) -> torch.Tensor:
         """Feed inputs, float (R, t, D), to GPT-2, and return the logits after the last one, float (R, V)."""
         gpt = self.model.gpt
-        output = gpt(inputs_embeds=inputs.to(gpt.dtype), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        # By position, since transformers 5.24 renamed the argument.
+        output = gpt(None, self.cache, inputs_embeds=inputs.to(gpt.dtype), use_cache=True, logits_to_keep=1)
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 

@@ -102,7 +102,7 @@ class ClipCapModel(nn.Module):
         room = self.gpt.config.n_positions - prefix.shape[1]
         options["max_new_tokens"] = min(options["max_new_tokens"], room)
         tokenizer = options.pop("tokenizer", None)
-        tokens = self.gpt.generate(  # type: ignore[misc]
+        tokens = self.gpt.generate(  # type: ignore[misc, unused-ignore]
             inputs_embeds=prefix.to(self.gpt.dtype),
             attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=prefix.device),
             generation_config=GenerationConfig(eos_token_id=end, pad_token_id=end, do_sample=False, **options),
