@@ -30,7 +30,7 @@ from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
 from clipcap.data.pretrained.device import autocast, choose_device, choose_precision
 from clipcap.data.pretrained.tokenizer import encode_captions
-from clipcap.precompute.encoder import Encoder
+from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.images import open_image, to_pixels, to_rgb
 from clipcap.train.foreign import load_foreign
 from clipcap.train.model.captioning import ClipCapModel

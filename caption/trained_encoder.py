@@ -7,7 +7,8 @@ import torch
 
 from clipcap.data.cache.fingerprint import UNKNOWN
 from clipcap.data.errors import CheckpointError
-from clipcap.precompute.encoder import Encoder, load_encoder
+from clipcap.precompute.encoders.base import Encoder
+from clipcap.precompute.encoders.load import load_encoder
 from clipcap.train.model.checkpoint import CheckpointConfig
 
 

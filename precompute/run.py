@@ -20,7 +20,7 @@ from clipcap.data.cache.shard import open_hdf5, read_summary
 from clipcap.data.command.progress import Progress
 from clipcap.data.errors import CacheError, ImageError
 from clipcap.data.records import Record, Source
-from clipcap.precompute.encoder import Encoder
+from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.failures import Failure, Failures
 from clipcap.precompute.images import Decoded, decode_images, open_image
 from clipcap.precompute.output import Output

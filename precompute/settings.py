@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipcap.data.readers import READERS
 from clipcap.data.settings import Settings, device_setting, precision_setting, setting
-from clipcap.precompute.features import FEATURES
+from clipcap.precompute.encoders.clip_features import FEATURES
 
 READING, ENCODER, CAPTIONS = "What it reads", "Encoder", "Captions and splits"
 SPEED, OUTPUT = "Speed and memory", "Output"

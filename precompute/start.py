@@ -26,7 +26,8 @@ from clipcap.data.readers.rows import add_captions
 from clipcap.data.records import Source
 from clipcap.data.splits import draw_splits
 from clipcap.data.version import program_version
-from clipcap.precompute.encoder import load_encoder, quick_gelu_twin
+from clipcap.precompute.encoders.clip import quick_gelu_twin
+from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.failures import Failure, log_failures
 from clipcap.precompute.images import choose_workers
 from clipcap.precompute.imported import import_embeddings, recorded_names

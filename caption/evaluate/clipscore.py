@@ -13,7 +13,7 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.metrics import Score
 from clipcap.data.metrics.clipscore import PREFIX, clipscore
 from clipcap.data.pretrained.device import choose_device
-from clipcap.precompute.text_tower import load_text_tower
+from clipcap.precompute.encoders.clip_text import load_text_tower
 
 
 class ClipScorer:

@@ -10,7 +10,8 @@ caption whose largest one is negative scores 0 here, as their paper has it.
 A cache keeps the embeddings of images in float16. On 100 scenes of the demo, that moves the figure of an image by less
 than 0.0001, and the mean by less than 0.000001.
 
-This module knows nothing of models: `precompute/text_tower.py` encodes the texts. N images, d numbers in an embedding.
+This module knows nothing of models: `precompute/encoders/clip_text.py` encodes the texts. N images, d numbers in an
+embedding.
 
 Source: Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation Metric for Image Captioning" (arXiv:2104.08718).
 """

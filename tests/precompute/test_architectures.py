@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clipcap.precompute.encoder import Encoder, freeze_tower, load_encoder
-from clipcap.precompute.features import FEATURES
+from clipcap.precompute.encoders.base import Encoder
+from clipcap.precompute.encoders.clip import freeze_tower
+from clipcap.precompute.encoders.clip_features import FEATURES
+from clipcap.precompute.encoders.load import load_encoder
 
 CPU = torch.device("cpu")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("all_cores")]

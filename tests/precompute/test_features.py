@@ -13,8 +13,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from clipcap.caption import Captioner
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import UsageError
-from clipcap.precompute.encoder import load_encoder
-from clipcap.precompute.features import patches, pooled, projected
+from clipcap.precompute.encoders.clip_features import patches, pooled, projected
+from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.settings import PrecomputeSettings
 from small_world import small_models
 

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipcap.data.cache.index import Cache
-from clipcap.precompute.encoder import load_encoder
+from clipcap.precompute.encoders.load import load_encoder
 
 pytestmark = pytest.mark.slow
 

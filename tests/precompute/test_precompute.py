@@ -18,7 +18,7 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.cache.shard import ShardTables, read_shard
 from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
-from clipcap.precompute.encoder import Encoder
+from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.settings import PrecomputeSettings
 from clipcap.precompute.start import precompute, understand
 

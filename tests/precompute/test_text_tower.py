@@ -16,9 +16,10 @@ from clipcap.data.demo import dataset
 from clipcap.data.errors import ModelError
 from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
-from clipcap.precompute import text_tower
-from clipcap.precompute.encoder import Encoder, load_encoder
-from clipcap.precompute.text_tower import load_text_tower
+from clipcap.precompute.encoders import clip_text
+from clipcap.precompute.encoders.base import Encoder
+from clipcap.precompute.encoders.clip_text import load_text_tower
+from clipcap.precompute.encoders.load import load_encoder
 from small_world import CAPTIONS
 
 CPU = torch.device("cpu")
@@ -70,7 +71,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_texts_are_encoded_as_open_clip_encodes_them(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_tower, "TEXTS_IN_BATCH", 3)
+    monkeypatch.setattr(clip_text, "TEXTS_IN_BATCH", 3)
     folder = save_model(tmp_path / "model", KINDS[kind])
     tower = load_text_tower(recipe(load_encoder(str(folder), device=CPU)), device=CPU)
     texts = [*CAPTIONS, "A dog &amp; a CAT", LONG, ""]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from clipcap.data.errors import ModelError
-from clipcap.precompute.encoder import load_encoder
+from clipcap.precompute.encoders.load import load_encoder
 
 CPU = torch.device("cpu")
 

@@ -129,7 +129,7 @@ def _z_by_text_tower(
     It is in standard deviations of the mean cosine over all permutations of the captions, which are known exactly.
     """
     from clipcap.data.pretrained.device import choose_device
-    from clipcap.precompute.text_tower import load_text_tower
+    from clipcap.precompute.encoders.clip_text import load_text_tower
 
     rows = spaced(np.flatnonzero(used), COMPARED)
     if content.fingerprint.encoder == UNKNOWN or len(rows) < LEAST_COMPARED:

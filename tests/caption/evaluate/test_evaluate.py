@@ -27,7 +27,7 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.errors import UsageError
 from clipcap.data.metrics import mean_score
 from clipcap.data.metrics.clipscore import clipscore
-from clipcap.precompute.text_tower import load_text_tower
+from clipcap.precompute.encoders.clip_text import load_text_tower
 from small_world import Run
 
 REFERENCES = {

@@ -14,9 +14,9 @@ from clipcap.data.errors import UsageError
 from clipcap.data.metrics.clipscore import PREFIX, clipscore
 from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
-from clipcap.precompute.encoder import load_encoder
+from clipcap.precompute.encoders.clip_text import load_text_tower
+from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.images import to_pixels
-from clipcap.precompute.text_tower import load_text_tower
 
 CPU = torch.device("cpu")
 Vector = Sequence[float]

@@ -15,7 +15,7 @@ from clipcap.data.demo import dataset
 from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS, BUNDLED_LANGUAGE_MODELS, lasting_name
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
-from clipcap.precompute.encoder import load_encoder
+from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.images import to_pixels
 from clipcap.train.model.language_model import load_language_model
 

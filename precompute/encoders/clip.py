@@ -1,11 +1,6 @@
-"""Loads the frozen image tower of a CLIP through open_clip, and encodes batches of images with it.
-
-This module knows nothing of datasets and caches. B images, H x W pixels, d numbers in an embedding, t patches.
-"""
+"""Loads the frozen image tower of a CLIP through open_clip."""
 
 import importlib
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,67 +8,17 @@ import torch
 from torch import nn
 
 from clipcap.data.errors import UsageError
-from clipcap.data.pretrained.device import autocast
 from clipcap.data.pretrained.remote_code import remote_code_refused
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoder_choice import EncoderChoice, choose_encoder, loading_error
-from clipcap.precompute.features import FEATURES, Forward
+from clipcap.precompute.encoders.base import Encoder, preprocessing_steps
+from clipcap.precompute.encoders.clip_choice import EncoderChoice, choose_encoder, loading_error
+from clipcap.precompute.encoders.clip_features import FEATURES
 
 if TYPE_CHECKING:
     from clipcap.precompute.images import Transform
 
 
-@dataclass(kw_only=True)
-class Encoder:
-    """A frozen image encoder and its preprocessing.
-
-    Attributes:
-        name: open_clip's name of the architecture.
-        pretrained: the tag of the weights, or the absolute path of their file.
-        weights_sha256: the hash of the image tower's weights.
-        quick_gelu: whether the tower computes with QuickGELU.
-        preprocess: size (height, width), mean, std, interpolation, resize_mode and fill_color.
-        transform: resizes and crops a PIL image in RGB to `size`.
-        features: `projected`, `pooled` or `patches`.
-        precision: `fp32`, `bf16` or `fp16`.
-    """
-
-    name: str
-    pretrained: str
-    weights_sha256: str
-    quick_gelu: bool
-    preprocess: dict[str, Any]
-    transform: "Transform"
-    features: str
-    precision: str
-    _forward: Forward
-    _device: torch.device
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of an embedding, (d,) or (t, d), found by encoding one black image."""
-        return tuple(self.encode(torch.zeros(1, *self.preprocess["size"], 3, dtype=torch.uint8)).shape[1:])
-
-    @torch.inference_mode()
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Encode images.
-
-        Args:
-            pixels: uint8 (B, H, W, 3), on any device.
-
-        Returns:
-            float32 (B, d), or (B, t, d) for patches, on the CPU, not normalised.
-        """
-        mean = torch.tensor(self.preprocess["mean"], device=self._device).view(3, 1, 1)
-        std = torch.tensor(self.preprocess["std"], device=self._device).view(3, 1, 1)
-        batch = pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, H, W)
-        batch = ((batch.float() / 255) - mean) / std
-        with autocast(self._device, self.precision):
-            embedding = self._forward(batch)
-        return embedding.float().cpu()
-
-
-def load_encoder(
+def load_clip_encoder(
     name: str,
     pretrained: str | None = None,
     *,
@@ -111,7 +56,7 @@ def load_clip(name: str, pretrained: str | None = None, *, quick_gelu: bool = Fa
     """Load both towers of a CLIP: an open_clip model in fp32, on the CPU.
 
     Args:
-        name, pretrained, quick_gelu: as for `load_encoder`.
+        name, pretrained, quick_gelu: as for `load_clip_encoder`.
 
     Returns:
         What was loaded, and the model.
@@ -156,7 +101,7 @@ def freeze_tower(
     Args:
         tower: `model.visual`, with its weights. It is moved and frozen, and loses what `features` leaves out.
         name, pretrained: the attributes of the encoder.
-        device, precision, features: as for `load_encoder`.
+        device, precision, features: as for `load_clip_encoder`.
 
     Raises:
         UsageError: the tower has no features of that kind.
@@ -186,9 +131,6 @@ def freeze_tower(
 
 
 def _image_transform(config: dict[str, Any]) -> "Transform":
-    """Return open_clip's resizing and cropping. Its last two steps, to a normalised tensor, run on the device."""
+    """Return open_clip's resizing and cropping."""
     transforms = importlib.import_module("open_clip.transform")
-    whole = transforms.image_transform_v2(transforms.PreprocessCfg(**config), is_train=False)
-    steps = whole.transforms[:-2]
-    assert [type(step).__name__ for step in whole.transforms[-2:]] == ["MaybeToTensor", "Normalize"], whole
-    return type(whole)(steps)  # type: ignore[no-any-return]
+    return preprocessing_steps(transforms.image_transform_v2(transforms.PreprocessCfg(**config), is_train=False))

@@ -8,8 +8,8 @@ from typing import Any
 from clipcap.data.errors import ModelError, UsageError, one_line
 from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS
 from clipcap.data.pretrained.hub import use_hub_if_reachable
+from clipcap.precompute.encoders.clip_weights_file import weights_file_error
 from clipcap.precompute.settings import DEFAULT_PRETRAINED
-from clipcap.precompute.weights_file import weights_file_error
 
 
 @dataclass(frozen=True, kw_only=True)

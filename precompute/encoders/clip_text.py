@@ -20,8 +20,8 @@ from clipcap.data.pretrained.device import autocast
 from clipcap.data.pretrained.hub import use_hub_if_reachable
 from clipcap.data.pretrained.remote_code import remote_code_refused
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoder import load_clip
-from clipcap.precompute.encoder_choice import EncoderChoice
+from clipcap.precompute.encoders.clip import load_clip
+from clipcap.precompute.encoders.clip_choice import EncoderChoice
 
 TEXTS_IN_BATCH = 256
 Tokenize = Callable[[list[str]], torch.Tensor]  # texts become token ids, int64 (n, context length)
