@@ -11,6 +11,7 @@ from clipcap.precompute.encoders.clip_features import FEATURES
 READING, ENCODER, CAPTIONS = "What it reads", "Encoder", "Captions and splits"
 SPEED, OUTPUT = "Speed and memory", "Output"
 
+TIMM = "timm:"  # how the name of an encoder of timm begins
 DEFAULT_ENCODER = "ViT-B-32"
 DEFAULT_PRETRAINED = "openai"
 DEFAULT_FEATURES = "projected"
@@ -68,22 +69,24 @@ class PrecomputeSettings(Settings):
 
     encoder: str | None = setting(
         None,
-        "CLIP image encoder: open_clip's name of its architecture, a folder that open_clip saved, hf-hub:NAME, or "
-        "demo. For existing embeddings, the encoder that computed them. Default: "
+        "Image encoder: open_clip's name of a CLIP architecture, a folder that open_clip saved, hf-hub:NAME, demo, or "
+        "timm:NAME for a model of timm, such as timm:vit_small_patch14_dinov2. For existing embeddings, the encoder "
+        "that computed them. Default: "
         f"{DEFAULT_ENCODER} for images; for existing embeddings it is recorded as unknown.",
         group=ENCODER, metavar="MODEL",
     )  # fmt: skip
     pretrained: str | None = setting(
         None,
-        f"Weights of the encoder: open_clip's tag, or a file. Default: {DEFAULT_PRETRAINED}, where there is such a "
-        "tag.",
+        f"Weights of the encoder: a tag of open_clip or timm, or a file. Default: for CLIP {DEFAULT_PRETRAINED}, "
+        "where there is such a tag; for timm its own.",
         group=ENCODER, metavar="WEIGHTS",
     )  # fmt: skip
     features: str | None = setting(
         None,
         "What to cache of an image: projected is the embedding that CLIP compares with texts, pooled is the embedding "
         "before its projection, patches are the embeddings of all patches. Default: "
-        f"{DEFAULT_FEATURES}; {', '.join(f'for {name}, {kind}' for name, kind in FEATURES_OF_FORMAT.items())}.",
+        f"{DEFAULT_FEATURES}; for timm, pooled; "
+        f"{', '.join(f'for {name}, {kind}' for name, kind in FEATURES_OF_FORMAT.items())}.",
         group=ENCODER, choices=tuple(FEATURES),
     )  # fmt: skip
     precision: str = precision_setting(ENCODER)
@@ -115,6 +118,8 @@ class PrecomputeSettings(Settings):
 
     def features_for(self, source_format: str) -> str:
         """Return the kind of features to record for a source of this format."""
+        if self.features is None and self.encoder is not None and self.encoder.startswith(TIMM):
+            return "pooled"
         return self.features or FEATURES_OF_FORMAT.get(source_format, DEFAULT_FEATURES)
 
     def shard_size_for(self, embedding_shape: tuple[int, ...]) -> int:

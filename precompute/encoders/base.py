@@ -23,11 +23,12 @@ class Encoder:
     """A frozen image encoder and its preprocessing.
 
     Attributes:
-        name: open_clip's name of the architecture.
+        name: open_clip's name of the architecture; or `timm:` and timm's.
         pretrained: the tag of the weights, or the absolute path of their file.
         weights_sha256: the hash of the image tower's weights.
         quick_gelu: whether the tower computes with QuickGELU.
-        preprocess: size (height, width), mean, std, interpolation, resize_mode and fill_color.
+        preprocess: size (height, width), mean, std and interpolation; of open_clip also resize_mode and fill_color, of
+            timm crop_mode and crop_pct.
         transform: resizes and crops a PIL image in RGB to `size`.
         features: `projected`, `pooled` or `patches`.
         precision: `fp32`, `bf16` or `fp16`.
