@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap.data.cache.fingerprint import Fingerprint
-from clipcap.data.cache.index import Cache, read_fingerprint
+from clipcap.data.cache.index import Cache, read_fingerprint, tokenizer_folder
 from clipcap.data.cache.shard import open_hdf5, read_summary
 from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, UsageError
 from clipcap.data.lock import hold_lock
@@ -48,6 +48,11 @@ class Output:
         if not self.index.parent.is_dir():
             return []
         return sorted(path for path in self.index.parent.iterdir() if pattern.fullmatch(path.name))
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of a tokenizer that was trained for this cache."""
+        return tokenizer_folder(self.index)
 
     def check_writable(self) -> None:
         """Check that files can be written in the folder, or in the nearest one that exists. Nothing is left there.
@@ -111,6 +116,9 @@ class Output:
             self._read_recipe(path, replace_index=True)
         for path in existing:  # the index is the first: without it the cache counts as unfinished
             path.unlink()
+        if (self.tokenizer / "tokenizer.json").is_file():
+            for file in self.tokenizer.glob("*.json"):
+                file.unlink()
 
     def failures(self) -> list[Failure]:
         """Return the failures that the shards of a finished cache record.

@@ -92,8 +92,11 @@ class PrecomputeSettings(Settings):
     precision: str = precision_setting(ENCODER)
 
     tokenizer: str = setting(
-        "gpt2", "Tokenizer of the language model: its name, a folder, or demo.", group=CAPTIONS, metavar="MODEL"
-    )
+        "gpt2",
+        "Tokenizer of the language model: its name, a folder, or demo; new:5000 trains one of so many tokens on the "
+        "training captions.",
+        group=CAPTIONS, metavar="MODEL",
+    )  # fmt: skip
     val_fraction: float = setting(
         0.05,
         "Fraction of the training images to put into a val split, if the dataset has none. 0 draws none.",

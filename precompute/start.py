@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
 from clipcap.data.cache.index import Cache
@@ -20,7 +21,8 @@ from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.pretrained.bundled import lasting_name
 from clipcap.data.pretrained.device import choose_device, choose_precision
-from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
+from clipcap.data.pretrained.new_tokenizer import is_new
+from clipcap.data.pretrained.tokenizer import tokenizer_sha256
 from clipcap.data.readers import Columns, read_source
 from clipcap.data.readers.rows import add_captions
 from clipcap.data.records import Source
@@ -34,10 +36,12 @@ from clipcap.precompute.imported import import_embeddings, recorded_names
 from clipcap.precompute.output import Output
 from clipcap.precompute.run import encode_source
 from clipcap.precompute.settings import DEFAULT_ENCODER, PrecomputeSettings
+from clipcap.precompute.tokenizer import choose_tokenizer, keep_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-Write = Callable[[], list[Failure]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +120,15 @@ def precompute(
         logger.info(note)
     target = Output(Path(output))
     target.check_writable()
-    plan = _plan_encoding if dataset.embedding is None else _plan_import
-    fingerprint, write = plan(dataset, target, settings, settings.seed if drawn else None)
+    make_plan = _plan_encoding if dataset.embedding is None else _plan_import
+    plan = make_plan(dataset, target, settings, settings.seed if drawn else None)
     with target.lock():
         if overwrite:
             target.clear()
-        finished = target.is_finished(fingerprint)
-        failures = _check_finished(target, settings.strict) if finished else write()
+        finished = target.is_finished(plan.fingerprint)
+        if is_new(settings.tokenizer):
+            keep_tokenizer(plan.tokenizer, target.tokenizer)
+        failures = _check_finished(target, settings.strict) if finished else plan.write()
         cache = Cache.open(target.index)
     if not finished:
         log_failures(failures)
@@ -206,10 +212,17 @@ def _check_missing(source: Source, strict: bool) -> None:
     logger.warning(fact)
 
 
-def _plan_encoding(
-    source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None
-) -> tuple[Fingerprint, Write]:
-    """Load the models; return the recipe, and the function that encodes the images."""
+@dataclass(frozen=True)
+class _Plan:
+    """The recipe of a cache, its tokenizer, and the function that writes it and returns what failed."""
+
+    fingerprint: Fingerprint
+    tokenizer: "PreTrainedTokenizerBase"
+    write: Callable[[], list[Failure]]
+
+
+def _plan_encoding(source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None) -> _Plan:
+    """Load the models, and plan to encode the images."""
     name = settings.encoder or DEFAULT_ENCODER
     logger.info(f"{source.root}: {describe(source)}; loading {name}")
     device = choose_device(settings.device)
@@ -219,7 +232,7 @@ def _plan_encoding(
     twin = quick_gelu_twin(encoder)
     if twin is not None:
         logger.info(f"computing with GELU; if OpenAI trained {settings.pretrained}, give the `encoder` {twin}")
-    tokenizer = load_tokenizer(settings.tokenizer)
+    tokenizer = choose_tokenizer(settings.tokenizer, source)
     fingerprint = Fingerprint(
         encoder=encoder.name,
         pretrained=encoder.pretrained,
@@ -249,20 +262,18 @@ def _plan_encoding(
         except KeyboardInterrupt as interrupt:
             raise Interrupted(shards=len(output.shards())) from interrupt
 
-    return fingerprint, write
+    return _Plan(fingerprint, tokenizer, write)
 
 
-def _plan_import(
-    source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None
-) -> tuple[Fingerprint, Write]:
-    """Load the tokenizer; return the recipe, as far as it is known, and the function that writes the cache."""
+def _plan_import(source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None) -> _Plan:
+    """Load the tokenizer, and plan to write the embeddings that exist. Their recipe is known only in part."""
     assert source.embedding is not None
     width = source.embedding.shape[-1]
     encoder, pretrained = recorded_names(settings.encoder, settings.pretrained)
     logger.info(f"{source.root}: {describe(source)}, rows of {width} numbers; encoder: {encoder}")
     if encoder == UNKNOWN:
         logger.info("name the encoder of these rows with `encoder` and `pretrained`, so that images can be captioned")
-    tokenizer = load_tokenizer(settings.tokenizer)
+    tokenizer = choose_tokenizer(settings.tokenizer, source)
     fingerprint = Fingerprint.unchecked(
         encoder=encoder,
         pretrained=pretrained,
@@ -277,7 +288,8 @@ def _plan_import(
         shard_size=settings.shard_size_for((width,)),
         version=program_version(),
     )
-    return fingerprint, partial(import_embeddings, source, output, tokenizer, fingerprint, strict=settings.strict)
+    write = partial(import_embeddings, source, output, tokenizer, fingerprint, strict=settings.strict)
+    return _Plan(fingerprint, tokenizer, write)
 
 
 def _check_finished(output: Output, strict: bool) -> list[Failure]:

@@ -24,6 +24,7 @@ from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.checkpoint import CheckpointConfig, LanguageModelConfig, load_checkpoint
 from clipcap.train.model.find import find_checkpoint
 from clipcap.train.model.language_model import load_language_model, load_own_tokenizer
+from clipcap.train.model.new_language_model import is_new, make_language_model
 from clipcap.train.model.tuning import tune
 from clipcap.train.run.folder import RunFolder
 from clipcap.train.run.reporting import Reporter
@@ -131,9 +132,15 @@ class _Start:
 
 
 def _start_fresh(settings: TrainSettings, cache: Cache) -> _Start:
-    """A mapper with fresh weights, and a pretrained language model."""
-    lm = load_language_model(settings.lm)
-    tokenizer, cached_tokens = _choose_tokenizer(cache, settings.lm)
+    """A mapper with fresh weights, and a language model, pretrained or new."""
+    if is_new(settings.lm):
+        if settings.tune != "all":
+            raise UsageError(f"`lm` {settings.lm} has learned nothing yet; leave `tune` {settings.tune} out")
+        tokenizer, cached_tokens = _choose_tokenizer(cache, settings.lm)
+        lm = make_language_model(settings.lm, tokenizer)
+    else:
+        lm = load_language_model(settings.lm)
+        tokenizer, cached_tokens = _choose_tokenizer(cache, settings.lm)
     mapper = mapper_config(
         settings.mapper,
         embedding_width=cache.fingerprint.width,
@@ -152,9 +159,9 @@ def _start_from_checkpoint(settings: TrainSettings, cache: Cache) -> _Start:
     model: ClipCapModel
     if path.is_file():
         # Such a file has no tokenizer. The cache's is taken if it has as many tokens: both are then GPT-2's.
-        cached = load_tokenizer(cache.fingerprint.tokenizer)
+        cached = load_tokenizer(cache.tokenizer)
         fits = len(cached) == open_foreign(path).lm_config["vocab_size"]
-        model, tokenizer, config = load_foreign(path, tokenizer=cache.fingerprint.tokenizer if fits else None)
+        model, tokenizer, config = load_foreign(path, tokenizer=cache.tokenizer if fits else None)
     else:
         model, tokenizer, config = load_checkpoint(path)
     shape = (cache.patches, cache.fingerprint.width) if cache.patches else (cache.fingerprint.width,)
@@ -190,13 +197,13 @@ def _splits(corpora: dict[str, Corpus], cache: Cache, longest: int) -> tuple[Cor
 
 def _choose_tokenizer(cache: Cache, lm: str) -> "tuple[PreTrainedTokenizerBase, bool]":
     """The language model's tokenizer, and whether it made the cache's tokens."""
-    own = load_own_tokenizer(lm)
-    tokenizer = load_tokenizer(cache.fingerprint.tokenizer) if own is None else own
+    own = None if is_new(lm) else load_own_tokenizer(lm)
+    tokenizer = load_tokenizer(cache.tokenizer) if own is None else own
     same = tokenizer_sha256(tokenizer) == cache.fingerprint.tokenizer_sha256
     if own is None and not same:
         raise CacheError(
-            f"{cache.fingerprint.tokenizer} is no longer the tokenizer that made {cache.path}, and {lm} has none; put "
-            "the tokenizer of the cache into either folder"
+            f"{cache.tokenizer} is no longer the tokenizer that made {cache.path}, and `lm` {lm} has none; put the "
+            "tokenizer of the cache back"
         )
     if not same:
         logger.info(f"{lm} has another tokenizer than the cache: the captions are tokenised again")

@@ -37,8 +37,11 @@ class TrainSettings(Settings):
     mapper_options: Mapping[str, Any] = field(default_factory=dict)
 
     lm: str = setting(
-        "gpt2", "GPT-2 of any size: its name, a folder that transformers saved, or demo.", group=MODEL, metavar="MODEL"
-    )
+        "gpt2",
+        "GPT-2 of any size: its name, a folder that transformers saved, or demo; new:6x384 makes one of 6 layers and "
+        "width 384, which learns from the captions alone.",
+        group=MODEL, metavar="MODEL",
+    )  # fmt: skip
     tune: str = setting(
         "all",
         "Which weights of GPT-2 train: all, none, first+last (first and last block, embeddings and final norm), last:N "

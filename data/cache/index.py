@@ -20,6 +20,7 @@ from clipcap.data.cache.atomic import write_file
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.shard import AGAIN, ShardTables, mark, open_hdf5, read_shard, read_table, table
 from clipcap.data.errors import CacheError, DamagedCacheError
+from clipcap.data.pretrained.new_tokenizer import is_new
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,12 @@ class Cache:
         return sum(shard.tokens for shard in self.shards)
 
     @property
+    def tokenizer(self) -> str:
+        """The tokenizer that made the tokens, as `load_tokenizer` takes it. One trained for the cache is beside it."""
+        recorded = self.fingerprint.tokenizer
+        return str(tokenizer_folder(self.path)) if is_new(recorded) else recorded
+
+    @property
     def embedding_shape(self) -> tuple[int, ...]:
         """Shape of the embedding of one image: (d,), or (t, d) for patches."""
         with open_hdf5(self.shards[0].path) as file:
@@ -143,6 +150,11 @@ class Cache:
                     f"when they were written; delete it and {AGAIN}"
                 )
             yield shard
+
+
+def tokenizer_folder(index: Path) -> Path:
+    """Return where the tokenizer that was trained for a cache is: `cache-tokenizer/` beside `cache.h5`."""
+    return index.with_name(f"{index.stem}-tokenizer")
 
 
 def write_index(path: Path, fingerprint: Fingerprint, shards: list[ShardEntry]) -> None:

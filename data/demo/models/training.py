@@ -29,13 +29,14 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, processors
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from clipcap.data.demo.dataset import make_sample
 from clipcap.data.demo.scenes import BACKGROUNDS, COLOURS, MAX_COUNT, RELATIONS, SHAPES, SIZES, Scene, scenes
 from clipcap.data.demo.wording import OPPOSITE
+from clipcap.data.pretrained.new_tokenizer import END, train_tokenizer
 
 SEED = 1000
 SCENES = 80_000
@@ -46,7 +47,7 @@ LM_STEPS = 1500
 PIXELS = 96
 WIDTH = 512
 PREFIX = 8
-END = "<|endoftext|>"
+TOKENS = 512
 CLIP_CONFIG: dict[str, Any] = {
     "embed_dim": WIDTH,
     "vision_cfg": {"layers": [1, 2, 3, 2], "width": 16, "image_size": PIXELS, "head_width": 64},
@@ -66,7 +67,7 @@ def main() -> None:
     pixels = np.stack([sample[0] for sample in samples])  # uint8 (SCENES, PIXELS, PIXELS, 3)
     captions = [sample[1] for sample in samples]
     labels = torch.tensor([attributes(scene) for scene in scenes(SEED, SCENES)])
-    tokenizer = train_tokenizer(caption for texts in captions for caption in texts)
+    tokenizer = train_tokenizer((caption for texts in captions for caption in texts), TOKENS)
     tokens = tokenize(tokenizer, captions)
     clip = train_clip(pixels, tokens, labels, len(tokenizer))
     save_clip(clip, folder / "demo-clip")
@@ -82,18 +83,6 @@ def draw(number: int) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=90)
     return np.asarray(Image.open(stream).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)), captions
-
-
-def train_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE, as GPT-2 has it, whose last token is end-of-text."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        captions, trainers.BpeTrainer(vocab_size=511, initial_alphabet=alphabet, show_progress=False)
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, bos_token=END)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: Sequence[tuple[str, ...]]) -> torch.Tensor:
