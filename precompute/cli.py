@@ -49,6 +49,14 @@ def precompute(
         bool,
         typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Delete the existing cache, and make it again."),
     ] = False,
+    retokenize: Annotated[
+        bool,
+        typer.Option(
+            "--retokenize",
+            rich_help_panel=OUTPUT,
+            help="Give the finished cache the tokens of the tokenizer that is named; no image is read.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", rich_help_panel=OUTPUT, help="Print what SOURCE is understood to be; write nothing."),
@@ -66,7 +74,7 @@ def precompute(
         _print_dataset(start.understand(source, settings))
         return
     try:
-        result = start.precompute(source, output, settings, overwrite=overwrite)
+        result = start.precompute(source, output, settings, overwrite=overwrite, retokenize=retokenize)
     except start.Interrupted as interrupt:
         how = ", without --overwrite," if overwrite else ""
         logger.info(f"stopped after {plural(interrupt.shards, 'shard')}; run the same command again{how} to continue")

@@ -1,5 +1,6 @@
 """Shards of the cache that stage 1 writes: which records belong to each, their tables, and their files."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,20 +39,30 @@ def build_tables(
     kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
     failed = [(record.path, reason) for record, reason in zip(records, reasons, strict=True) if reason is not None]
     captions = [[text for text in map(storable, record.captions) if text.strip()] for record in kept]
-    texts = [text for group in captions for text in group]
-    tokens = encode_captions(tokenizer, texts)
-    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
-    return ShardTables(
+    tables = ShardTables(
         embedding=embedding,
         id=[storable(record.id) for record in kept],
         path=[storable(record.path) for record in kept],
         split=np.array([SPLITS.index(record.split or "train") for record in kept], dtype=np.uint8),
         first_caption=np.cumsum([0, *(len(group) for group in captions)], dtype=np.int64),
-        text=texts,
-        first_token=np.cumsum([0, *(len(row) for row in tokens)], dtype=np.int64),
-        token=np.array([token for row in tokens for token in row], dtype=dtype),
+        text=[text for group in captions for text in group],
+        first_token=np.zeros(1, np.int64),
+        token=np.zeros(0, np.uint16),
         failure_path=[storable(path) for path, _ in failed],
         failure_reason=[storable(reason) for _, reason in failed],
+    )
+    return with_tokens(tables, tokenizer)
+
+
+def with_tokens(tables: ShardTables, tokenizer: "PreTrainedTokenizerBase") -> ShardTables:
+    """Return the tables with the tokens that a tokenizer makes of their captions."""
+    tokens = encode_captions(tokenizer, tables.text)
+    return replace(
+        tables,
+        first_token=np.cumsum([0, *(len(row) for row in tokens)], dtype=np.int64),
+        token=np.array(
+            [token for row in tokens for token in row], dtype=np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+        ),
     )
 
 

@@ -34,6 +34,7 @@ from clipcap.precompute.failures import Failure, log_failures
 from clipcap.precompute.images import choose_workers
 from clipcap.precompute.imported import import_embeddings, recorded_names
 from clipcap.precompute.output import Output
+from clipcap.precompute.retokenize import retokenize as retokenize_cache
 from clipcap.precompute.run import encode_source
 from clipcap.precompute.settings import DEFAULT_ENCODER, PrecomputeSettings
 from clipcap.precompute.tokenizer import choose_tokenizer, keep_tokenizer
@@ -85,6 +86,7 @@ def precompute(
     settings: PrecomputeSettings | None = None,
     *,
     overwrite: bool = False,
+    retokenize: bool = False,
 ) -> PrecomputeResult:
     """Encode each image of a dataset once, tokenise its captions, and write both to a cache.
 
@@ -103,6 +105,8 @@ def precompute(
         output: the index to write, `NAME.h5`. The shards are written beside it as `NAME-00000.h5`, ...
         settings: by default those of `PrecomputeSettings()`: ViT-B-32, with the tokenizer of GPT-2.
         overwrite: replace the cache at `output`, whatever it was made from.
+        retokenize: give the finished cache at `output` the tokens of the `tokenizer` in the settings, and leave
+            everything else as it is. No image is read.
 
     Raises:
         SourceError: the dataset cannot be read, or more than half of its images cannot; with `strict`, any image.
@@ -115,6 +119,8 @@ def precompute(
     """
     settings = settings or PrecomputeSettings()
     dataset, drawn = _read(Path(source), settings)
+    if retokenize:
+        return _retokenize(dataset, Output(Path(output)), settings.tokenizer)
     _check_missing(dataset, settings.strict)
     for note in dataset.notes:
         logger.info(note)
@@ -132,16 +138,7 @@ def precompute(
         cache = Cache.open(target.index)
     if not finished:
         log_failures(failures)
-    return PrecomputeResult(
-        path=cache.path,
-        images=cache.images,
-        captions=cache.captions,
-        tokens=cache.tokens,
-        shards=len(cache.shards),
-        embedding_shape=cache.embedding_shape,
-        failures=failures,
-        was_finished=finished,
-    )
+    return _result(cache, failures, was_finished=finished)
 
 
 def understand(source: str | Path, settings: PrecomputeSettings | None = None) -> Source:
@@ -180,6 +177,26 @@ def _read(path: Path, settings: PrecomputeSettings) -> tuple[Source, bool]:
     if settings.limit is not None:
         source = source.limited(settings.limit, settings.seed)
     return source, drawn
+
+
+def _result(cache: Cache, failures: list[Failure], *, was_finished: bool) -> PrecomputeResult:
+    return PrecomputeResult(
+        path=cache.path,
+        images=cache.images,
+        captions=cache.captions,
+        tokens=cache.tokens,
+        shards=len(cache.shards),
+        embedding_shape=cache.embedding_shape,
+        failures=failures,
+        was_finished=was_finished,
+    )
+
+
+def _retokenize(source: Source, output: Output, tokenizer: str) -> PrecomputeResult:
+    output.check_writable()
+    with output.lock():
+        cache = retokenize_cache(source, output, tokenizer)
+        return _result(cache, output.failures(), was_finished=True)
 
 
 def _without_missing(source: Source) -> Source:

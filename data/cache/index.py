@@ -70,7 +70,7 @@ class Cache:
             fingerprint = read_fingerprint(path, file)
             if "shards" not in file:
                 return cls(path=path, fingerprint=fingerprint, shards=[describe_shard(real, file)])
-            shards = _read_index(path, real.parent, file)
+            shards = _read_entries(path, real.parent, file)
         for entry in shards:
             if not entry.path.is_file():
                 raise CacheError(
@@ -173,6 +173,18 @@ def write_index(path: Path, fingerprint: Fingerprint, shards: list[ShardEntry]) 
     write_file(path, buffer.getvalue())
 
 
+def read_index(path: Path) -> tuple[Fingerprint, list[ShardEntry]]:
+    """Read what an index lists, without opening a shard.
+
+    Raises:
+        CacheError: it is missing, damaged, of another program or an unknown version, or is a shard.
+    """
+    with open_hdf5(path) as file:
+        if "shards" not in file:
+            raise CacheError(f"{path} is a shard, not the index of a cache; give the cache.h5")
+        return read_fingerprint(path, file), _read_entries(path, path.resolve().parent, file)
+
+
 def describe_shard(path: Path, file: h5py.File) -> ShardEntry:
     """Return the counts and the content hash of an open shard, as an index lists them.
 
@@ -203,7 +215,7 @@ def read_fingerprint(path: Path, file: h5py.File) -> Fingerprint:
         raise DamagedCacheError(f"{path}: {error}; delete it and {AGAIN}") from error
 
 
-def _read_index(path: Path, folder: Path, file: h5py.File) -> list[ShardEntry]:
+def _read_entries(path: Path, folder: Path, file: h5py.File) -> list[ShardEntry]:
     names, sums = read_table(file, "shards/name"), read_table(file, "shards/content")
     counts = [read_table(file, f"shards/{name}").tolist() for name in ("images", "captions", "tokens")]
     rows = list(zip(names, sums, *counts, strict=True))

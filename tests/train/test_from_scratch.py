@@ -1,5 +1,6 @@
 """A tokenizer and a language model made from the captions alone, through all stages."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -14,9 +15,61 @@ from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.new_tokenizer import new_size, train_tokenizer
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer, tokenizer_sha256
 from clipcap.train.model.new_language_model import make_language_model
+from small_world import make_coco
 
 CAPTIONS = ["ein Hund läuft über die Wiese", "zwei Hunde laufen", "ein  Hund\nschläft", "犬が走る"]
 TRAINING = ["--lm", "new:2x64", "--epochs", 2, "--batch-size", 9, "--precision", "fp32", "--device", "cpu"]
+
+
+def test_a_cache_with_new_tokens_is_the_one_that_stage_1_makes(
+    run: Any, coco: Path, tmp_path: Path, clip_folder: Path, tokenizer_folder: Path, index: Path
+) -> None:
+    before = Cache.open(index)
+    fresh = tmp_path / "fresh.h5"
+    for image in coco.glob("*2017/*.jpg"):
+        image.rename(image.with_suffix(".gone"))  # no image is needed
+    changed = run("precompute", coco, "-o", index, "--tokenizer", "new:280", "--retokenize")
+    assert changed.status == 0, changed.err
+    for image in coco.glob("*2017/*.gone"):
+        image.rename(image.with_suffix(".jpg"))
+    made = run("precompute", coco, "-o", fresh, *encoding(clip_folder, 280))
+    assert made.status == 0, made.err
+    one, other = Cache.open(index), Cache.open(fresh)
+    assert one.fingerprint == other.fingerprint != before.fingerprint
+    assert [shard.content for shard in one.shards] == [shard.content for shard in other.shards]
+    assert load_tokenizer(one.tokenizer).get_vocab() == load_tokenizer(other.tokenizer).get_vocab()
+    back = run("precompute", coco, "-o", index, "--tokenizer", "new:300", "--retokenize")
+    assert back.status == 0, back.err
+    assert Cache.open(index).shards == before.shards
+
+
+def test_new_tokens_continue_after_a_crash_and_need_the_same_dataset(
+    run: Any, coco: Path, tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retokenize: Any = importlib.import_module("clipcap.precompute.retokenize")
+
+    store, calls = retokenize.store_tables, []
+
+    def crash(*arguments: Any) -> Any:
+        calls.append(arguments[0])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return store(*arguments)
+
+    monkeypatch.setattr(retokenize, "store_tables", crash)
+    command = ["precompute", coco, "-o", index, "--tokenizer", "new:280", "--retokenize"]
+    assert run(*command).status == 130
+    assert len(calls) == 2
+    again = run(*command)
+    assert again.status == 0, again.err
+    assert len(calls) == 3  # the first shard had its tokens already
+    assert {len(tables.text) for tables in Cache.open(index).tables()} == {30, 18}
+    other = run("precompute", make_coco(tmp_path / "other", train=3), *command[2:])
+    assert other.status == 2
+    assert str(index) in other.err
+    missing = run("precompute", coco, "-o", tmp_path / "none.h5", "--retokenize")
+    assert missing.status == 2
+    assert "none.h5" in missing.err
 
 
 @pytest.fixture
