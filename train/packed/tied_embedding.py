@@ -57,7 +57,10 @@ class _Embed(torch.autograd.Function):
         (token,) = ctx.saved_tensors
         if ctx.shared.gradient is None:
             return upstream.new_zeros(ctx.shape).index_add_(0, token, upstream), None, None
-        # index_add_ would add in an order that changes from run to run on a GPU.
-        ctx.shared.gradient.index_put_((token,), upstream, accumulate=True)
+        # Each of these adds in the same order in every run on its device, and in a changing one on the other.
+        if upstream.device.type == "cpu":
+            ctx.shared.gradient.index_add_(0, token, upstream)
+        else:
+            ctx.shared.gradient.index_put_((token,), upstream, accumulate=True)
         ctx.shared.gradient = None
         return None, None, None
