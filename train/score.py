@@ -15,7 +15,7 @@ import torch
 
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import ClipCapError, one_line
-from clipcap.data.metrics import METRICS, CiderReferences, tokenize_all
+from clipcap.data.metrics import METRICS, Score, tokenize_all
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.validate import SAMPLE_TOKENS, greedy_captions, validation_images
@@ -158,10 +158,8 @@ class BackgroundScore:
         first, last = (np.searchsorted(self.corpus.image, self.images, side) for side in ("left", "right"))
         tokens = iter(tokenize_all([text for a, b in zip(first, last, strict=True) for text in self.corpus.text[a:b]]))
         references = [[next(tokens) for _ in range(count)] for count in (last - first).tolist()]
-        if self.metric == "cider":
-            prepared = CiderReferences(references)
-            return lambda captions: float(prepared.score(captions).mean())
-        return lambda captions: main_figure(self.metric, captions, references)
+        scored = METRICS[self.metric](references)
+        return lambda captions: main_figure(scored(captions))
 
     def _out_of_memory(self) -> ClipCapError:
         fact = f"{self.device} has no memory left to caption the validation images while training goes on"
@@ -176,9 +174,9 @@ class _CancelledError(Exception):
     """The thread is to stop; raised between the blocks of the copy."""
 
 
-def main_figure(metric: str, captions: list[str], references: list[list[str]]) -> float:
-    """Compute a metric's figure of a whole set; of several figures the last one, such as BLEU-4 of BLEU-1 to BLEU-4."""
-    return list(METRICS[metric](captions, references).values())[-1].corpus
+def main_figure(scores: dict[str, Score]) -> float:
+    """Return a metric's figure of a whole set; of several figures the last one, such as BLEU-4 of BLEU-1 to BLEU-4."""
+    return list(scores.values())[-1].corpus
 
 
 def frozen_copy(model: ClipCapModel) -> ClipCapModel:

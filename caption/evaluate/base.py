@@ -1,6 +1,6 @@
 """What an evaluation is: captioners on one set of images, with their figures, intervals and differences."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipcap.data.metrics.base import Score
@@ -58,11 +58,6 @@ class Difference:
     value: float
     interval: tuple[float, float]
 
-    def turned(self) -> "Difference":
-        """Return the same difference as seen from the other captioner."""
-        low, high = self.interval
-        return replace(self, first=self.second, second=self.first, value=0 - self.value, interval=(0 - high, 0 - low))
-
     @property
     def is_clear(self) -> bool:
         """Whether one of the two can be called better: the interval leaves out zero, and the images are not too few."""
@@ -77,7 +72,7 @@ class Evaluation:
     Attributes:
         evaluated: the captioners, in the order given.
         baselines: captioners that copy captions of the training set: `nearest image`, `consensus of the nearest image`.
-        differences: of the first captioner to each other one, in each metric.
+        differences: of each other captioner to the first one, in each metric.
         cache: the cache whose images were captioned, if it was one.
         split: the split of the images, if it is known.
     """

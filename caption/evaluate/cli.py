@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.evaluate.figures import EXTRA, TOOLKIT
 from clipcap.caption.settings import DEFAULT_MODEL, MODEL, OUTPUT, CaptionerSettings
 from clipcap.data.command.app import Debug, Version, command, new_app, run_command
 from clipcap.data.command.config import Config
@@ -98,8 +99,8 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option(
         "--metric", metavar="NAME", rich_help_panel=FIGURES,
-        help="A metric besides BLEU, ROUGE-L and CIDEr-D: meteor, spice, clipscore or bertscore. Several, each with "
-        "its own --metric.",
+        help=f"A metric besides BLEU, ROUGE-L and CIDEr-D: {', '.join((*TOOLKIT, *EXTRA))}. Several, each with its own "
+        "--metric.",
     ),
 ]  # fmt: skip
 Exact = Annotated[

@@ -5,18 +5,18 @@ than tokenised text, write a function that prepares its scorer, and its line in 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 from clipcap.caption.evaluate.scorer import ScoredImages, Scorer, Sources
 from clipcap.data.errors import UsageError
 from clipcap.data.metrics import METRICS, Score, tokenize_all
+from clipcap.data.metrics.base import ScoreCaptions
 
 
 def prepare_scorers(names: Iterable[str], sources: Sources, *, exact: bool) -> list[Scorer]:
     """Prepare the core metrics and those that were asked for.
 
     Args:
-        names: in `EXTRA`; those of the core metrics are allowed, and change nothing.
+        names: in `TOOLKIT` or `EXTRA`; those of the core metrics are allowed, and change nothing.
         sources: what they may need.
         exact: whether the COCO toolkit computes the core metrics, instead of this program.
 
@@ -26,10 +26,13 @@ def prepare_scorers(names: Iterable[str], sources: Sources, *, exact: bool) -> l
     """
     wanted = list(dict.fromkeys(names))
     for name in wanted:
-        if name not in EXTRA and name not in METRICS:
-            raise UsageError(f"`metric` {name} is not known; use {', '.join(EXTRA)}")
-    core = _prepare_toolkit(sources, names=tuple(METRICS)) if exact else _CoreScorer()
-    return [core, *(EXTRA[name](sources) for name in wanted if name in EXTRA)]
+        if name not in (*METRICS, *TOOLKIT, *EXTRA):
+            raise UsageError(f"`metric` {name} is not known; use {', '.join((*METRICS, *TOOLKIT, *EXTRA))}")
+    scorers: list[Scorer] = [] if exact else [_CoreScorer()]
+    by_toolkit = [*(METRICS if exact else ()), *(name for name in wanted if name in TOOLKIT)]
+    if by_toolkit:  # in one call, whose start and tokens take most of the time
+        scorers.append(_prepare_toolkit(by_toolkit))
+    return scorers + [EXTRA[name](sources) for name in wanted if name in EXTRA]
 
 
 def describe_text(captions: Sequence[str], training: set[str] | None) -> dict[str, float | int | None]:
@@ -53,24 +56,23 @@ def describe_text(captions: Sequence[str], training: set[str] | None) -> dict[st
 
 
 class _CoreScorer:
-    """Computes the metrics of `METRICS`. The references of a set of images are tokenised once."""
+    """Computes the metrics of `METRICS`. The references of a set of images are tokenised and prepared once."""
 
     def __init__(self) -> None:
         self._images: ScoredImages | None = None
-        self._references: list[list[str]] = []
+        self._prepared: list[ScoreCaptions] = []
 
     def __call__(self, captions: Sequence[str], images: ScoredImages) -> dict[str, Score]:
         if self._images is not images:
             tokens = iter(tokenize_all(text for some in images.references for text in some))
-            self._references = [[next(tokens) for _ in some] for some in images.references]
+            references = [[next(tokens) for _ in some] for some in images.references]
+            self._prepared = [metric(references) for metric in METRICS.values()]
             self._images = images
         tokenised = tokenize_all(captions)
-        return {
-            name: score for metric in METRICS.values() for name, score in metric(tokenised, self._references).items()
-        }
+        return {name: score for scored in self._prepared for name, score in scored(tokenised).items()}
 
 
-def _prepare_toolkit(sources: Sources, names: Sequence[str]) -> Scorer:
+def _prepare_toolkit(names: Sequence[str]) -> Scorer:
     from clipcap.data.metrics.toolkit import check_toolkit, toolkit_scores
 
     check_toolkit(names)
@@ -92,9 +94,8 @@ def _prepare_bertscore(sources: Sources) -> Scorer:
     return lambda captions, images: scorer(captions, images.references)
 
 
+TOOLKIT = ("meteor", "spice")  # which only the COCO toolkit computes
 EXTRA: dict[str, Callable[[Sources], Scorer]] = {
-    "meteor": partial(_prepare_toolkit, names=["meteor"]),
-    "spice": partial(_prepare_toolkit, names=["spice"]),
     "clipscore": _prepare_clipscore,
     "bertscore": _prepare_bertscore,
 }

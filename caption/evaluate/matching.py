@@ -134,6 +134,7 @@ def check_matched(name: str, predicted: int, references: References, found: Matc
         SourceError: more than half of the predictions, or of the references, have no partner.
     """
     missing = [images[place].id for place in found.missing]
+    or_split = ", or `split`" if references.splits() else ""
     for ids, total, fact in (
         (
             found.unknown,
@@ -148,7 +149,7 @@ def check_matched(name: str, predicted: int, references: References, found: Matc
         if 2 * len(ids) > total:
             example = f"; the references have images such as {images[0].id}" if ids is found.unknown else ""
             raise SourceError(
-                f"{len(ids):,} {fact}: {shown}{example}; give captions and references of the same images, or `split`"
+                f"{len(ids):,} {fact}: {shown}{example}; give captions and references of the same images{or_split}"
             )
         logger.warning(f"{len(ids):,} {fact}: {shown}")
 

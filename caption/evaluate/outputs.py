@@ -94,10 +94,10 @@ def _object(one: Evaluated, evaluation: Evaluation) -> dict[str, Any]:
     """Return the JSON object of a captioner; its differences are its figures minus those of the first one."""
     differences: dict[str, dict[str, Any]] = {}
     for found in evaluation.differences:
-        if found.second == one.name:
-            differences.setdefault(found.first, {})[found.metric] = {
-                "value": _known(found.turned().value),
-                "interval": _known_interval(found.turned().interval),
+        if found.first == one.name:
+            differences.setdefault(found.second, {})[found.metric] = {
+                "value": _known(found.value),
+                "interval": _known_interval(found.interval),
                 "clear": found.is_clear,
             }
     return {

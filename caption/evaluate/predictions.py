@@ -163,7 +163,7 @@ def _entry(where: str, value: Any, number: int) -> _Entry:
         raise SourceError(f"{where} is {value!r:.60}, not an object; expected {_FORMATS}")
     key = next((name for name in _IMAGES if name in value), None)
     captions = value.get("captions", value.get("caption"))
-    if key is None or captions is None:
+    if key is None or not {"captions", "caption"} & set(value):
         what = f"no {'caption' if key is not None else 'image_id or input'}"
         raise SourceError(f"{where} has {what} but {', '.join(map(str, value))[:80] or 'nothing'}; expected {_FORMATS}")
     caption = captions[0] if isinstance(captions, list) and captions else captions

@@ -175,19 +175,19 @@ def _copied_captions(cache: Path, split: str, ids: Sequence[str]) -> dict[str, l
 
 
 def _differences(evaluated: Sequence[Evaluated]) -> list[Difference]:
-    """Compare the first captioner with each other one, in each metric."""
+    """Compare each other captioner with the first one, in each metric."""
     first = evaluated[0]
     return [
         Difference(
-            first=first.name,
-            second=other.name,
+            first=other.name,
+            second=first.name,
             metric=metric,
             images=len(first.ids),
-            value=score.corpus - other.scores[metric].corpus,
-            interval=difference_interval(score, other.scores[metric]),
+            value=score.corpus - first.scores[metric].corpus,
+            interval=difference_interval(score, first.scores[metric]),
         )
         for other in evaluated[1:]
-        for metric, score in first.scores.items()
+        for metric, score in other.scores.items()
     ]
 
 

@@ -90,7 +90,7 @@ def _add_column(table: Table, captioner: Evaluated, style: str = "") -> list[str
 
 def _difference_column(captioner: Evaluated, first: Evaluated, differences: Sequence[Difference]) -> list[str]:
     """Return the cells with how far a captioner is ahead of the first one."""
-    found = {one.metric: one.turned() for one in differences if (one.first, one.second) == (first.name, captioner.name)}
+    found = {one.metric: one for one in differences if (one.first, one.second) == (captioner.name, first.name)}
     shown = [found[name] for name in captioner.scores]
     cells = [_figure(one.value, one.interval, "+", "*" if one.is_clear else "") for one in shown]
     return cells + [""] * len(captioner.text)

@@ -10,7 +10,7 @@ from clipcap.data.metrics.cider import CiderReferences, cider
 from clipcap.data.metrics.rouge import rouge_l
 from clipcap.data.metrics.tokenizer import tokenize, tokenize_all
 
-# By name; a function may give several figures, as BLEU does: Bleu_1 to Bleu_4.
+# By name; a metric may have several figures, the main one last, as BLEU has: Bleu_1 to Bleu_4.
 METRICS: dict[str, Metric] = {"bleu": bleu, "rouge": rouge_l, "cider": cider}
 
 __all__ = ["METRICS", "CiderReferences", "Metric", "Score", "mean_score", "tokenize", "tokenize_all"]

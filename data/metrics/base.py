@@ -51,11 +51,30 @@ def _mean(statistics: "NDArray[np.float64]") -> Any:
     return statistics[..., 0] / statistics[..., 1]
 
 
-class Metric(Protocol):
-    """A function that scores tokenised captions, and returns a `Score` under the name of each figure."""
+# Scores N tokenised captions, and returns a `Score` under the name of each figure.
+ScoreCaptions = Callable[["Sequence[str]"], dict[str, Score]]
 
-    def __call__(self, captions: "Sequence[str]", references: "Sequence[Sequence[str]]") -> dict[str, Score]:
-        """Score one caption per image against that image's references; tokens are separated by spaces."""
+
+class Metric(Protocol):
+    """A function that prepares the tokenised references of N images, once for all captioners that are scored."""
+
+    def __call__(self, references: "Sequence[Sequence[str]]") -> "ScoreCaptions":
+        """Return a function that scores N tokenised captions, one for each image; tokens are separated by spaces."""
+
+
+def check_references(references: "Sequence[Sequence[str]]") -> None:
+    """Check that there is at least one image, and at least one reference of each.
+
+    Raises:
+        UsageError: there are no images, or an image has no references.
+    """
+    from clipcap.data.errors import UsageError
+
+    if not references:
+        raise UsageError("there are no images to score captions of; give at least one")
+    empty = sum(not some for some in references)
+    if empty:
+        raise UsageError(f"{empty:,} images have no references; leave these images out, or give their references")
 
 
 def check_pairs(captions: "Sequence[str]", references: "Sequence[Sequence[str]]") -> None:
@@ -71,6 +90,4 @@ def check_pairs(captions: "Sequence[str]", references: "Sequence[Sequence[str]]"
             f"there are {len(captions):,} captions for the references of {len(references):,} images; "
             "give one caption per image, and at least one image"
         )
-    empty = sum(not some for some in references)
-    if empty:
-        raise UsageError(f"{empty:,} images have no references; leave these images out, or give their references")
+    check_references(references)

@@ -42,34 +42,6 @@ class _Text(NamedTuple):
     words: "torch.Tensor"  # bool (T,), False for these
 
 
-def bertscore(
-    captions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    model: str = MODEL,
-    layers: int | None = None,
-    device: str = "auto",
-) -> dict[str, Score]:
-    """Compute BERTScore of N captions, at most 1. Minutes on a CPU for thousands of images.
-
-    Args:
-        captions: one caption per image, N in all, as they are.
-        references: the references of each image, in the same order and form.
-        model: a BERT or RoBERTa by its name on the hub, or a folder that transformers saved one to.
-        layers: the layer, from 1, whose outputs are compared. By default the one in `LAYERS` for the model's name.
-        device: as `choose_device` takes it.
-
-    Returns:
-        A `Score` named BERTScore. An empty caption has 0.
-
-    Raises:
-        UsageError: the numbers of captions and images differ, are 0, or an image has no references; the model has no
-            known layer, or fewer layers; or this machine has no such device.
-        ModelError: the model cannot be loaded.
-    """
-    check_pairs(captions, references)
-    return BertScorer(model, layers, device)(captions, references)
-
-
 def _f_score(caption: _Text, reference: _Text) -> float:
     """Compute F of one caption and one reference; without words it is 0."""
     if not caption.words.any() or not reference.words.any():
@@ -83,10 +55,16 @@ def _f_score(caption: _Text, reference: _Text) -> float:
 
 
 class BertScorer:
-    """Computes BERTScore with a model that is loaded once.
+    """Computes BERTScore with a model that is loaded once. Thousands of images take minutes on a CPU.
 
     Args:
-        model, layers, device: as for `bertscore`, which describes the errors too.
+        model: a BERT or RoBERTa by its name on the hub, or a folder that transformers saved one to.
+        layers: the layer, from 1, whose outputs are compared. By default the one in `LAYERS` for the model's name.
+        device: as `choose_device` takes it.
+
+    Raises:
+        UsageError: the model has no known layer, or fewer layers; or this machine has no such device.
+        ModelError: the model cannot be loaded.
     """
 
     def __init__(self, model: str = MODEL, layers: int | None = None, device: str = "auto") -> None:
@@ -99,7 +77,18 @@ class BertScorer:
         self.model.to(self.device)
 
     def __call__(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
-        """Compute BERTScore of N captions, as `bertscore` does."""
+        """Compute BERTScore of N captions, at most 1.
+
+        Args:
+            captions: one caption per image, N in all, as they are.
+            references: the references of each image, in the same order and form.
+
+        Returns:
+            A `Score` named BERTScore. An empty caption has 0.
+
+        Raises:
+            UsageError: the numbers of captions and images differ, are 0, or an image has no references.
+        """
         import numpy as np
 
         check_pairs(captions, references)

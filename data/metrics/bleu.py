@@ -14,10 +14,11 @@ Source: Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machin
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from clipcap.data.metrics.base import Score, check_pairs
+from clipcap.data.metrics.base import Score, ScoreCaptions, check_pairs, check_references
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,39 +29,57 @@ SMALL = 1e-9
 TINY = 1e-15
 
 
-def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
-    """Compute BLEU-1 to BLEU-4 of N tokenised captions, between 0 and 1.
+def bleu(references: Sequence[Sequence[str]]) -> ScoreCaptions:
+    """Prepare BLEU-1 to BLEU-4 against the references of N images, between 0 and 1.
 
     Args:
-        captions: one caption per image, N in all; tokens separated by spaces.
-        references: the references of each image, in the same order and form.
+        references: the tokenised references of each image; tokens separated by spaces.
 
     Returns:
-        A `Score` for each of Bleu_1 to Bleu_4.
+        A function that gives N tokenised captions a `Score` for each of Bleu_1 to Bleu_4. It raises UsageError where
+        there is not one caption for each image.
 
     Raises:
-        UsageError: the numbers of captions and images differ, are 0, or an image has no references.
+        UsageError: there are no images, or an image has no references.
     """
-    import numpy as np
+    check_references(references)
+    prepared = [_References.of(some) for some in references]
 
-    check_pairs(captions, references)
-    counts = np.array([_counts(caption, some) for caption, some in zip(captions, references, strict=True)], np.float64)
-    return {f"Bleu_{n}": Score(counts, partial(bleu_figure, n=n)) for n in range(1, ORDER + 1)}
+    def score(captions: Sequence[str]) -> dict[str, Score]:
+        import numpy as np
+
+        check_pairs(captions, references)
+        counts = np.array([_counts(caption, some) for caption, some in zip(captions, prepared, strict=True)], float)
+        return {f"Bleu_{n}": Score(counts, partial(bleu_figure, n=n)) for n in range(1, ORDER + 1)}
+
+    return score
 
 
-def _counts(caption: str, references: Sequence[str]) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class _References:
+    """The references of one image: how often an n-gram is in the reference that has it most, and their lengths."""
+
+    most: dict[tuple[str, ...], int]
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, references: Sequence[str]) -> "_References":
+        split = [reference.split() for reference in references]
+        most: dict[tuple[str, ...], int] = {}
+        for words in split:
+            for gram, count in _grams(words).items():
+                if count > most.get(gram, 0):
+                    most[gram] = count
+        return cls(most, [len(words) for words in split])
+
+
+def _counts(caption: str, references: _References) -> list[int]:
     """Count one image: shared n-grams of each length, all n-grams, its length, and that of the closest reference."""
     words = caption.split()
-    others = [reference.split() for reference in references]
-    closest = min((abs(len(other) - len(words)), len(other)) for other in others)[1]
-    most: dict[tuple[str, ...], int] = {}
-    for other in others:
-        for gram, count in _grams(other).items():
-            if count > most.get(gram, 0):
-                most[gram] = count
+    closest = min((abs(length - len(words)), length) for length in references.lengths)[1]
     shared = [0] * ORDER
     for gram, count in _grams(words).items():
-        shared[len(gram) - 1] += min(count, most.get(gram, 0))
+        shared[len(gram) - 1] += min(count, references.most.get(gram, 0))
     return [*shared, *(max(0, len(words) - n) for n in range(ORDER)), len(words), closest]
 
 

@@ -15,7 +15,7 @@ toolkit (arXiv:1504.00325).
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipcap.data.metrics.base import Score, check_pairs, mean_score
+from clipcap.data.metrics.base import Score, ScoreCaptions, check_pairs, check_references, mean_score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,18 +26,18 @@ SIGMA = 6.0
 KEY_BASE = 1 << 31  # more than there are tokens
 
 
-def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
-    """Compute CIDEr-D of N tokenised captions, between 0 and 10.
+def cider(references: Sequence[Sequence[str]]) -> ScoreCaptions:
+    """Prepare CIDEr-D against the references of N images, between 0 and 10.
 
-    Args:
-        captions: one caption per image, N in all; tokens separated by spaces.
-        references: the references of each image, in the same order and form.
-
-    Raises:
-        UsageError: the numbers of captions and images differ, are 0, or an image has no references.
+    Args, Returns, Raises: as for `bleu`; the figure is `CIDEr`.
     """
-    check_pairs(captions, references)
-    return {"CIDEr": mean_score(CiderReferences(references).score(captions))}
+    prepared = CiderReferences(references)
+
+    def score(captions: Sequence[str]) -> dict[str, Score]:
+        check_pairs(captions, references)
+        return {"CIDEr": mean_score(prepared.score(captions))}
+
+    return score
 
 
 class CiderReferences:
@@ -53,7 +53,7 @@ class CiderReferences:
         """Prepare the tokenised references of N images."""
         import numpy as np
 
-        check_pairs([""] * len(references), references)
+        check_references(references)
         self.words: dict[str, int] = {}
         texts = [reference for some in references for reference in some]
         self.counts = np.array([len(some) for some in references])  # (N,): references per image

@@ -11,37 +11,37 @@ Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries"; the 
 
 from collections.abc import Sequence
 
-from clipcap.data.metrics.base import Score, check_pairs, mean_score
+from clipcap.data.metrics.base import Score, ScoreCaptions, check_pairs, check_references, mean_score
 
 BETA = 1.2
 
 
-def rouge_l(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
-    """Compute ROUGE-L of N tokenised captions, between 0 and 1.
+def rouge_l(references: Sequence[Sequence[str]]) -> ScoreCaptions:
+    """Prepare ROUGE-L against the references of N images, between 0 and 1.
 
-    Args:
-        captions: one caption per image, N in all; tokens separated by spaces.
-        references: the references of each image, in the same order and form.
-
-    Raises:
-        UsageError: the numbers of captions and images differ, are 0, or an image has no references.
+    Args, Returns, Raises: as for `bleu`; the figure is `ROUGE_L`.
     """
-    import numpy as np
+    check_references(references)
+    prepared = [[reference.split(" ") for reference in some] for some in references]
 
-    check_pairs(captions, references)
-    images = np.array([_image(caption, some) for caption, some in zip(captions, references, strict=True)], np.float64)
-    return {"ROUGE_L": mean_score(images)}
+    def score(captions: Sequence[str]) -> dict[str, Score]:
+        import numpy as np
+
+        check_pairs(captions, references)
+        images = [_image(caption, some) for caption, some in zip(captions, prepared, strict=True)]
+        return {"ROUGE_L": mean_score(np.array(images, np.float64))}
+
+    return score
 
 
-def _image(caption: str, references: Sequence[str]) -> float:
+def _image(caption: str, references: Sequence[list[str]]) -> float:
     """Compute the ROUGE-L of one image. As in the toolkit, an empty caption is one empty token."""
     words = caption.split(" ")
     positions: dict[str, int] = {}  # of each token of the caption, as bits
     for index, word in enumerate(words):
         positions[word] = positions.get(word, 0) | 1 << index
     precision = recall = 0.0
-    for reference in references:
-        others = reference.split(" ")
+    for others in references:
         common = _common(positions, len(words), others)
         precision = max(precision, common / len(words))
         recall = max(recall, common / len(others))

@@ -88,7 +88,7 @@ def test_a_run_by_cider_trains_as_one_by_the_loss_and_scores_the_captions_of_its
     captioner = Captioner.from_checkpoint(tmp_path / "cider/best", device="cpu", precision="fp32")
     captions = captioner(corpus.embedding[np.arange(5)].numpy())
     texts = [[text for text, at in zip(corpus.text, corpus.image, strict=True) if at == image] for image in range(5)]
-    expected_score = METRICS["cider"](tokenize_all(captions), [tokenize_all(some) for some in texts])["CIDEr"].corpus
+    expected_score = METRICS["cider"]([tokenize_all(some) for some in texts])(tokenize_all(captions))["CIDEr"].corpus
     assert best[2] == pytest.approx(expected_score, rel=1e-6)
 
 

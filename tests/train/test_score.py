@@ -61,7 +61,7 @@ def test_the_score_is_the_figure_of_all_captioned_images_against_all_their_refer
         texts[image].append(text)
     references = [tokenize_all(some) for some in texts]
     assert [len(some) for some in references] == [1, 2, 3, 4, 5]
-    assert found == pytest.approx(METRICS[metric](tokenize_all(said), references)[figure].corpus, abs=1e-12)
+    assert found == pytest.approx(METRICS[metric](references)(tokenize_all(said))[figure].corpus, abs=1e-12)
     assert found > 0.001
     assert batches == [[0, 1], [2, 3], [4]]
 
@@ -69,9 +69,9 @@ def test_the_score_is_the_figure_of_all_captioned_images_against_all_their_refer
 def test_every_metric_has_one_main_figure() -> None:
     captions, references = ["a red dog runs fast", "a cat"], [["a red dog runs fast"], ["the cat sat"]]
     for metric, function in METRICS.items():
-        figures = function(captions, references)
+        figures = function(references)(captions)
         name = {"bleu": "Bleu_4", "rouge": "ROUGE_L", "cider": "CIDEr"}[metric]
-        assert main_figure(metric, captions, references) == figures[name].corpus
+        assert main_figure(figures) == figures[name].corpus
 
 
 def test_the_captions_are_those_of_the_weights_at_the_start(trainer: Trainer, scores: BackgroundScore) -> None:

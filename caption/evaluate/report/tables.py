@@ -90,29 +90,26 @@ def figures_table(evaluation: Evaluation, known: KnownSplit | None) -> Table:
 
 
 def differences_table(evaluation: Evaluation) -> Table:
-    """Make the table of differences: a row for each pair of captioners, a column for each metric.
-
-    As in the table of the command, the figure of the first captioner is taken from that of the other one.
-    """
+    """Make the table of differences: a row for each pair of captioners, a column for each metric."""
     metrics = _ordered(difference.metric for difference in evaluation.differences)
-    by_first: dict[str, dict[str, dict[str, Cell]]] = {}
+    by_second: dict[str, dict[str, dict[str, Cell]]] = {}
     for difference in evaluation.differences:
         low, high = difference.interval
         cell = Cell(
-            figure=_signed(-difference.value),
-            interval=f"{_signed(-high)} to {_signed(-low)}",
+            figure=_signed(difference.value),
+            interval=f"{_signed(low)} to {_signed(high)}",
             ahead=difference.is_clear,
         )
-        by_first.setdefault(difference.first, {}).setdefault(difference.second, {})[difference.metric] = cell
+        by_second.setdefault(difference.second, {}).setdefault(difference.first, {})[difference.metric] = cell
     groups = [
         (
-            f"Compared with {first}",
+            f"Compared with {second}",
             [
-                Row(name=second, cells=[cells.get(metric, Cell(figure=MISSING)) for metric in metrics])
-                for second, cells in by_second.items()
+                Row(name=first, cells=[cells.get(metric, Cell(figure=MISSING)) for metric in metrics])
+                for first, cells in by_first.items()
             ],
         )
-        for first, by_second in by_first.items()
+        for second, by_first in by_second.items()
     ]
     return Table(columns=[label(metric) for metric in metrics], groups=groups)
 
@@ -195,10 +192,10 @@ def _figure(one: Evaluated, metric: str, *, ahead: bool) -> Cell:
 def _is_ahead(evaluation: Evaluation, one: Evaluated, metric: str) -> bool:
     """Return whether a captioner is clearly ahead of the first one, or, if it is the first one, of all others."""
     others = [other for other in evaluation.differences if other.metric == metric]
-    as_first = [difference for difference in others if difference.first == one.name]
-    if as_first:
-        return all(difference.is_clear and difference.value > 0 for difference in as_first)
-    return any(other.second == one.name and other.is_clear and other.value < 0 for other in others)
+    to_it = [difference for difference in others if difference.second == one.name]
+    if to_it:
+        return all(difference.is_clear and difference.value < 0 for difference in to_it)
+    return any(other.first == one.name and other.is_clear and other.value > 0 for other in others)
 
 
 def _signed(difference: float) -> str:

@@ -142,12 +142,31 @@ def test_a_difference_that_rounding_explains_is_not_clear() -> None:
     assert Difference(**known, images=1000, interval=(2e-4, 0.02)).is_clear
 
 
+def test_the_toolkit_runs_once_for_all_that_it_computes(
+    run: Run, given: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    def prepare(names: list[str]) -> Any:
+        calls.append(list(names))
+        return lambda captions, images: {name: mean_score(np.ones(4)) for name in names}
+
+    monkeypatch.setattr(figures, "_prepare_toolkit", prepare)
+    options = ["--predictions", given["bad"], "--references", given["references"], "--json"]
+    found = run("evaluate", *options, "--exact", "--metric", "meteor", "--metric", "cider", "--metric", "spice")
+    assert found.status == 0, found.err
+    assert calls == [["bleu", "rouge", "cider", "meteor", "spice"]]
+    unknown = run("evaluate", *options, "--metric", "bogus")
+    assert unknown.status == 2
+    assert all(name in unknown.err for name in ("bogus", "cider", "meteor", "clipscore"))
+
+
 def test_a_figure_that_is_not_a_number_is_null_in_json_and_empty_in_csv(
     run: Run, given: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SPICE of the toolkit is NaN where its parser fails; JSON has no NaN."""
     nan = mean_score(np.array([np.nan, 1, 1, 1]))
-    monkeypatch.setitem(figures.EXTRA, "spice", lambda sources: lambda captions, images: {"SPICE": nan})
+    monkeypatch.setattr(figures, "_prepare_toolkit", lambda names: lambda captions, images: {"SPICE": nan})
     several = ["--predictions", given["bad"], "--predictions", given["good"], "--references", given["references"]]
     result = run("evaluate", *several, "--metric", "spice", "--json")
     found = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -197,7 +216,7 @@ def test_models_in_one_file_are_captioners_of_their_own(run: Run, given: dict[st
     two = evaluate(predictions=[tmp_path / "both.jsonl", tmp_path / "more.jsonl"], references=given["references"])
     first, second = f"{tmp_path}/both.jsonl [a]", f"{tmp_path}/more.jsonl [a]"
     assert [one.name for one in two.evaluated] == [first, "b", second, "c"]
-    assert {one.first for one in two.differences} == {first}
+    assert {one.second for one in two.differences} == {first}
 
 
 def test_what_does_not_match_is_counted_named_and_listed(run: Run, given: dict[str, Path], tmp_path: Path) -> None:

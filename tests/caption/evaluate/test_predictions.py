@@ -70,6 +70,7 @@ def test_the_first_of_several_csv_rows_counts_and_the_others_are_counted(
         ("keys.json", '[{"image_id": 1, "text": "a"}]', "entry 1 has no caption but image_id, text"),
         ("noid.json", '[{"caption": "a"}]', "no image_id or input"),
         ("list.json", '[{"image_id": 1, "captions": []}]', "not text"),
+        ("nocaption.json", '[{"image_id": 1, "caption": null}]', "the caption None, which is not text"),
         ("null.json", '[{"image_id": null, "caption": "a"}]', "None"),
         ("twice.json", '[{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]', "entry 1 already"),
         ("line.jsonl", '{"input": "a", "caption": "b"}\nx', "line 2"),

@@ -101,8 +101,8 @@ def make_evaluation(**changes: Any) -> Evaluation:
     """Two captioners, the first of which is clearly ahead in CIDEr, and a baseline."""
     first, second = make_captioner("best", [2.0, 1.0, 0.25]), make_captioner("last.json", [0.5, 0.25, 0.0])
     differences = [
-        Difference(first="best", second="last.json", metric="CIDEr", images=1000, value=0.8333, interval=(0.5, 1.0)),
-        Difference(first="best", second="last.json", metric="Bleu_4", images=1000, value=0.01, interval=(-0.02, 0.04)),
+        Difference(first="last.json", second="best", metric="CIDEr", images=1000, value=-0.8333, interval=(-1.0, -0.5)),
+        Difference(first="last.json", second="best", metric="Bleu_4", images=1000, value=-0.01, interval=(-0.04, 0.02)),
     ]
     baseline = make_captioner("nearest image", [0.1, 0.1, 0.1])
     return replace(Evaluation(evaluated=[first, second], baselines=[baseline], differences=differences), **changes)
@@ -131,13 +131,13 @@ def test_only_a_difference_whose_interval_leaves_out_zero_is_marked(tmp_path: Pa
     source, page = written(make_evaluation(), tmp_path)
     assert source.count('class="ahead"') == 1
     second_ahead = Difference(
-        first="best", second="last.json", metric="Bleu_4", images=1000, value=-0.1, interval=(-0.2, -0.05)
+        first="last.json", second="best", metric="Bleu_4", images=1000, value=0.1, interval=(0.05, 0.2)
     )
     source, page = written(make_evaluation(differences=[second_ahead]), tmp_path)
     assert source.count('class="ahead"') == 1
     assert page.row("last.json")[1].startswith("▲ ")
     third = make_captioner("third", [0.0, 0.0, 0.0])
-    same = Difference(first="best", second="third", metric="CIDEr", images=1000, value=0.0, interval=(-0.1, 0.0))
+    same = Difference(first="third", second="best", metric="CIDEr", images=1000, value=0.0, interval=(0.0, 0.1))
     evaluation = make_evaluation()
     evaluation = replace(
         evaluation, evaluated=[*evaluation.evaluated, third], differences=[*evaluation.differences, same]

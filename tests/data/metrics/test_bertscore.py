@@ -10,7 +10,7 @@ import pytest
 
 from clipcap.data.errors import ModelError, UsageError
 from clipcap.data.metrics import bertscore as module
-from clipcap.data.metrics.bertscore import BertScorer, bertscore
+from clipcap.data.metrics.bertscore import BertScorer
 from clipcap.data.metrics.bootstrap import interval
 
 CAPTIONS = ["a dog runs", "the cat", "", "two dogs on  a sofa ", "a cat"]
@@ -68,7 +68,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_figures_equal_those_of_the_authors(model: Path) -> None:
-    score = bertscore(CAPTIONS, REFERENCES, str(model), 2)["BERTScore"]
+    score = BertScorer(str(model), 2)(CAPTIONS, REFERENCES)["BERTScore"]
     np.testing.assert_allclose(score.images, EXPECTED[model.name], rtol=0, atol=1e-6)
     assert score.corpus == pytest.approx(np.mean(EXPECTED[model.name]), abs=1e-6)
     low, high = interval(score)
@@ -78,7 +78,7 @@ def test_figures_equal_those_of_the_authors(model: Path) -> None:
 def test_batches_and_blocks_change_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH", 2)
     monkeypatch.setattr(module, "BLOCK", 2)
-    score = bertscore(CAPTIONS, REFERENCES, str(model), 2)["BERTScore"]
+    score = BertScorer(str(model), 2)(CAPTIONS, REFERENCES)["BERTScore"]
     np.testing.assert_allclose(score.images, EXPECTED[model.name], rtol=0, atol=1e-6)
 
 
@@ -91,23 +91,23 @@ def test_a_scorer_loads_its_model_once(model: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_text_longer_than_the_model_is_cut(model: Path) -> None:
-    score = bertscore(["a dog " * 50], [["a dog " * 60]], str(model), 3)["BERTScore"]
+    score = BertScorer(str(model), 3)(["a dog " * 50], [["a dog " * 60]])["BERTScore"]
     assert score.corpus == pytest.approx(1, abs=1e-6)
 
 
 def test_layers_that_the_model_does_not_have_are_an_error(model: Path) -> None:
     for layers in (0, 4):
         with pytest.raises(UsageError, match=f"{layers}.*3"):
-            bertscore(CAPTIONS, REFERENCES, str(model), layers)
+            BertScorer(str(model), layers)
     with pytest.raises(UsageError, match="roberta-large"):
-        bertscore(CAPTIONS, REFERENCES, str(model))
+        BertScorer(str(model))
 
 
 def test_a_model_that_is_missing_or_incomplete_is_an_error(model: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     with pytest.raises(ModelError, match="no-such-folder"):
-        bertscore(CAPTIONS, REFERENCES, "./no-such-folder", 2)
+        BertScorer("./no-such-folder", 2)
     folder = tmp_path / "cut"
     shutil.copytree(model, folder)
     weights = load_file(folder / "model.safetensors")
@@ -115,17 +115,17 @@ def test_a_model_that_is_missing_or_incomplete_is_an_error(model: Path, tmp_path
         {name: weight for name, weight in weights.items() if "layer.1." not in name}, folder / "model.safetensors"
     )
     with pytest.raises(ModelError, match=r"layer\.1\."):
-        bertscore(CAPTIONS, REFERENCES, str(folder), 2)
+        BertScorer(str(folder), 2)
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match="cut"):
-        bertscore(CAPTIONS, REFERENCES, str(folder), 2)
+        BertScorer(str(folder), 2)
 
 
 def test_a_model_that_was_never_downloaded_is_an_error_offline() -> None:
     with pytest.raises(ModelError, match="roberta-large"):
-        bertscore(CAPTIONS, REFERENCES)
+        BertScorer()
 
 
-def test_wrong_numbers_of_captions_are_an_error() -> None:
+def test_wrong_numbers_of_captions_are_an_error(model: Path) -> None:
     with pytest.raises(UsageError, match="5"):
-        bertscore(CAPTIONS, REFERENCES[:2])
+        BertScorer(str(model), 2)(CAPTIONS, REFERENCES[:2])

@@ -19,11 +19,11 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
 
 
 def test_the_interval_of_bleu_is_that_of_the_whole_set_computed_anew() -> None:
-    score = METRICS["bleu"](CAPTIONS, REFERENCES)["Bleu_4"]
+    score = METRICS["bleu"](REFERENCES)(CAPTIONS)["Bleu_4"]
     random, figures = np.random.default_rng(0), []
     for _ in range(50):
         rows = random.integers(100, size=100)
-        drawn = METRICS["bleu"]([CAPTIONS[row] for row in rows], [REFERENCES[row] for row in rows])
+        drawn = METRICS["bleu"]([REFERENCES[row] for row in rows])([CAPTIONS[row] for row in rows])
         figures.append(drawn["Bleu_4"].corpus)
     assert interval(score, draws=50) == pytest.approx(np.percentile(figures, [2.5, 97.5]).tolist(), rel=1e-9)
 
@@ -35,7 +35,7 @@ def test_a_constant_lead_has_an_interval_without_width() -> None:
 
 
 def test_a_captioner_against_itself_is_no_difference() -> None:
-    score = METRICS["cider"](CAPTIONS, REFERENCES)["CIDEr"]
+    score = METRICS["cider"](REFERENCES)(CAPTIONS)["CIDEr"]
     assert difference_interval(score, score) == (0, 0)
 
 

@@ -22,7 +22,7 @@ REFERENCES = [
 
 def figures(captions: list[str], references: list[list[str]]) -> dict[str, Score]:
     """Compute every metric of the registry."""
-    return {name: score for metric in METRICS.values() for name, score in metric(captions, references).items()}
+    return {name: score for metric in METRICS.values() for name, score in metric(references)(captions).items()}
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +105,13 @@ def test_a_caption_equal_to_its_only_reference_scores_highest() -> None:
 @pytest.mark.parametrize("name", METRICS)
 def test_wrong_numbers_of_captions_are_an_error(name: str) -> None:
     with pytest.raises(UsageError, match="1"):
-        METRICS[name](["a dog"], [])
-    with pytest.raises(UsageError):
-        METRICS[name]([], [])
+        METRICS[name]([["a dog"]])(["a dog"] * 2)
     with pytest.raises(UsageError, match="1"):
-        METRICS[name](["a dog"], [[]])
+        METRICS[name]([["a dog"]])([])
+    with pytest.raises(UsageError):
+        METRICS[name]([])
+    with pytest.raises(UsageError, match="1"):
+        METRICS[name]([[]])
 
 
 def test_an_image_that_is_not_among_the_references_is_an_error() -> None:

@@ -117,7 +117,7 @@ def test_figures_equal_ours_and_nothing_is_left_behind(
     flat = iter(tokenize_all(text for some in REFERENCES for text in some))
     references = [[next(flat) for _ in some] for some in REFERENCES]
     for metric in METRICS.values():
-        for name, score in metric(tokenize_all(CAPTIONS), references).items():
+        for name, score in metric(references)(tokenize_all(CAPTIONS)).items():
             np.testing.assert_allclose(scores[name].images, score.images, rtol=0, atol=1e-12)
             assert scores[name].corpus == pytest.approx(score.corpus, abs=1e-12)
     meteor = scores["METEOR"]
@@ -149,7 +149,7 @@ def test_half_of_a_character_does_not_stop_the_toolkit() -> None:
     """JSON can hold half of a pair of surrogates, which no file of text can."""
     captions, references = ["a dog \ud83d runs", "two cats"], [["a dog runs"], ["two \ude00 cats"]]
     found = toolkit_scores(captions, references, ["rouge"])["ROUGE_L"]
-    ours = METRICS["rouge"](tokenize_all(captions), [tokenize_all(some) for some in references])["ROUGE_L"]
+    ours = METRICS["rouge"]([tokenize_all(some) for some in references])(tokenize_all(captions))["ROUGE_L"]
     assert found.images.tolist() == ours.images.tolist() == [1, 1]
 
 
