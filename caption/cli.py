@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.decoding.strategy_option import Decode
 from clipcap.caption.settings import DEFAULT_MODEL, MODEL, OUTPUT, CaptionerSettings
 from clipcap.data.command.app import Debug, Version, command, new_app, run_command
 from clipcap.data.command.config import Config
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 app = new_app()
 
-DECODING = parameters_of(DecodeOptions)[0].setting.group
 EXAMPLES = """
 clipcap-caption img.jpg                                  # the caption alone
 clipcap-caption holiday/ -o captions.jsonl               # a folder; after Ctrl-C the same command continues
@@ -57,14 +57,6 @@ Models = Annotated[
         "--model", metavar="CHECKPOINT", rich_help_panel=MODEL,
         help="Checkpoint of clipcap-train, or a .pt or .pkl file of rmokady, jmisilo or Lahdhirim. Several, each "
         f"with its own --model, caption one after the other. Default: {DEFAULT_MODEL}.",
-    ),
-]  # fmt: skip
-Decode = Annotated[
-    str | None,
-    typer.Option(
-        metavar="STRATEGY", rich_help_panel=DECODING,
-        help="Decoding strategy: greedy, beam or sample. Default: chosen from the options below, else greedy; for "
-        "files of other systems, that system's default.",
     ),
 ]  # fmt: skip
 Table = Annotated[bool, typer.Option("--table", rich_help_panel=OUTPUT, help="Write two columns, for a terminal.")]

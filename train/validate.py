@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipcap.data.pretrained.device import autocast
+from clipcap.data.spaced import spaced
 from clipcap.train.corpus.captions import Corpus, in_order
 from clipcap.train.corpus.embeddings import Embeddings
 from clipcap.train.model.captioning import ClipCapModel
@@ -39,12 +40,6 @@ class Validation:
     loss: float
     image_gap: float | None
     samples: list[tuple[str, str, str]]
-
-
-def spaced(rows: Numbers, count: int) -> Numbers:
-    """Return at most `count` of the rows, evenly spaced."""
-    count = min(count, len(rows))
-    return rows[np.arange(count) * len(rows) // max(1, count)]
 
 
 def validation_images(corpus: Corpus) -> Numbers:

@@ -6,7 +6,7 @@ from clipcap.data.errors import UsageError
 from clipcap.data.settings import Settings, setting
 
 LONGEST = 67  # tokens, as in ClipCap's own predict.py
-_GROUP = "Decoding"
+GROUP = "Decoding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,32 +19,32 @@ class DecodeOptions(Settings):
 
     captions: int = setting(
         1, "Distinct captions for each image, best first; more than 1 needs beam or sample.",
-        group=_GROUP, minimum=1, spellings=("-n",),
+        group=GROUP, minimum=1, spellings=("-n",),
     )  # fmt: skip
     max_tokens: int | None = setting(
         None,
         f"Longest caption, in tokens. Default: {LONGEST}, or the limit of the system that the checkpoint comes from.",
-        group=_GROUP, minimum=1,
+        group=GROUP, minimum=1,
     )  # fmt: skip
     stop: str | None = setting(
         None, "Text that ends a caption and stays in it, such as '.'. Default: only end-of-text ends a caption.",
-        group=_GROUP,
+        group=GROUP,
     )  # fmt: skip
     repetition_penalty: float = setting(
         1.0, "Above 1, tokens that the caption already holds become less likely (CTRL, arXiv:1909.05858). 1: off.",
-        group=_GROUP, above=0,
+        group=GROUP, above=0,
     )  # fmt: skip
-    beams: int = setting(5, "Captions that beam search keeps at each step.", group=_GROUP, minimum=1)
+    beams: int = setting(5, "Captions that beam search keeps at each step.", group=GROUP, minimum=1)
     temperature: float = setting(
         1.0, "Sampling divides the logits by it: below 1 favours likely tokens, above 1 evens the odds.",
-        group=_GROUP, above=0,
+        group=GROUP, above=0,
     )  # fmt: skip
     top_p: float = setting(
         1.0, "Sample from the likeliest tokens that together have this probability (nucleus, arXiv:1904.09751).",
-        group=_GROUP, above=0, maximum=1,
+        group=GROUP, above=0, maximum=1,
     )  # fmt: skip
-    top_k: int = setting(0, "Sample from this many of the likeliest tokens. 0: all.", group=_GROUP, minimum=0)
-    seed: int = setting(0, "Seed of the random numbers of sampling.", group=_GROUP)
+    top_k: int = setting(0, "Sample from this many of the likeliest tokens. 0: all.", group=GROUP, minimum=0)
+    seed: int = setting(0, "Seed of the random numbers of sampling.", group=GROUP)
 
     def __post_init__(self) -> None:
         super().__post_init__()

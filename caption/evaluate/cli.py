@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.decoding.strategy_option import Decode
 from clipcap.caption.evaluate.figures import EXTRA, TOOLKIT
 from clipcap.caption.settings import DEFAULT_MODEL, MODEL, OUTPUT, CaptionerSettings
 from clipcap.data.command.app import Debug, Version, command, new_app, run_command
@@ -85,14 +86,6 @@ Models = Annotated[
         "--model", metavar="CHECKPOINT", rich_help_panel=MODEL,
         help="Checkpoint of clipcap-train, or a .pt or .pkl file of rmokady, jmisilo or Lahdhirim. Several, each "
         f"with its own --model, are compared. Default: {DEFAULT_MODEL}, unless there are --predictions.",
-    ),
-]  # fmt: skip
-Decode = Annotated[
-    str | None,
-    typer.Option(
-        metavar="STRATEGY", rich_help_panel=DECODING[0].setting.group,
-        help="Decoding strategy: greedy, beam or sample. Default: chosen from the options below, else greedy; for "
-        "files of other systems, that system's default.",
     ),
 ]  # fmt: skip
 Metrics = Annotated[

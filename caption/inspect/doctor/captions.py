@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from clipcap.caption.inspect.doctor.columns import spaced
 from clipcap.caption.inspect.doctor.content import CacheContent
 from clipcap.caption.inspect.doctor.finding import Facts, Finding, first_examples
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import ClipCapError
+from clipcap.data.spaced import spaced
 
 logger = logging.getLogger(__name__)
 

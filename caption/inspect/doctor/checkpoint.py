@@ -17,6 +17,7 @@ from clipcap.caption.inspect.doctor.finding import Facts, Finding, first_example
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import UsageError
 from clipcap.data.records import SPLITS
+from clipcap.data.spaced import spaced
 
 if TYPE_CHECKING:
     from clipcap.caption.captioner import Captioner
@@ -135,7 +136,6 @@ def check_image_gap(examined: Examined, facts: Facts) -> Iterator[Finding]:
 def check_collapse(examined: Examined, facts: Facts) -> Iterator[Finding]:
     """Find a model that writes the same few captions for all images."""
     from clipcap.caption.decoding.options import DecodeOptions
-    from clipcap.train.validate import spaced
 
     captioner, corpus = examined.captioner, examined.corpus
     images = spaced(np.unique(corpus.image), CAPTIONED)
@@ -163,8 +163,6 @@ def show_prefix_words(examined: Examined, facts: Facts) -> Iterator[Finding]:
     """Show the token whose embedding is nearest to each vector of the prefix, by cosine. Any words can be healthy."""
     import torch
     from torch.nn.functional import normalize
-
-    from clipcap.train.validate import spaced
 
     captioner, corpus = examined.captioner, examined.corpus
     images = spaced(np.unique(corpus.image), WORDS_SHOWN)

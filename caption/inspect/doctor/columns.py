@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from clipcap.caption.inspect.doctor.alignment import Columns, components, whitened
 from clipcap.caption.inspect.doctor.content import BLOCK, CacheContent
 from clipcap.caption.neighbours import unit
+from clipcap.data.spaced import spaced
 
 PCA_ROWS = 10_000  # rows that the principal components are computed from; more do not change the first 32
 WORDS = 1000  # tokens that captions are compared by: those that tell most about an image
@@ -77,9 +78,3 @@ class _Words:
             own = slice(self._first[image], self._first[image + 1])
             result[number, self._column[own]] = self._weight[own]
         return unit(result)
-
-
-def spaced(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return at most `count` of the rows, evenly spaced."""
-    count = min(count, len(rows))
-    return rows[np.arange(count) * len(rows) // max(1, count)]

@@ -23,6 +23,8 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import Progress
 from clipcap.data.records import SPLITS
 
+Pairs = list[tuple[int, int]]
+
 BLOCK = 4096  # rows that are computed with at once
 
 
@@ -86,6 +88,16 @@ class CacheContent:
     def tokens(self) -> NDArray[np.int64]:
         """The number of tokens of each caption, with end-of-text: int64 (m)."""
         return np.diff(self.first_token)
+
+    @cached_property
+    def equal_rows(self) -> Pairs:
+        """Pairs (a, b) of usable rows a < b with equal numbers, a being the first of all that are equal."""
+        rows = np.flatnonzero(self.usable)
+        order = rows[np.argsort(self.hash[rows], kind="stable")]
+        same: NDArray[np.bool_] = self.hash[order[1:]] == self.hash[order[:-1]]
+        starts = np.where(np.concatenate([[False], same]), 0, np.arange(len(order)))
+        first = order[np.maximum.accumulate(starts)] if len(order) else order
+        return sorted((int(a), int(b)) for a, b in zip(first, order, strict=True) if a != b)
 
     @cached_property
     def mean(self) -> NDArray[np.float32]:

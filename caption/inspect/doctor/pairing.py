@@ -17,15 +17,16 @@ from clipcap.caption.inspect.doctor.alignment import (
     segment,
     standing_out,
 )
-from clipcap.caption.inspect.doctor.columns import caption_columns, image_columns, spaced
+from clipcap.caption.inspect.doctor.columns import caption_columns, image_columns
 from clipcap.caption.inspect.doctor.content import CacheContent
 from clipcap.caption.inspect.doctor.finding import Facts, Finding, first_examples
-from clipcap.caption.inspect.doctor.rows import copied_blocks, equal_rows
+from clipcap.caption.inspect.doctor.rows import copied_blocks
 from clipcap.caption.neighbours import unit
 from clipcap.data.cache.fingerprint import UNKNOWN
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import ClipCapError
 from clipcap.data.records import SPLITS
+from clipcap.data.spaced import spaced
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def check_pairing(content: CacheContent, facts: Facts) -> Iterator[Finding]:
     one decides whether the rows belong together without a shift.
     """
     used = content.usable & (content.captions > 0)
-    for first, _, rows in copied_blocks(equal_rows(content)):  # a finding of its own
+    for first, _, rows in copied_blocks(content.equal_rows):  # a finding of its own
         used[first : first + rows] = False
     facts["images_and_captions"] = figures = dict[str, Any]()
     by_text = _z_by_text_tower(content, used, facts, figures)

@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipcap.caption.inspect.doctor.content import CacheContent
+from clipcap.caption.inspect.doctor.content import CacheContent, Pairs
 from clipcap.caption.inspect.doctor.finding import Facts, Finding, first_examples
 from clipcap.data.command.progress import plural
-
-Pairs = list[tuple[int, int]]
 
 BLOCK_ROWS = 2  # equal rows one after the other that count as a copied block; images repeat by chance one at a time
 
@@ -49,7 +46,7 @@ def check_rows(content: CacheContent, facts: Facts) -> Iterator[Finding]:
 
 def check_repeated(content: CacheContent, facts: Facts) -> Iterator[Finding]:
     """Find rows that equal the row of another image. An image that is in two splits is left to `check_leaks`."""
-    pairs = equal_rows(content)
+    pairs = content.equal_rows
     blocks = copied_blocks(pairs)
     in_blocks = {row for first, _, rows in blocks for row in range(first, first + rows)}
     alone = [(a, b) for a, b in pairs if b not in in_blocks and content.split[a] == content.split[b]]
@@ -78,16 +75,6 @@ def check_repeated(content: CacheContent, facts: Facts) -> Iterator[Finding]:
         fix=content.command("" if blocks else "remove the copies from the dataset"),
         examples=first_examples(examples),
     )
-
-
-def equal_rows(content: CacheContent) -> Pairs:
-    """Return pairs (a, b) of usable rows a < b with equal numbers, a being the first of all that are equal."""
-    rows = np.flatnonzero(content.usable)
-    order = rows[np.argsort(content.hash[rows], kind="stable")]
-    same: NDArray[np.bool_] = content.hash[order[1:]] == content.hash[order[:-1]]
-    starts = np.where(np.concatenate([[False], same]), 0, np.arange(len(order)))
-    first = order[np.maximum.accumulate(starts)] if len(order) else order
-    return sorted((int(a), int(b)) for a, b in zip(first, order, strict=True) if a != b)
 
 
 def copied_blocks(pairs: Pairs) -> list[tuple[int, int, int]]:

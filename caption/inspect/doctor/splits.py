@@ -7,12 +7,11 @@ from numpy.typing import NDArray
 
 from clipcap.caption.inspect.doctor.content import CacheContent
 from clipcap.caption.inspect.doctor.finding import Facts, Finding, first_examples
-from clipcap.caption.inspect.doctor.rows import equal_rows
 from clipcap.caption.neighbours import Vectors, nearest
 from clipcap.data.command.progress import plural
 from clipcap.data.records import SPLITS
 
-TRAIN, VAL = SPLITS.index("train"), SPLITS.index("val")
+TRAIN = SPLITS.index("train")
 
 TINY = 20  # images: with five captions each, the standard error of the loss is 0.06 nats, the gain of several epochs
 HELD_OUT = 10_000  # images whose nearest training image is sought, drawn if there are more
@@ -50,7 +49,7 @@ def check_validation(content: CacheContent, facts: Facts) -> Iterator[Finding]:
 
 def check_leaks(content: CacheContent, facts: Facts) -> Iterator[Finding]:
     """Find images that are in two splits: with the same id, the same file, or exactly the same embedding."""
-    pairs = sorted({*_same_names(content), *_across(content, equal_rows(content))})
+    pairs = sorted({*_same_names(content), *_across(content, content.equal_rows)})
     if not pairs:
         return
     held_out = len({row for pair in pairs for row in pair if content.split[row] != TRAIN})
@@ -92,7 +91,7 @@ def check_near_duplicates(content: CacheContent, facts: Facts) -> Iterator[Findi
         "median_distance": round(float(np.median(distance)), 4),
         "near_duplicate_below": round(limit, 4),
     }
-    exact = set(_across(content, equal_rows(content)))
+    exact = set(_across(content, content.equal_rows))
     near = [
         (float(d), int(a), int(b))
         for d, a, b in zip(distance, chosen, row, strict=True)
