@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from clipcap.data.callable_package import make_callable
 
 if TYPE_CHECKING:
+    from clipcap.precompute.dataset import understand
     from clipcap.precompute.settings import PrecomputeSettings
-    from clipcap.precompute.start import PrecomputeResult, precompute, understand
+    from clipcap.precompute.start import PrecomputeResult, precompute
 
 __all__ = ["PrecomputeResult", "PrecomputeSettings", "precompute", "understand"]
 
@@ -25,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from clipcap.precompute.settings import PrecomputeSettings
 
         return PrecomputeSettings
+    if name == "understand":
+        from clipcap.precompute.dataset import understand
+
+        return understand
     if name in __all__:  # on first use: it imports torch
         from clipcap.precompute import start
 

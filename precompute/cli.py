@@ -15,7 +15,6 @@ from clipcap.precompute.presets import PRESETS
 from clipcap.precompute.settings import OUTPUT, PrecomputeSettings
 
 if TYPE_CHECKING:
-    from clipcap.data.records import Source
     from clipcap.precompute.start import PrecomputeResult
 
 logger = logging.getLogger(__name__)
@@ -65,14 +64,14 @@ def precompute(
     version: Version = False,
 ) -> None:
     """Encode each image of a dataset once with a frozen CLIP, and write embeddings and tokens to a cache."""
-    from clipcap.precompute import start
-
     if on_command_line(context, "encoder") and not on_command_line(context, "pretrained"):
         given.pop("pretrained", None)  # the weights of a preset belong to the encoder of the preset
     settings = PrecomputeSettings(**given)
     if dry_run:
-        _print_dataset(start.understand(source, settings))
+        _print_dataset(source, settings)
         return
+    from clipcap.precompute import start
+
     try:
         result = start.precompute(source, output, settings, overwrite=overwrite, retokenize=retokenize)
     except start.Interrupted as interrupt:
@@ -93,10 +92,11 @@ def _print_result(result: "PrecomputeResult") -> None:
     )
 
 
-def _print_dataset(source: "Source") -> None:
+def _print_dataset(path: Path, settings: PrecomputeSettings) -> None:
     """Print what `--dry-run` shows of a dataset: its counts, notes and first images."""
-    from clipcap.precompute.start import describe
+    from clipcap.precompute.dataset import describe, understand
 
+    source = understand(path, settings)
     print(describe(source))
     for note in source.notes:
         print(note)

@@ -10,7 +10,7 @@ Knows nothing of command lines.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +23,9 @@ from clipcap.data.pretrained.bundled import lasting_name
 from clipcap.data.pretrained.device import choose_device, choose_precision
 from clipcap.data.pretrained.new_tokenizer import is_new
 from clipcap.data.pretrained.tokenizer import tokenizer_sha256
-from clipcap.data.readers import Columns, read_source
-from clipcap.data.readers.rows import add_captions
 from clipcap.data.records import Source
-from clipcap.data.splits import draw_splits
 from clipcap.data.version import program_version
+from clipcap.precompute.dataset import check_missing, describe, read_dataset
 from clipcap.precompute.encoders.clip import quick_gelu_twin
 from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.failures import Failure, log_failures
@@ -118,10 +116,12 @@ def precompute(
         Interrupted: Ctrl-C while images were encoded; it is a KeyboardInterrupt.
     """
     settings = settings or PrecomputeSettings()
-    dataset, drawn = _read(Path(source), settings)
+    if retokenize and overwrite:
+        raise UsageError("`retokenize` keeps the embeddings that `overwrite` deletes; leave one of them out")
+    dataset, drawn = read_dataset(Path(source), settings)
     if retokenize:
         return _retokenize(dataset, Output(Path(output)), settings.tokenizer)
-    _check_missing(dataset, settings.strict)
+    check_missing(dataset, settings.strict)
     for note in dataset.notes:
         logger.info(note)
     target = Output(Path(output))
@@ -139,44 +139,6 @@ def precompute(
     if not finished:
         log_failures(failures)
     return _result(cache, failures, was_finished=finished)
-
-
-def understand(source: str | Path, settings: PrecomputeSettings | None = None) -> Source:
-    """Read a dataset as `precompute` would, with splits, captions and limit applied; open no image, write nothing.
-
-    Args:
-        source: as for `precompute`.
-        settings: as for `precompute`.
-
-    Raises:
-        SourceError: the dataset cannot be read.
-        UsageError: the settings do not fit the dataset.
-    """
-    return _read(Path(source), settings or PrecomputeSettings())[0]
-
-
-def describe(source: Source) -> str:
-    """Return a dataset's format and counts on one line."""
-    images, captions = plural(len(source.records), "image"), plural(source.captions(), "caption")
-    splits = ", ".join(f"{count:,} {split}" for split, count in source.counts().items())
-    return f"{source.format}, {images} ({splits}), {captions}"
-
-
-def _read(path: Path, settings: PrecomputeSettings) -> tuple[Source, bool]:
-    """Read the dataset; return it with all splits set, and whether a val split was drawn."""
-    columns = Columns(image=settings.image_column, caption=settings.caption_column)
-    source = read_source(path, settings.format, columns if settings.captions is None else None)
-    if settings.captions is not None:
-        if source.embedding is None:
-            raise UsageError(f"`captions` is for existing embeddings; {path} has images: leave `captions` out")
-        captions = Path(settings.captions)
-        source = add_captions(source, read_source(captions, None, columns), captions)
-    source, drawn = draw_splits(source, settings.val_fraction, settings.seed)
-    if settings.skip_missing:
-        source = _without_missing(source)
-    if settings.limit is not None:
-        source = source.limited(settings.limit, settings.seed)
-    return source, drawn
 
 
 def _result(cache: Cache, failures: list[Failure], *, was_finished: bool) -> PrecomputeResult:
@@ -197,36 +159,6 @@ def _retokenize(source: Source, output: Output, tokenizer: str) -> PrecomputeRes
     with output.lock():
         cache = retokenize_cache(source, output, tokenizer)
         return _result(cache, output.failures(), was_finished=True)
-
-
-def _without_missing(source: Source) -> Source:
-    """Leave out the records whose image does not exist."""
-    if not source.missing:
-        return source
-    missing = set(source.missing)
-    note = f"{len(missing):,} listed images do not exist and were left out"
-    records = [record for record in source.records if record.path not in missing]
-    return replace(source, records=records, missing=[], notes=[*source.notes, note])
-
-
-def _check_missing(source: Source, strict: bool) -> None:
-    """Refuse a dataset too many of whose images do not exist, before a model is loaded.
-
-    Raises:
-        SourceError: more than half of the images do not exist; with `strict`, one does not; or there are none.
-    """
-    listed, missing = len(source.records), len(source.missing)
-    if not listed:
-        raise SourceError(f"{source.root} lists no images that exist; give the folder that holds them")
-    if not missing:
-        return
-    fact = f"{missing:,} of {listed:,} listed images do not exist (such as {source.missing[0]})"
-    if strict:
-        raise SourceError(f"{fact}, and `strict` allows no failures; complete the folder, or leave `strict` out")
-    if 2 * missing > listed:
-        rest = f", or use the {listed - missing:,} that exist with `skip_missing`" if missing < listed else ""
-        raise SourceError(f"{fact}, which is more than half; complete the folder{rest}")
-    logger.warning(fact)
 
 
 @dataclass(frozen=True)
@@ -325,4 +257,4 @@ def _check_finished(output: Output, strict: bool) -> list[Failure]:
     return failures
 
 
-__all__ = ["Interrupted", "PrecomputeResult", "describe", "precompute", "understand"]
+__all__ = ["Interrupted", "PrecomputeResult", "precompute"]

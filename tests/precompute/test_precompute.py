@@ -18,9 +18,10 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.cache.shard import ShardTables, read_shard
 from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
+from clipcap.precompute.dataset import understand
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.settings import PrecomputeSettings
-from clipcap.precompute.start import precompute, understand
+from clipcap.precompute.start import precompute
 
 Options = list[object]
 
@@ -551,7 +552,7 @@ def test_weights_of_a_preset_are_used_only_with_its_encoder(
         seen.append(settings)
         return understand(source, settings)
 
-    monkeypatch.setattr("clipcap.precompute.start.understand", catch)
+    monkeypatch.setattr("clipcap.precompute.dataset.understand", catch)
     assert run("precompute", coco, "--dry-run", "--preset", "clipcap-transformer", *arguments).status == 0
     assert (seen[0].encoder, seen[0].pretrained) == expected
 

@@ -67,6 +67,10 @@ def test_new_tokens_continue_after_a_crash_and_need_the_same_dataset(
     other = run("precompute", make_coco(tmp_path / "other", train=3), *command[2:])
     assert other.status == 2
     assert str(index) in other.err
+    both = run(*command, "--overwrite")
+    assert both.status == 2
+    assert "--overwrite" in both.err
+    assert Cache.open(index).fingerprint.tokenizer == "new:280"
     missing = run("precompute", coco, "-o", tmp_path / "none.h5", "--retokenize")
     assert missing.status == 2
     assert "none.h5" in missing.err
