@@ -25,8 +25,13 @@ sys.modules["clipcap"] = package
 from pathlib import Path
 from clipcap.data.lock import hold_lock
 with hold_lock(Path(sys.argv[2]), "runs/demo"):
+    runs, started = os.pipe()
     child = os.fork() if sys.argv[3] == "fork" else None
-    if child != 0:
+    if child == 0:
+        os.write(started, b".")  # only code that runs after the fork's own handlers: the file is closed here
+    else:
+        if child:
+            os.read(runs, 1)
         print(child or 0, flush=True)
     time.sleep(60)
 """
