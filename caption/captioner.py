@@ -24,12 +24,12 @@ from PIL import Image
 from clipcap.caption.decoding.base import Strategy
 from clipcap.caption.decoding.options import DecodeOptions
 from clipcap.caption.decoding.registry import choose_strategy, infer_strategy
+from clipcap.caption.scoring import score_captions
 from clipcap.caption.settings import CaptionerChanges, CaptionerSettings, DecodeChanges
 from clipcap.caption.trained_encoder import load_trained_encoder
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
 from clipcap.data.pretrained.device import autocast, choose_device, choose_precision
-from clipcap.data.pretrained.tokenizer import encode_captions
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.images import open_image, to_pixels, to_rgb
 from clipcap.train.foreign import load_foreign
@@ -279,24 +279,15 @@ class Captioner:
         if isinstance(captions, str) or not isinstance(embeddings, np.ndarray | torch.Tensor):
             raise UsageError("score takes embeddings, (n, d), and a list of n captions; encode() makes embeddings")
         embedding = self._scaled(self.check_embeddings(embeddings))
-        if len(embedding) != len(captions):
-            raise UsageError(
-                f"there are {len(embedding)} embeddings and {len(captions)} captions; give one caption for each"
-            )
-        tokens = [self._tokens(caption) for caption in captions]
-        self._check_lengths(captions, tokens)
-        losses: list[list[float]] = []
-        for number, rows in enumerate(self._batches(embedding)):
-            start = number * self.batch_size
-            batch = [torch.tensor(row) for row in tokens[start : start + self.batch_size]]
-            lengths = torch.tensor([len(row) for row in batch])
-            padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)  # (rows, longest)
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                flat = self.model.token_losses(
-                    rows.to(self.device), padded.to(self.device), lengths.to(self.device)
-                ).cpu()
-            losses.extend(row.tolist() for row in flat.split(lengths.tolist()))
-        return losses
+        return score_captions(
+            self.model,
+            self.tokenizer,
+            embedding,
+            captions,
+            with_end=self.config.system != "rmokady",
+            batch_size=self.batch_size,
+            precision=self.precision,
+        )
 
     def check_embeddings(self, embeddings: Embeddings) -> torch.Tensor:
         """Convert embeddings to float32 (n, d).
@@ -344,17 +335,3 @@ class Captioner:
     def _scaled(self, embedding: torch.Tensor) -> torch.Tensor:
         """Scale rows to length 1, if the model was trained on such rows."""
         return torch.nn.functional.normalize(embedding, dim=-1) if self.config.encoder.normalized else embedding
-
-    def _tokens(self, caption: str | Sequence[int]) -> list[int]:
-        if not isinstance(caption, str):
-            return list(caption)
-        (tokens,) = encode_captions(self.tokenizer, [caption])
-        return tokens[:-1] if self.config.system == "rmokady" else tokens
-
-    def _check_lengths(self, captions: Sequence[str | Sequence[int]], tokens: list[list[int]]) -> None:
-        longest = self.model.gpt.config.n_positions - self.config.mapper.prefix_length
-        for caption, row in zip(captions, tokens, strict=True):
-            empty = not caption.strip() if isinstance(caption, str) else not caption
-            if empty or len(row) > longest:
-                fact = f"a caption of {0 if empty else len(row)} tokens cannot be scored"
-                raise UsageError(f"{fact}; give 1 to {longest} tokens: {caption[:60]!r}")

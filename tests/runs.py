@@ -46,6 +46,20 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+def interrupt_at_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send SIGINT, as Ctrl-C does, when a run begins a step, which is counted from 1."""
+    from clipcap.train.loop import Trainer
+
+    original = Trainer._step
+
+    def interrupting(self: Trainer, captions: Any) -> Any:
+        if self.state.step == step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, captions)
+
+    monkeypatch.setattr(Trainer, "_step", interrupting)
+
+
 def interrupt_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     """Send SIGINT, as Ctrl-C does, when a function is called for the first time."""
     original = getattr(owner, name)

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import assert_same_run, assert_same_weights, interrupt_in, metrics, score_threads
+from runs import assert_same_run, assert_same_weights, interrupt_at_step, interrupt_in, metrics, score_threads
 
 from clipcap.caption import Captioner
 from clipcap.data.cache.index import Cache
 from clipcap.data.metrics import METRICS, tokenize_all
 from clipcap.train import loop, score, validate
 from clipcap.train.corpus.captions import load_corpora
-from clipcap.train.loop import Trainer
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.run.reporting import Reporter
 from clipcap.train.run.trackers import TRACKERS, WeightsAndBiases
@@ -185,15 +184,8 @@ def test_resume_after_ctrl_c_at_any_step_ends_with_the_same_files(
 ) -> None:
     monkeypatch.setattr(BackgroundScore, "_score_of", score_of_weights)
     assert run("train", *options, "-o", tmp_path / "undisturbed").status == 0
-    original = Trainer._step
-
-    def interrupted(self: Trainer, captions: Any) -> Any:
-        if self.state.step == step - 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, captions)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted)
+        interrupt_at_step(patch, step)
         assert run("train", *options, "-o", tmp_path / "run").status == 130
     assert json.loads((tmp_path / "run/last/training_state.json").read_text())["step"] == step
     assert run("train", *options, "-o", tmp_path / "run", "--resume").status == 0
@@ -258,14 +250,7 @@ def test_a_second_ctrl_c_stops_at_once_while_the_thread_works(
         return wait(self, *arguments)
 
     monkeypatch.setattr(BackgroundScore, "wait", interrupted_wait)
-    step = Trainer._step
-
-    def interrupted_step(self: Trainer, captions: Any) -> Any:
-        if self.state.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, captions)
-
-    monkeypatch.setattr(Trainer, "_step", interrupted_step)
+    interrupt_at_step(monkeypatch, 6)
     result = run("train", *options, "-o", tmp_path / "run")
     assert result.status == 130
     assert "Ctrl-C again stops at once" in result.err

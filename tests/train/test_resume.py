@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import assert_same_run, assert_same_weights, files, interrupt_in, metrics
+from runs import assert_same_run, assert_same_weights, files, interrupt_at_step, interrupt_in, metrics
 
 from clipcap.train import loop
 from clipcap.train.engine.distributed import World
@@ -32,15 +32,8 @@ def test_resume_after_ctrl_c_at_any_step_continues_with_the_same_weights(
     tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     assert run("train", *options, "-o", tmp_path / "undisturbed").status == 0
-    original = Trainer._step
-
-    def interrupted(self: Trainer, captions: Any) -> Any:
-        if self.state.step == step - 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, captions)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted)
+        interrupt_at_step(patch, step)
         result = run("train", *options, "-o", tmp_path / "run")
     assert result.status == 130
     assert result.err.splitlines()[-1] == "clipcap-train: interrupted"
