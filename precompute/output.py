@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +119,8 @@ class Output:
         if (self.tokenizer / "tokenizer.json").is_file():
             for file in self.tokenizer.glob("*.json"):
                 file.unlink()
+            with suppress(OSError):  # it holds files of someone else
+                self.tokenizer.rmdir()
 
     def failures(self) -> list[Failure]:
         """Return the failures that the shards of a finished cache record.

@@ -76,6 +76,26 @@ def test_new_tokens_continue_after_a_crash_and_need_the_same_dataset(
     assert "none.h5" in missing.err
 
 
+def test_overwrite_makes_the_cache_again_with_another_new_tokenizer(
+    run: Any, coco: Path, index: Path, clip_folder: Path
+) -> None:
+    again = run("precompute", coco, "-o", index, *encoding(clip_folder, 280), "--overwrite")
+    assert again.status == 0, again.err
+    assert len(load_tokenizer(Cache.open(index).tokenizer)) == 280
+
+
+def test_a_folder_with_other_files_in_place_of_the_tokenizer_is_left_alone(
+    run: Any, coco: Path, tmp_path: Path, clip_folder: Path
+) -> None:
+    folder = tmp_path / "cache-tokenizer"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    result = run("precompute", coco, "-o", tmp_path / "cache.h5", *encoding(clip_folder))
+    assert result.status == 2
+    assert str(folder) in result.err
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
 @pytest.fixture
 def index(run: Any, coco: Path, tmp_path: Path, clip_folder: Path) -> Path:
     """A cache with a tokenizer of its own, in two shards."""
