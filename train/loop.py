@@ -210,9 +210,11 @@ class Trainer:
         return False
 
     def _step(self, captions: Numbers) -> StepResult:
-        step, settings = self.state.step, self.settings
-        factor = lr_factor(step, self.warmup_steps, self.total_steps, settings.schedule)
-        return self.engine.step(self.train, captions, rate=settings.lr * factor, number=step)
+        step = self.state.step
+        return self.engine.step(self.train, captions, rate=self._rate(step), number=step)
+
+    def _rate(self, step: int) -> float:
+        return self.settings.lr * lr_factor(step, self.warmup_steps, self.total_steps, self.settings.schedule)
 
     def _finish_steps(self, leave: int = 0) -> float | None:
         """Finish all steps but the newest `leave`; return the loss of the last one finished, in nats a token.
@@ -311,7 +313,7 @@ class Trainer:
             step=state.step,
             epoch=state.epoch + 1,
             loss=state.loss_sum / max(1, state.loss_tokens),
-            rate=self.engine.optimizer.param_groups[0]["lr"],
+            rate=self._rate(state.step - 1),
             captions_per_second=rate,
         )
         state.loss_sum, state.loss_tokens = 0.0, 0

@@ -66,7 +66,16 @@ class TrainSettings(Settings):
         "which is slower and learns a little more from each.",
         group=TRAINING, choices=("image", "caption"),
     )  # fmt: skip
+    optimizer: str = setting(
+        "adamw",
+        "adamw, or muon for the matrices within the mapper and GPT-2, with AdamW for the rest; muon is for models that "
+        "learn from scratch.",
+        group=TRAINING, choices=("adamw", "muon"),
+    )  # fmt: skip
     lr: float = setting(2e-5, "Highest learning rate.", group=TRAINING, above=0)
+    mapper_lr: float | None = setting(
+        None, "Highest learning rate of the mapper. Default: that of `lr`.", group=TRAINING, above=0
+    )
     warmup: float = setting(
         0.05,
         "Fraction of all steps in which the learning rate rises; a value of 1 or more is a number of steps.",

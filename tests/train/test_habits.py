@@ -76,11 +76,12 @@ def test_label_smoothing_spreads_a_share_of_the_target_over_all_tokens(
 
 def test_only_matrices_have_weight_decay(small_cache: Path, lm_folder: Path, tmp_path: Path) -> None:
     found = trainer(small_cache, lm_folder, tmp_path, weight_decay=0.3)
-    matrices, vectors = found.engine.optimizer.param_groups
+    (adamw,) = found.engine.optimizer.optimizers
+    matrices, vectors = sorted(adamw.param_groups, key=lambda group: -group["weight_decay"])
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
     assert {p.ndim for p in matrices["params"]} == {2}
     assert {p.ndim for p in vectors["params"]} == {1}
-    assert len(matrices["params"]) + len(vectors["params"]) == len(found.engine.parameters)
+    assert len(matrices["params"]) + len(vectors["params"]) == len(found.engine.optimizer.parameters)
 
 
 def test_dropout_and_mapper_dropout_set_the_dropout_of_their_modules(

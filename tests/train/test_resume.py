@@ -27,10 +27,11 @@ def options(small_cache: Path, lm_folder: Path) -> Options:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", range(1, 9))
+@pytest.mark.parametrize(("step", "own"), [*((step, ()) for step in range(1, 9)), (3, ("--optimizer", "muon"))])
 def test_resume_after_ctrl_c_at_any_step_continues_with_the_same_weights(
-    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch, step: int
+    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch, step: int, own: tuple[str, ...]
 ) -> None:
+    options = [*options, *own]
     assert run("train", *options, "-o", tmp_path / "undisturbed").status == 0
     with monkeypatch.context() as patch:
         interrupt_at_step(patch, step)

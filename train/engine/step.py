@@ -3,7 +3,7 @@
 A step trains on one batch of captions:
 
     batch -> this process's part -> micro-batches, one after the other: loss and backward pass
-          -> gradients averaged over processes -> norm -> clipping and AdamW -> StepResult
+          -> gradients averaged over processes -> norm -> clipping, update (optimizer.py) -> StepResult
 
 *Micro-batches* are the pieces into which a batch is cut where memory is short. Their losses are all divided by the
 tokens of the whole batch, so that their summed gradients are those of the batch in one piece: the step is the same,
@@ -29,6 +29,7 @@ from clipcap.data.pretrained.device import autocast
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.engine.distributed import World
 from clipcap.train.engine.memory import micro_batches_that_fit
+from clipcap.train.engine.optimizer import Optimizer
 from clipcap.train.engine.result import FIRST_LOSS_SCALE, LEAST_LOSS_SCALE, LossScale, StepResult
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.packed.loss import PackedLoss, products_dtype
@@ -37,7 +38,6 @@ from clipcap.train.settings import TrainSettings
 logger = logging.getLogger(__name__)
 
 CLIP_NORM = 1.0
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
 
 Numbers = NDArray[np.int64]
 
@@ -53,8 +53,7 @@ class Engine:
         reserved: bytes of memory that micro-batches must leave free.
 
     Attributes:
-        parameters: the parameters that train, by name.
-        optimizer: AdamW (arXiv:1711.05101).
+        optimizer: updates the weights.
         micro_batches: how many micro-batches a batch is cut into; 0 until the first step measures it.
         loss_scale: the loss scale of fp16.
         runs_ahead: whether the next step may start before the result of this one is finished.
@@ -67,22 +66,14 @@ class Engine:
         self.model, self.settings, self.device, self.world = model, settings, device, world
         if settings.tune == "none" and not settings.init:  # checkpoints do not hold this language model
             _narrow(model.gpt.transformer.h, device, settings.precision)
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if device.type == "cpu":
-            for _, parameter in trained:  # loaded weights map a file, and each page is copied when it is first written
-                parameter.data = parameter.data.clone()
-        matrices = [(name, p) for name, p in trained if p.ndim > 1]
-        vectors = [(name, p) for name, p in trained if p.ndim <= 1]  # biases and norms, which do not decay
-        self.parameters = dict(matrices + vectors)
-        groups = [
-            {"params": [p for _, p in matrices], "weight_decay": settings.weight_decay},
-            {"params": [p for _, p in vectors], "weight_decay": 0.0},
-        ]
-        self.fused = device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=self.fused)
+            for parameter in model.parameters():  # loaded weights map a file; a page is copied when it is first written
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.clone()
+        self.optimizer = Optimizer(model, settings, device)
         self.micro_batches = settings.accumulate
         self.loss_scale = LossScale(FIRST_LOSS_SCALE if settings.precision == "fp16" else 1.0)
-        self.runs_ahead = device.type == "cuda" and settings.precision != "fp16"
+        self.runs_ahead = device.type == "cuda" and settings.precision != "fp16" and not self.optimizer.waits
         self._loss = PackedLoss(model, settings.label_smoothing)
         self._parallel = world.wrap(self._loss, device)
 
@@ -101,8 +92,6 @@ class Engine:
         Raises:
             ClipCapError: one caption alone does not fit into memory.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         tokens = int(corpus.length[captions].sum())
         if not self.micro_batches:
             self.micro_batches = self._choose_micro_batches(corpus)
@@ -115,7 +104,8 @@ class Engine:
                 pass  # the exception holds all activations, and must be gone before memory is freed
             self._split_further()
         norm = self._norm() / self.loss_scale.scale
-        self._update(norm)
+        divisor = self.loss_scale.scale * (norm / CLIP_NORM).clamp(min=1)
+        self.optimizer.step(rate, divisor, ~norm.isfinite())
         return StepResult(torch.stack([self.world.sum(loss), norm]), number, tokens)
 
     def finish(self, result: StepResult) -> float:
@@ -146,9 +136,9 @@ class Engine:
         """
         # A sum is NaN or infinite if one of its terms is. It also overflows if they are as large as 1e38.
         with torch.no_grad():
-            sums = torch.stack([parameter.sum().float() for parameter in self.parameters.values()])
+            sums = torch.stack([parameter.sum().float() for parameter in self.optimizer.parameters.values()])
         if not bool(sums.isfinite().all()):
-            name = list(self.parameters)[int((~sums.isfinite()).nonzero()[0])]
+            name = list(self.optimizer.parameters)[int((~sums.isfinite()).nonzero()[0])]
             raise self.diverged(f"the weights of {name} are not finite")
 
     def diverged(self, fact: str) -> ClipCapError:
@@ -160,20 +150,14 @@ class Engine:
         """Return all state besides the weights that later steps depend on.
 
         Returns:
-            `micro_batches`, `loss_scale` and `good_steps` as numbers, and `moments`: AdamW's tensors on the CPU, under
-            names such as `exp_avg.clip_project.model.0.weight`. As with torch's modules, they are not copies.
+            `micro_batches`, `loss_scale` and `good_steps` as numbers, and `moments`, the optimiser's tensors.
         """
-        moments = {
-            f"{key}.{name}": value.detach().cpu()
-            for name, parameter in self.parameters.items()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
         scale = self.loss_scale
         return {
             "micro_batches": self.micro_batches,
             "loss_scale": scale.scale,
             "good_steps": scale.good_steps,
-            "moments": moments,
+            "moments": self.optimizer.moments(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,15 +166,7 @@ class Engine:
         Raises:
             KeyError, ValueError: something is missing, or does not have the shape of its parameter.
         """
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for index, (name, parameter) in enumerate(self.parameters.items()):
-            if f"step.{name}" not in state["moments"]:  # it had no gradient yet
-                continue
-            moments[index] = {key: state["moments"][f"{key}.{name}"] for key in MOMENTS}
-            if moments[index]["exp_avg"].shape != parameter.shape:
-                raise ValueError(f"the moments of {name} have another shape than it")
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.optimizer.load_moments(state["moments"])
         self.micro_batches = int(state["micro_batches"])
         self.loss_scale = LossScale(float(state["loss_scale"]), int(state["good_steps"]))
 
@@ -240,27 +216,10 @@ class Engine:
             self._parallel.require_backward_grad_sync = on  # type: ignore[assignment]
 
     def _norm(self) -> torch.Tensor:
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
         if self.device.type == "cpu":  # three times as fast there, and exact enough for a threshold
             return torch.stack([g.flatten().dot(g.flatten()) for g in gradients]).sum().sqrt()
         return torch.nn.utils.get_total_norm(gradients)
-
-    def _update(self, norm: torch.Tensor) -> None:
-        """Clip the gradient and step; leave everything as it is where the gradient is not finite."""
-        divisor = self.loss_scale.scale * (norm / CLIP_NORM).clamp(min=1)
-        bad = ~norm.isfinite()
-        if self.fused:
-            # What torch.amp.GradScaler gives to a fused optimiser, which then divides, or skips the step, by itself.
-            # The norm stays on the device, so a GPU is not waited for.
-            self.optimizer.grad_scale = divisor.float()  # type: ignore[attr-defined]
-            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
-            self.optimizer.step()
-        elif not bad:
-            for parameter in self.parameters.values():
-                if parameter.grad is not None:
-                    parameter.grad.div_(divisor)
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def _split_further(self) -> None:
         """Double the number of micro-batches, since the GPU ran out of memory.
@@ -272,7 +231,7 @@ class Engine:
         if each == 1 or self.world.size > 1:
             fact = f"{each:,} captions at a time do not fit into the memory of {self.device}"
             raise ClipCapError(f"{fact}; start again with a smaller `batch_size` or a larger `accumulate`")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.forget_gradients()
         torch.cuda.empty_cache()
         self.micro_batches *= 2
         logger.info(f"out of memory with {each:,} captions at a time; trying {math.ceil(each / 2):,}")
