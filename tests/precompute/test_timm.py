@@ -13,14 +13,17 @@ from safetensors.torch import load_file, save_file
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import ModelError, UsageError
 from clipcap.precompute.encoders.load import load_encoder
-from clipcap.precompute.images import to_pixels
+from clipcap.precompute.images import open_image, to_pixels
 from clipcap.precompute.settings import PrecomputeSettings
 
 CPU = torch.device("cpu")
 SMALL = ["test_vit", "test_vit4", "test_convnext", "test_efficientnet", "test_resnet", "test_mambaout"]
 LARGE = [
+    "vit_small_patch16_224",
     "vit_small_patch14_reg4_dinov2",
     "vit_base_patch16_siglip_224",
+    "vit_base_patch16_siglip_224.v2_webli",
+    "efficientnet_b0",
     "convnext_tiny",
     "swin_tiny_patch4_window7_224",
 ]
@@ -29,7 +32,7 @@ LARGE = [
 def save_weights(folder: Path, name: str) -> Path:
     """Save random weights of a model with its classifier, as files of published weights have it."""
     torch.manual_seed(0)
-    file = folder / f"{name}.safetensors"
+    file = folder / "model.safetensors"
     save_file(timm.create_model(name).state_dict(), file)
     return file
 
@@ -78,14 +81,28 @@ def test_features_of_published_architectures_equal_those_of_timm(tmp_path: Path,
     check_features(tmp_path, name)
 
 
-def test_embeddings_of_photographs_equal_those_of_timm(shared: Path) -> None:
+def test_embeddings_of_200_photographs_equal_those_of_timm(shared: Path) -> None:
     file = shared / "data" / "encoders" / "tf_efficientnet_lite2.safetensors"
-    photos = [Image.open(path).convert("RGB") for path in sorted((shared / "data/coco/val2017").glob("*.jpg"))[:16]]
-    _, pooled = own_features("tf_efficientnet_lite2", file, photos)
-    encoder = load_encoder("timm:tf_efficientnet_lite2", str(file), device=CPU, features="pooled")
-    found = encoder.encode(torch.stack([to_pixels(photo, encoder.transform) for photo in photos]))
-    assert encoder.preprocess["size"] == [260, 260]
-    assert float(torch.cosine_similarity(found, pooled).min()) > 0.9999
+    paths = sorted((shared / "data" / "coco").glob("*2017/*.jpg"))[:200]  # of many sizes, so that cropping matters
+    assert len(paths) == 200
+    encoders = [
+        load_encoder("timm:tf_efficientnet_lite2", str(file), device=CPU, features=features)
+        for features in ("pooled", "patches")
+    ]
+    assert encoders[0].preprocess["size"] == [260, 260]
+    lowest = 1.0
+    for start in range(0, 200, 8):
+        photos = [open_image(path) for path in paths[start : start + 8]]
+        features, pooled = own_features("tf_efficientnet_lite2", file, photos)
+        cells = features.flatten(2).transpose(1, 2)
+        for encoder, expected in zip(encoders, (pooled, cells), strict=True):
+            found = encoder.encode(torch.stack([to_pixels(photo, encoder.transform) for photo in photos]))
+            assert found.shape == expected.shape
+            nothing = expected.norm(dim=-1) == 0  # a cell may have no feature, and then no direction either
+            assert not found[nothing].any()
+            cosine = torch.cosine_similarity(found, expected, dim=-1)[~nothing]
+            lowest = min(lowest, float(cosine.min()))
+    assert lowest > 0.9999, lowest
 
 
 @pytest.mark.slow
@@ -137,7 +154,7 @@ def test_wrong_names_and_weights_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="other"):
         load_encoder("timm:test_vit.r160_in1k", "other", device=CPU, features="pooled")
     file = save_weights(tmp_path, "test_convnext")
-    with pytest.raises(ModelError, match=r"test_convnext.safetensors does not hold weights of timm:test_vit"):
+    with pytest.raises(ModelError, match=r"model.safetensors does not hold weights of timm:test_vit"):
         load_encoder("timm:test_vit", str(file), device=CPU, features="pooled")
     state = {name: tensor for name, tensor in load_file(file).items() if "head.fc" not in name}
     save_file(state, file)
