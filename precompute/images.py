@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipcap.data.errors import ImageError, one_line
 from clipcap.precompute.settings import MAX_WORKERS
+from clipcap.precompute.views import random_view
 
 MAX_ASPECT_RATIO = 200  # long side to short side
 Transform = Callable[[Image.Image], Image.Image]
@@ -91,7 +92,12 @@ def choose_workers(wanted: int | None = None) -> int:
 
 
 def decode_images(
-    paths: Sequence[Path], transform: Transform, batches: list[list[int]], workers: int
+    paths: Sequence[Path],
+    transform: Transform,
+    batches: list[list[int]],
+    workers: int,
+    views: Sequence[int] = (),
+    size: tuple[int, int] = (0, 0),
 ) -> Iterable[Decoded]:
     """Decode images in worker processes, a few batches ahead.
 
@@ -100,13 +106,15 @@ def decode_images(
         transform: the encoder's resize and crop.
         batches: indices into `paths`, for each batch.
         workers: number of processes; 0 decodes in this process.
+        views: how many random views of each image follow it; by default none.
+        size: height and width of views.
 
     Returns:
-        For each batch of B images, uint8 (m, H, W, 3) with the m images that could be read, and a list of B reasons:
-        None, or why the image could not be read.
+        For each batch of B images, uint8 (m, H, W, 3) with the images that could be read, each with its views after
+        it, and a list of B reasons: None, or why the image could not be read.
     """
     return torch.utils.data.DataLoader(
-        _Images(paths, transform),
+        _Images(paths, transform, views or [0] * len(paths), size),
         batch_sampler=batches,
         collate_fn=_collate,
         num_workers=min(workers, len(batches)),
@@ -115,23 +123,28 @@ def decode_images(
 
 
 class _Images(torch.utils.data.Dataset[tuple[torch.Tensor, str | None]]):
-    """An item is an image's uint8 (H, W, 3) tensor and None, or an empty tensor and why it could not be read."""
+    """An item is an image and its views, uint8 (1 + views, H, W, 3), and None; or nothing, and why it was not read."""
 
-    def __init__(self, paths: Sequence[Path], transform: Transform) -> None:
-        self.paths = paths
-        self.transform = transform
+    def __init__(
+        self, paths: Sequence[Path], transform: Transform, views: Sequence[int], size: tuple[int, int]
+    ) -> None:
+        self.paths, self.transform, self.views, self.size = paths, transform, views, size
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str | None]:
+        path = self.paths[index]
         try:
-            return to_pixels(open_image(self.paths[index]), self.transform), None
+            image = open_image(path)
+            pixels = [to_pixels(image, self.transform)]
         except ImageError as error:
             return torch.empty(0, dtype=torch.uint8), str(error)
+        pixels += [random_view(image, self.size, path.name, number) for number in range(self.views[index])]
+        return torch.stack(pixels), None
 
 
 def _collate(items: list[tuple[torch.Tensor, str | None]]) -> Decoded:
     readable = [pixels for pixels, reason in items if reason is None]
-    pixels = torch.stack(readable) if readable else torch.empty(0, dtype=torch.uint8)
+    pixels = torch.cat(readable) if readable else torch.empty(0, dtype=torch.uint8)
     return pixels, [reason for _, reason in items]

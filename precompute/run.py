@@ -25,6 +25,7 @@ from clipcap.precompute.failures import Failure, Failures
 from clipcap.precompute.images import Decoded, decode_images, open_image
 from clipcap.precompute.output import Output
 from clipcap.precompute.shards import build_tables, plan_shards, store_tables
+from clipcap.precompute.views import view_counts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,12 +76,17 @@ def encode_source(
     }
     paths = [source.root / record.path for record in records]
     every_batch = [batch for batches in todo.values() for batch in batches]
-    decoded = iter(decode_images(paths, encoder.transform, every_batch, workers))
+    views = view_counts(records, fingerprint.views)
+    height, width = encoder.preprocess["size"]
+    decoded = iter(decode_images(paths, encoder.transform, every_batch, workers, views, (height, width)))
     with Progress("encoding", "images", len(records), done) as progress:
         for number, batches in todo.items():
             share = [records[i] for i in plan[number]]
-            embedding, reasons = _encode_shard(share, islice(decoded, len(batches)), encoder, failures, progress)
-            tables = build_tables(share, embedding, reasons, tokenizer)
+            shard_views = [views[i] for i in plan[number]]
+            rows, reasons = _encode_shard(
+                share, shard_views, islice(decoded, len(batches)), encoder, failures, progress
+            )
+            tables = build_tables(share, rows, reasons, tokenizer, shard_views if fingerprint.views else None)
             entries[number] = store_tables(output.shard(number), tables, fingerprint, number)
     write_index(output.index, fingerprint, [entries[number] for number in range(len(plan))])
     return failures.found
@@ -95,48 +101,66 @@ def _batches(share: range, batch_size: int) -> list[list[int]]:
 
 
 def _encode_shard(
-    records: list[Record], decoded: Iterator[Decoded], encoder: Encoder, failures: Failures, progress: Progress
+    records: list[Record],
+    views: list[int],
+    decoded: Iterator[Decoded],
+    encoder: Encoder,
+    failures: Failures,
+    progress: Progress,
 ) -> tuple[NDArray[np.float16], list[str | None]]:
     """Encode the batches of one shard, and count the images that fail.
 
+    Args:
+        records: of the shard.
+        views: for each record, how many views of it are encoded.
+        decoded: what `decode_images` made of each batch.
+        encoder: the image encoder.
+        failures: counts the images that fail.
+        progress: shows the images that are done.
+
     Returns:
-        float16 (m, d) or (m, t, d), the rows of the images that did not fail, and for each record None or its reason.
+        float16 (m, d) or (m, t, d), the rows of the images that did not fail, each with the rows of its views after
+        it; and for each record None or its reason.
     """
     rows: list[NDArray[np.float16]] = []
     reasons: list[str | None] = []
     for pixels, unreadable in decoded:
-        embedding, batch_reasons = _encode_batch(encoder, pixels, unreadable)
-        batch = records[len(reasons) : len(reasons) + len(batch_reasons)]
-        for record, reason in zip(batch, batch_reasons, strict=True):
+        batch = slice(len(reasons), len(reasons) + len(unreadable))
+        embedding, batch_reasons = _encode_batch(encoder, pixels, unreadable, views[batch])
+        for record, reason in zip(records[batch], batch_reasons, strict=True):
             if reason is not None:
                 failures.add(Failure(record.path, reason))
         rows.append(embedding)
         reasons.extend(batch_reasons)
-        progress.advance(len(batch), skipped=len(batch) - len(embedding))
+        progress.advance(len(batch_reasons), skipped=sum(reason is not None for reason in batch_reasons))
     return np.concatenate(rows), reasons
 
 
 def _encode_batch(
-    encoder: Encoder, pixels: torch.Tensor, reasons: Sequence[str | None]
+    encoder: Encoder, pixels: torch.Tensor, reasons: Sequence[str | None], views: Sequence[int]
 ) -> tuple[NDArray[np.float16], list[str | None]]:
-    """Encode one batch. An image whose embedding is not finite fails, like one that could not be read.
+    """Encode one batch. An image that has an embedding which is not finite fails, like one that could not be read.
 
     Args:
         encoder: the image encoder.
-        pixels: uint8 (m, H, W, 3), the images that could be read.
+        pixels: uint8 (m, H, W, 3), the images that could be read, each with its views after it.
         reasons: for each of the B images in the batch, None or why it could not be read.
+        views: for each of the B images, how many views it has.
 
     Returns:
         float16 (m', d) or (m', t, d), and for each of the B images None or why it has no row.
     """
     if not len(pixels):
         return np.empty((0, *encoder.shape), dtype=np.float16), list(reasons)
-    embedding = _encode_in_memory(encoder, pixels).numpy().astype(np.float16)
-    finite = np.asarray(np.isfinite(embedding.reshape(len(embedding), -1)).all(axis=1))
-    next_is_finite = iter(finite.tolist())
+    parts = pixels.split(len(reasons))  # with views there are more pictures than fit into a batch
+    embedding = np.concatenate([_encode_in_memory(encoder, part).numpy().astype(np.float16) for part in parts])
+    finite = np.isfinite(embedding.reshape(len(embedding), -1)).all(axis=1)
+    pictures = [1 + count for count, reason in zip(views, reasons, strict=True) if reason is None]
+    image_is_finite = np.logical_and.reduceat(finite, np.cumsum([0, *pictures[:-1]]))
+    next_is_finite = iter(image_is_finite.tolist())
     not_finite = f"{NOT_FINITE} (computed in {encoder.precision})"
     all_reasons = [(None if next(next_is_finite) else not_finite) if reason is None else reason for reason in reasons]
-    return embedding[finite], all_reasons
+    return embedding[np.repeat(image_is_finite, pictures)], all_reasons
 
 
 def _encode_in_memory(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:

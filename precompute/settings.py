@@ -90,6 +90,12 @@ class PrecomputeSettings(Settings):
         group=ENCODER, choices=tuple(FEATURES),
     )  # fmt: skip
     precision: str = precision_setting(ENCODER)
+    views: int = setting(
+        0,
+        "Random crops and flips of each training image to encode besides it. Training takes another one in each epoch, "
+        "which helps where images are few.",
+        group=ENCODER, minimum=0,
+    )  # fmt: skip
 
     tokenizer: str = setting(
         "gpt2",
@@ -132,5 +138,5 @@ class PrecomputeSettings(Settings):
         """
         if self.shard_size is not None:
             return self.shard_size
-        fitting = SHARD_BYTES // (2 * math.prod(embedding_shape))
+        fitting = SHARD_BYTES // (2 * math.prod(embedding_shape) * (1 + self.views))
         return min(SHARD_SIZE, 1 << max(0, fitting.bit_length() - 1))

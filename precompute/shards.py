@@ -27,15 +27,25 @@ def build_tables(
     embedding: NDArray[Any],
     reasons: list[str | None],
     tokenizer: "PreTrainedTokenizerBase",
+    views: list[int] | None = None,
 ) -> ShardTables:
     """Build the tables of a shard. Captions are tokenised, and empty ones left out.
 
     Args:
         records: all n records of the shard.
-        embedding: float16 (m, d) or (m, t, d): a row for each record whose reason is None, in their order.
+        embedding: float16 (m, d) or (m, t, d): a row for each record whose reason is None, in their order, each with
+            the rows of its views after it.
         reasons: for each of the n records, None, or why it has no row.
         tokenizer: of the language model.
+        views: for each of the n records, the number of its views; None if the cache has no views.
     """
+    view = first_view = None
+    if views is not None:
+        kept_views = [count for count, reason in zip(views, reasons, strict=True) if reason is None]
+        first_view = np.cumsum([0, *kept_views], dtype=np.int64)
+        is_view = np.ones(len(embedding), dtype=bool)
+        is_view[first_view[:-1] + np.arange(len(kept_views))] = False
+        embedding, view = embedding[~is_view], embedding[is_view]
     kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
     failed = [(record.path, reason) for record, reason in zip(records, reasons, strict=True) if reason is not None]
     captions = [[text for text in map(storable, record.captions) if text.strip()] for record in kept]
@@ -50,6 +60,8 @@ def build_tables(
         token=np.zeros(0, np.uint16),
         failure_path=[storable(path) for path, _ in failed],
         failure_reason=[storable(reason) for _, reason in failed],
+        view=view,
+        first_view=first_view,
     )
     return with_tokens(tables, tokenizer)
 

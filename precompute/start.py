@@ -200,6 +200,7 @@ def _plan_encoding(source: Source, output: Output, settings: PrecomputeSettings,
         batch_size=settings.batch_size,
         shard_size=settings.shard_size_for(encoder.shape),
         version=program_version(),
+        views=settings.views,
     )
     workers = choose_workers(settings.workers)
 
@@ -217,6 +218,8 @@ def _plan_encoding(source: Source, output: Output, settings: PrecomputeSettings,
 def _plan_import(source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None) -> _Plan:
     """Load the tokenizer, and plan to write the embeddings that exist. Their recipe is known only in part."""
     assert source.embedding is not None
+    if settings.views:
+        raise UsageError(f"{source.root} has embeddings and no images to crop; leave `views` {settings.views} out")
     width = source.embedding.shape[-1]
     encoder, pretrained = recorded_names(settings.encoder, settings.pretrained)
     logger.info(f"{source.root}: {describe(source)}, rows of {width} numbers; encoder: {encoder}")

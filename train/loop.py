@@ -18,7 +18,7 @@ from clipcap.data.command.progress import Progress
 from clipcap.data.errors import ClipCapError
 from clipcap.train.checkpoints import Checkpoints
 from clipcap.train.corpus.captions import Corpus
-from clipcap.train.corpus.embeddings import StreamedEmbeddings
+from clipcap.train.corpus.embeddings import CachedEmbeddings, StreamedEmbeddings
 from clipcap.train.corpus.sampler import epoch_batches
 from clipcap.train.engine.distributed import World
 from clipcap.train.engine.result import StepResult
@@ -183,6 +183,8 @@ class Trainer:
             epoch=state.epoch,
             block_images=embedding.block_images if isinstance(embedding, StreamedEmbeddings) else None,
         )[state.batch :]
+        if isinstance(embedding, CachedEmbeddings):
+            embedding.draw(settings.seed, state.epoch)
         if isinstance(embedding, StreamedEmbeddings) and batches:
             embedding.expect(self.train.image[np.concatenate([self.world.shard(batch) for batch in batches])])
         train_mode(self.model)

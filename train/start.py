@@ -238,7 +238,8 @@ def _settings_of(init: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _must_stream(cache: Cache, device: torch.device) -> bool:
     """Whether the embeddings are too large for the device's memory, which is logged if so."""
-    size, free = 2 * cache.images * math.prod(cache.embedding_shape), free_bytes(device)
+    pictures = cache.images * (1 + cache.fingerprint.views)  # at most
+    size, free = 2 * pictures * math.prod(cache.embedding_shape), free_bytes(device)
     if size <= CACHE_PART * free:
         return False
     needed, there = f"{size / 1e9:.1f} GB of embeddings", f"{free / 1e9:.1f} GB of memory are free"

@@ -142,5 +142,5 @@ class _Images:
 
     def _pooled(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:
         for start in range(first, last, self.stored.block_images):
-            rows = self.stored.read(start, min(last, start + self.stored.block_images)).astype(np.float32)
+            rows = self.stored.read(start, min(last, start + self.stored.block_images))[:, 0].astype(np.float32)
             yield rows.mean(axis=1) if rows.ndim == 3 else rows

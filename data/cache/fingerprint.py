@@ -49,6 +49,7 @@ class Fingerprint:
         batch_size: images in a forward pass; it changes the last bits of an embedding.
         shard_size: records of the source in each shard.
         version: version of the program.
+        views: random crops and flips of each training image that were encoded besides the image.
     """
 
     encoder: str
@@ -68,6 +69,7 @@ class Fingerprint:
     batch_size: int
     shard_size: int
     version: str
+    views: int = 0
 
     @classmethod
     def unchecked(cls, *, encoder: str, width: int, **known: Any) -> "Fingerprint":
@@ -103,6 +105,7 @@ class Fingerprint:
         """
         try:
             content = json.loads(text)
+            content.setdefault("views", 0)  # version 0.1 did not record it
             return cls(**{name: content[name] for name in cls.__dataclass_fields__})
         except (ValueError, KeyError, TypeError) as error:
             raise CacheError(f"its fingerprint cannot be read ({type(error).__name__}: {error})") from error

@@ -123,6 +123,10 @@ class Cache:
         shape = self.embedding_shape
         return shape[0] if len(shape) == 2 else 0
 
+    def views_of(self, split: str) -> int:
+        """Number of views that each image of a split has besides its embedding. Only training images have any."""
+        return self.fingerprint.views if split == "train" else 0
+
     def tables(self, *, embeddings: bool = True) -> Iterator[ShardTables]:
         """Yield the tables of each shard in order, with one shard in memory at a time.
 

@@ -38,7 +38,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTables:
-    """All rows of one shard: n images, m captions, k tokens, f failures. The module's docstring draws them.
+    """All rows of one shard: n images, v views, m captions, k tokens, f failures. The module's docstring draws them.
 
     Attributes:
         embedding: float16 (n, d), or (n, t, d) for t patches.
@@ -49,6 +49,8 @@ class ShardTables:
         first_token: int64 (m + 1), the offset of each caption's tokens in `token`.
         token: uint16 or uint32 (k), the tokens of all captions; the last of each caption is end-of-text.
         failure_path, failure_reason: f strings, the images that could not be read, and why.
+        view: float16 (v, d) or (v, t, d), the embeddings of random crops of images; None if there are none.
+        first_view: int64 (n + 1), the offset of each image's rows in `view`; None if there are none.
     """
 
     embedding: NDArray[np.float16]
@@ -61,6 +63,8 @@ class ShardTables:
     token: NDArray[np.unsignedinteger[Any]]
     failure_path: list[str]
     failure_reason: list[str]
+    view: NDArray[np.float16] | None = None
+    first_view: NDArray[np.int64] | None = None
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -72,6 +76,8 @@ class ShardTables:
         digest = hashlib.sha256()
         for name, attribute in sorted(_DATASETS.items()):
             table = getattr(self, attribute)
+            if table is None:
+                continue
             if isinstance(table, list):
                 digest.update(f"{name}\0str\0{len(table)}\0".encode())
                 for text in table:
@@ -88,6 +94,8 @@ class ShardTables:
         images, captions, tokens = self.counts
         for name, kinds in _KINDS.items():
             column = getattr(self, name)
+            if column is None and name in _OPTIONAL:
+                continue
             if not isinstance(column, np.ndarray) or column.dtype.str not in kinds or column.ndim not in _RANKS[name]:
                 return f"{name} is not the table that FORMAT.md describes"
         if not all(isinstance(getattr(self, name), list) for name in set(_DATASETS.values()) - set(_KINDS)):
@@ -98,6 +106,12 @@ class ShardTables:
             return "the tables of failures have different lengths"
         offsets = [("images/first_caption", self.first_caption, images, captions)]
         offsets.append(("captions/first_token", self.first_token, captions, tokens))
+        if (self.view is None) != (self.first_view is None):
+            return "one of the two tables of views is missing"
+        if self.view is not None and self.first_view is not None:
+            if self.view.shape[1:] != self.embedding.shape[1:]:
+                return "images/view has rows of another shape than images/embedding"
+            offsets.append(("images/first_view", self.first_view, images, len(self.view)))
         for name, first, rows, end in offsets:
             if len(first) != rows + 1 or first[0] != 0 or first[-1] != end or (np.diff(first) < 0).any():
                 return f"{name} does not hold increasing offsets of its rows"
@@ -117,15 +131,21 @@ _DATASETS = {
     "captions/token": "token",
     "failures/path": "failure_path",
     "failures/reason": "failure_reason",
+    "images/view": "view",
+    "images/first_view": "first_view",
 }
+_OPTIONAL = ("view", "first_view")
+_EMBEDDINGS = ("embedding", *_OPTIONAL)
 _KINDS = {
     "embedding": ("<f2",),
     "split": ("|u1",),
     "first_caption": ("<i8",),
     "first_token": ("<i8",),
     "token": ("<u2", "<u4"),
+    "view": ("<f2",),
+    "first_view": ("<i8",),
 }
-_RANKS = {"embedding": (2, 3), "split": (1,), "first_caption": (1,), "first_token": (1,), "token": (1,)}
+_RANKS = {name: (2, 3) if name in ("embedding", "view") else (1,) for name in _KINDS}
 assert set(_DATASETS.values()) == {field.name for field in fields(ShardTables)}
 
 
@@ -149,9 +169,11 @@ def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) 
         file.attrs["shard"] = number
         for name, attribute in _DATASETS.items():
             table = getattr(tables, attribute)
+            if table is None:
+                continue
             if isinstance(table, list):
                 file.create_dataset(name, data=np.array(table, dtype=object), dtype=_STRING)
-            elif attribute == "embedding":
+            elif attribute in ("embedding", "view"):
                 rows = max(1, _CHUNK_BYTES // max(1, table[:1].nbytes))
                 chunks = (min(rows, max(1, len(table))), *table.shape[1:])
                 file.create_dataset(name, data=table, chunks=chunks, maxshape=(None, *table.shape[1:]), fletcher32=True)
@@ -168,13 +190,15 @@ def read_shard(path: Path, *, embeddings: bool = True) -> ShardTables:
 
     Args:
         path: the file of the shard.
-        embeddings: whether embeddings are read; without them `embedding` is float16 (n, 0) or (n, 0, 0).
+        embeddings: whether embeddings are read; without them `embedding` is float16 (n, 0) or (n, 0, 0), and there are
+            no views.
 
     Raises:
         CacheError: the shard is missing, damaged, inconsistent, or not of this program.
     """
     with open_hdf5(path) as file:
-        names = {attribute: name for name, attribute in _DATASETS.items() if embeddings or attribute != "embedding"}
+        names = {attribute: name for name, attribute in _DATASETS.items() if embeddings or attribute not in _EMBEDDINGS}
+        names = {attribute: name for attribute, name in names.items() if attribute not in _OPTIONAL or name in file}
         columns = {attribute: read_table(file, name) for attribute, name in names.items()}
         if not embeddings:
             stored = table(file, "images/embedding")
@@ -195,6 +219,17 @@ def read_embeddings(path: Path, first: int, last: int) -> NDArray[np.float16]:
     with open_hdf5(path) as file:
         rows: NDArray[np.float16] = table(file, "images/embedding")[first:last]
         return rows
+
+
+def read_views(path: Path, first: int, last: int) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+    """Read the views of images `first` to `last` - 1 of a shard: float16 (v, d) or (v, t, d), and each image's first.
+
+    Raises:
+        CacheError: the shard is missing, damaged, or not of this program.
+    """
+    with open_hdf5(path) as file:
+        offsets: NDArray[np.int64] = table(file, "images/first_view")[first : last + 1]
+        return table(file, "images/view")[offsets[0] : offsets[-1]], offsets[:-1] - offsets[0]
 
 
 def read_summary(path: Path) -> tuple[list[str], list[tuple[str, str]]]:

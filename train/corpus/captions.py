@@ -150,7 +150,7 @@ def load_corpora(
             )
             shard_splits[split].append(found)
     return {
-        split: _join(found, cache.embedding_shape, max_tokens, device, stream)
+        split: _join(found, cache.embedding_shape, cache.views_of(split), max_tokens, device, stream)
         for split, found in shard_splits.items()
         if any(len(one.length) for one in found)
     }
@@ -177,12 +177,12 @@ class _ShardSplit:
 
 
 def _join(
-    shards: list[_ShardSplit], shape: tuple[int, ...], max_tokens: int, device: torch.device, stream: bool
+    shards: list[_ShardSplit], shape: tuple[int, ...], views: int, max_tokens: int, device: torch.device, stream: bool
 ) -> Corpus:
     captions, length, token = (
         np.concatenate([getattr(shard, name) for shard in shards]) for name in ("captions", "length", "token")
     )
-    stored = StoredEmbeddings([shard.stored for shard in shards], shape)
+    stored = StoredEmbeddings([shard.stored for shard in shards], shape, views)
     return Corpus(
         embedding=StreamedEmbeddings(stored, device) if stream else ResidentEmbeddings(stored, device),
         image=np.repeat(np.arange(len(captions)), captions),

@@ -3,6 +3,9 @@ r"""The embeddings of one split of a cache: all in memory, or streamed from its 
     shards on disk --StoredEmbeddings--> ResidentEmbeddings   all rows, on the device
                                      \-> StreamedEmbeddings   a few blocks of rows, on the device; others are read ahead
 
+A cache may hold *views* of its training images, random crops whose embeddings training takes in turn: `draw` decides
+for an epoch which of the pictures of each image, the whole one and V views, is meant by its index.
+
 Knows nothing of captions. Letters for shapes: n images, B images in a batch, d numbers in an embedding, t patches.
 """
 
@@ -18,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipcap.data.cache.shard import AGAIN, read_embeddings
+from clipcap.data.cache.shard import AGAIN, read_embeddings, read_views
 from clipcap.data.errors import DamagedCacheError
 from clipcap.data.pretrained.device import to_device
 from clipcap.train.corpus.sampler import POOL_BLOCKS
@@ -55,11 +58,13 @@ class StoredEmbeddings:
 
     Attributes:
         shards: for each shard, its file and its rows that belong to this split, ascending.
-        shape: of one image's embedding: (d,) or (t, d).
+        shape: of one picture's embedding: (d,) or (t, d).
+        views: V, how many views each image of the split has.
     """
 
     shards: list[tuple[Path, Numbers]]
     shape: tuple[int, ...]
+    views: int = 0
 
     def __len__(self) -> int:
         return sum(len(rows) for _, rows in self.shards)
@@ -68,12 +73,12 @@ class StoredEmbeddings:
         """Read the embeddings of the images from `first` to before `last`.
 
         Returns:
-            float16 (last - first, d) or (last - first, t, d).
+            float16 (last - first, 1 + V, d) or (last - first, 1 + V, t, d): of each whole image, then of its views.
 
         Raises:
             CacheError: a shard cannot be read any more.
         """
-        embedding = np.empty((last - first, *self.shape), dtype=np.float16)
+        embedding = np.empty((last - first, 1 + self.views, *self.shape), dtype=np.float16)
         begin = 0  # index of the shard's first image
         for path, rows in self.shards:
             wanted = rows[max(0, first - begin) : max(0, last - begin)]
@@ -82,17 +87,47 @@ class StoredEmbeddings:
                 if span.shape[1:] != self.shape:
                     raise DamagedCacheError(f"{path} has embeddings of another shape than the cache; {AGAIN}")
                 start = max(first, begin) - first
-                embedding[start : start + len(wanted)] = span[wanted - wanted[0]]
+                embedding[start : start + len(wanted), 0] = span[wanted - wanted[0]]
+                if self.views:
+                    view, first_view = read_views(path, int(wanted[0]), int(wanted[-1]) + 1)
+                    rows_of_views = first_view[wanted - wanted[0], None] + np.arange(self.views)
+                    if view.shape[1:] != self.shape or rows_of_views.max() >= len(view):
+                        raise DamagedCacheError(f"{path} has other views than the cache; {AGAIN}")
+                    embedding[start : start + len(wanted), 1:] = view[rows_of_views]
             begin += len(rows)
         return embedding
 
     @property
     def block_images(self) -> int:
         """The number of images in a block. It decides the order of a streamed run, so it depends on `shape` alone."""
-        return max(1, BLOCK_BYTES // (2 * math.prod(self.shape)))
+        return max(1, BLOCK_BYTES // (2 * math.prod(self.shape) * (1 + self.views)))
 
 
-class ResidentEmbeddings:
+class CachedEmbeddings:
+    """The embeddings of a split of a cache, of which subclasses keep all or a part in memory.
+
+    Args:
+        stored: the embeddings in their files.
+    """
+
+    def __init__(self, stored: StoredEmbeddings) -> None:
+        self._stored = stored
+        self._pictures = 1 + stored.views  # of an image
+        self._picture = np.zeros(len(stored), dtype=np.int64)  # the one that is meant; 0 is the whole image
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def draw(self, seed: int, epoch: int) -> None:
+        """Draw a picture of each image for an epoch: the whole image or one of its views.
+
+        Args:
+            seed, epoch: decide the draw.
+        """
+        self._picture = np.random.default_rng([seed, epoch]).integers(self._pictures, size=len(self))
+
+
+class ResidentEmbeddings(CachedEmbeddings):
     """All embeddings in memory, on the device. They are read at the first access.
 
     Args:
@@ -101,20 +136,19 @@ class ResidentEmbeddings:
     """
 
     def __init__(self, stored: StoredEmbeddings, device: torch.device) -> None:
-        self._stored, self._device = stored, device
-
-    def __len__(self) -> int:
-        return len(self._stored)
+        super().__init__(stored)
+        self._device = device
 
     def __getitem__(self, images: Numbers) -> torch.Tensor:
-        return self._embedding[to_device(torch.from_numpy(images), self._device)].float()
+        rows = images * self._pictures + self._picture[images]
+        return self._embedding[to_device(torch.from_numpy(rows), self._device)].float()
 
     @cached_property
     def _embedding(self) -> torch.Tensor:
-        return torch.from_numpy(self._stored.read(0, len(self._stored))).to(self._device)
+        return torch.from_numpy(self._stored.read(0, len(self._stored))).to(self._device).flatten(0, 1)
 
 
-class StreamedEmbeddings:
+class StreamedEmbeddings(CachedEmbeddings):
     """A few blocks of embeddings in memory, on the device. Others are read at access, or ahead of it by a thread.
 
     Args:
@@ -123,24 +157,23 @@ class StreamedEmbeddings:
     """
 
     def __init__(self, stored: StoredEmbeddings, device: torch.device) -> None:
-        self._stored = stored
+        super().__init__(stored)
         self.block_images = stored.block_images
         count = min(BLOCKS, math.ceil(len(stored) / self.block_images))
-        self._memory = torch.empty((count, self.block_images, *stored.shape), dtype=torch.float16, device=device)
+        rows = self.block_images * self._pictures
+        self._memory = torch.empty((count, rows, *stored.shape), dtype=torch.float16, device=device)
         self._slot: OrderedDict[int, int] = OrderedDict()  # the slot of each block in memory, least recently used first
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
         self._queue: deque[int] = deque()  # blocks to read ahead, in the order of their first access
         self._reading: dict[int, Future[NDArray[np.float16]]] = {}  # blocks that the thread reads or has read
-
-    def __len__(self) -> int:
-        return len(self._stored)
 
     def __getitem__(self, images: Numbers) -> torch.Tensor:
         block = images // self.block_images
         embedding = torch.empty((len(images), *self._stored.shape), device=self._memory.device)
         for number in np.unique(block):
             members = np.flatnonzero(block == number)  # indices in `images`
-            rows = to_device(torch.from_numpy(images[members] % self.block_images), embedding.device)
+            first = images[members] % self.block_images * self._pictures
+            rows = to_device(torch.from_numpy(first + self._picture[images[members]]), embedding.device)
             members_on_device = to_device(torch.from_numpy(members), embedding.device)
             embedding[members_on_device] = self._memory[self._load(int(number))][rows].float()
         return embedding
@@ -164,7 +197,8 @@ class StreamedEmbeddings:
             rows = reading.result() if reading is not None else self._read(block)
             full = len(self._slot) == len(self._memory)
             slot = self._slot.popitem(last=False)[1] if full else len(self._slot)
-            self._memory[slot, : len(rows)].copy_(torch.from_numpy(rows))
+            pictures = torch.from_numpy(rows).flatten(0, 1)
+            self._memory[slot, : len(pictures)].copy_(pictures)
             self._slot[block] = slot
             self._read_ahead()
         self._slot.move_to_end(block)

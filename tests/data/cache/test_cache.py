@@ -15,7 +15,7 @@ import pytest
 
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import Cache, ShardEntry, write_index
-from clipcap.data.cache.shard import ShardTables, read_shard, write_shard
+from clipcap.data.cache.shard import ShardTables, read_shard, read_views, write_shard
 from clipcap.data.errors import CacheError, DamagedCacheError
 
 FINGERPRINT = Fingerprint(
@@ -68,7 +68,7 @@ def make_cache(folder: Path, shards: int = 3) -> Path:
 def assert_same(one: ShardTables, other: ShardTables) -> None:
     for name, table in vars(one).items():
         found = getattr(other, name)
-        if isinstance(table, list):
+        if table is None or isinstance(table, list):
             assert found == table
         else:
             assert found.dtype == table.dtype
@@ -79,6 +79,38 @@ def assert_same(one: ShardTables, other: ShardTables) -> None:
 def test_reading_returns_what_was_written(tmp_path: Path, dtype: Any) -> None:
     write_shard(tmp_path / "s.h5", tables(dtype=dtype), FINGERPRINT.to_json(), 0)
     assert_same(read_shard(tmp_path / "s.h5"), tables(dtype=dtype))
+
+
+def test_views_are_read_back_and_are_no_part_of_a_shard_without_them(tmp_path: Path) -> None:
+    view = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float16)
+    viewed = replace(tables(), view=view, first_view=np.array([0, 2, 2]))
+    write_shard(tmp_path / "s.h5", viewed, FINGERPRINT.to_json(), 0)
+    assert_same(read_shard(tmp_path / "s.h5"), viewed)
+    without = read_shard(tmp_path / "s.h5", embeddings=False)
+    assert (without.view, without.first_view) == (None, None)
+    found, first = read_views(tmp_path / "s.h5", 0, 2)
+    assert (found == view).all()
+    assert first.tolist() == [0, 2]
+    assert len(read_views(tmp_path / "s.h5", 1, 2)[0]) == 0
+    assert viewed.content() != tables().content()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"first_view": None},
+        {"view": None},
+        {"first_view": np.array([0, 1, 1])},
+        {"first_view": np.array([0, 2])},
+        {"view": np.ones((2, 2), dtype=np.float16)},
+        {"view": np.ones((2, 3), dtype=np.float32)},
+    ],
+)
+def test_inconsistent_views_are_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
+    viewed = replace(tables(), view=np.ones((2, 3), dtype=np.float16), first_view=np.array([0, 2, 2]))
+    write_shard(tmp_path / "s.h5", replace(viewed, **broken), FINGERPRINT.to_json(), 0)
+    with pytest.raises(DamagedCacheError, match="is damaged"):
+        read_shard(tmp_path / "s.h5")
 
 
 def test_a_shard_may_hold_only_failures(tmp_path: Path) -> None:
