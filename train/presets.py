@@ -1,4 +1,4 @@
-"""Stage 2's half of the published recipes. data/command/presets.py names them all, with their sources."""
+"""Stage 2's half of the recipes. data/command/presets.py names them all, with their sources."""
 
 from clipcap.train.settings import TrainSettings
 
@@ -25,6 +25,10 @@ PRESETS: dict[str, TrainSettings] = {
     "clipxgpt-g14-xl": TrainSettings(
         mapper="encoder", prefix_length=4, mapper_options={"layers": 5, "heads": 16, "dropout": 0.08},
         lm="gpt2-xl", tune="first+last", epochs=300, batch_size=16, lr=2.5e-5, warmup=0.3,
+    ),
+    "photographs": TrainSettings(
+        mapper="transformer", prefix_length=8, mapper_options={"layers": 2}, lm="new:6x384", dropout=0.3,
+        optimizer="muon", epochs=8, batch_size=80, lr=1.2e-3, metric="cider",
     ),
     "visual-tokens": TrainSettings(
         mapper="linear", prefix_length=5, mapper_options={"tanh": True},

@@ -49,7 +49,7 @@ Preset = Annotated[
     typer.Option(
         "--preset", metavar="NAME", is_eager=True, callback=_use_preset, rich_help_panel="What it reads",
         autocompletion=lambda incomplete: [name for name in PRESETS if name.startswith(incomplete)],
-        help=f"A published recipe: {', '.join(PRESETS)}. The command line and --config win over it.",
+        help=f"A recipe by its name: {', '.join(PRESETS)}. The command line and --config win over it.",
     ),
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The published recipes by name, with their sources: what `--preset` takes.
+"""The recipes by name, published ones with their sources and ours with its measurements: what `--preset` takes.
 
 Each stage holds its half of every recipe, as settings: precompute/presets.py and train/presets.py. Where a published
 recipe has a known fault, the preset corrects it:
@@ -17,5 +17,6 @@ PRESETS: dict[str, str] = {
     "clipxgpt-small": "jmisilo/clip-gpt-captioning src/utils/config.py, ConfigS",
     "clipxgpt-large": "jmisilo/clip-gpt-captioning src/utils/config.py, ConfigL",
     "clipxgpt-g14-xl": "the fork of jmisilo/clip-gpt-captioning for ViT-g-14 and GPT-2 XL, ConfigG",
+    "photographs": "ours, for some thousand photographs without CLIP and GPT-2; measured in tests/bench/RESULTS.md",
     "visual-tokens": "Lahdhirim/CV-image-captioning-clip-gpt2: 5 visual tokens, 11 blocks of GPT-2 frozen",
 }
