@@ -104,8 +104,7 @@ class Fingerprint:
             CacheError: the text is not JSON, or a key is missing.
         """
         try:
-            content = json.loads(text)
-            content.setdefault("views", 0)  # version 0.1 did not record it
+            content = {"views": 0, **json.loads(text)}  # version 0.1 did not record views
             return cls(**{name: content[name] for name in cls.__dataclass_fields__})
         except (ValueError, KeyError, TypeError) as error:
             raise CacheError(f"its fingerprint cannot be read ({type(error).__name__}: {error})") from error

@@ -121,7 +121,7 @@ class Optimizer:
                 if f"{keys[0]}.{name}" not in moments:  # it had no gradient yet
                     continue
                 state[index] = {key: moments[f"{key}.{name}"] for key in keys}
-                if any(value.shape not in (parameter.shape, ()) for value in state[index].values()):
+                if any(value.shape != parameter.shape for key, value in state[index].items() if key != "step"):
                     raise ValueError(f"the moments of {name} have another shape than it")
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})

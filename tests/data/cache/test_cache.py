@@ -1,6 +1,7 @@
 """The cache, format 1: reading returns what was written, hashes follow FORMAT.md, and damage is always an error."""
 
 import hashlib
+import json
 import shutil
 import struct
 import subprocess
@@ -462,4 +463,9 @@ def test_a_fingerprint_lists_the_fields_that_differ() -> None:
     assert Fingerprint.from_json(FINGERPRINT.to_json()) == FINGERPRINT
     with pytest.raises(CacheError, match="fingerprint"):
         Fingerprint.from_json("{}")
+    with pytest.raises(CacheError):
+        Fingerprint.from_json("[]")
+    older = json.loads(FINGERPRINT.to_json())
+    del older["views"]
+    assert Fingerprint.from_json(json.dumps(older)) == FINGERPRINT
     assert asdict(Fingerprint.from_json(FINGERPRINT.to_json()[:-1] + ', "later": 1}')) == asdict(FINGERPRINT)
