@@ -16,6 +16,7 @@ import torch
 from clipcap.caption.images import is_captioned_image
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
+from clipcap.data.image_store import FolderStore
 from clipcap.data.readers.images import SUFFIXES, walk_images
 from clipcap.data.records import SPLITS, storable
 from clipcap.precompute.images import choose_workers, decode_images
@@ -169,7 +170,8 @@ class _Images:
             return
         # Processes are worth their start only where there is more than one batch.
         workers = choose_workers() if len(needed) > 1 else 0
-        decoded = decode_images(self.paths, captioner.encoder.transform, needed, workers)
+        names = [str(path) for path in self.paths]
+        decoded = decode_images(FolderStore(Path()), names, captioner.encoder.transform, needed, workers)
         for batch, (pixels, reasons) in zip(needed, decoded, strict=True):
             nothing = torch.empty(0, *captioner.encoder.shape)
             yield self._group(batch, reasons, captioner.encoder.encode(pixels) if len(pixels) else nothing)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipcap.data.image_store import FolderStore, ImageStore
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -46,6 +48,7 @@ class Source:
         notes: what the reader decided and the user may want to know, one sentence each.
         embedding: float (len(records), d) where the source consists of embeddings, else None.
         normalized: whether all rows of `embedding` have length 1.
+        store: has the image files, if they are not simply below `root`.
         has_names: whether the ids come from the dataset. False for rows of embeddings without names, whose ids are
             made from their position; captions can be assigned to them by order only.
     """
@@ -59,6 +62,12 @@ class Source:
     embedding: "NDArray[Any] | None" = None
     normalized: bool = False
     has_names: bool = True
+    store: ImageStore | None = None
+
+    @property
+    def images(self) -> ImageStore:
+        """The store of the image files."""
+        return self.store or FolderStore(self.root)
 
     def limited(self, limit: int, seed: int) -> "Source":
         """Return a source with at most `limit` of the images that exist, drawn by a hash of their ids.

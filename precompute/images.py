@@ -1,15 +1,17 @@
 """Decodes image files to the uint8 squares that an encoder takes, in worker processes."""
 
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipcap.data.errors import ImageError, one_line
+from clipcap.data.image_store import ImageStore, read_image_file
 from clipcap.precompute.settings import MAX_WORKERS
 from clipcap.precompute.views import random_view
 
@@ -24,13 +26,22 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         ImageError: the file does not exist, is not an image, or is cut off.
     """
+    return decode_image(read_image_file(path))
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode the content of an image file, as `open_image` does.
+
+    Raises:
+        ImageError: it is not an image, or is cut off.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large images and odd metadata, which do not keep it from opening
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(data)) as image:
                 return to_rgb(image)
-    except FileNotFoundError as error:
-        raise ImageError("there is no such file") from error
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageError("not an image of a known format") from error
     except Exception as error:  # the decoders raise OSError, struct.error, TypeError and others
@@ -92,7 +103,8 @@ def choose_workers(wanted: int | None = None) -> int:
 
 
 def decode_images(
-    paths: Sequence[Path],
+    store: ImageStore,
+    paths: Sequence[str],
     transform: Transform,
     batches: list[list[int]],
     workers: int,
@@ -102,7 +114,8 @@ def decode_images(
     """Decode images in worker processes, a few batches ahead.
 
     Args:
-        paths: of the image files.
+        store: has the image files.
+        paths: of the image files in the store.
         transform: the encoder's resize and crop.
         batches: indices into `paths`, for each batch.
         workers: number of processes; 0 decodes in this process.
@@ -114,7 +127,7 @@ def decode_images(
         it, and a list of B reasons: None, or why the image could not be read.
     """
     return torch.utils.data.DataLoader(
-        _Images(paths, transform, views or [0] * len(paths), size),
+        _Images(store, paths, transform, views or [0] * len(paths), size),
         batch_sampler=batches,
         collate_fn=_collate,
         num_workers=min(workers, len(batches)),
@@ -126,9 +139,14 @@ class _Images(torch.utils.data.Dataset[tuple[torch.Tensor, str | None]]):
     """An item is an image and its views, uint8 (1 + views, H, W, 3), and None; or nothing, and why it was not read."""
 
     def __init__(
-        self, paths: Sequence[Path], transform: Transform, views: Sequence[int], size: tuple[int, int]
+        self,
+        store: ImageStore,
+        paths: Sequence[str],
+        transform: Transform,
+        views: Sequence[int],
+        size: tuple[int, int],
     ) -> None:
-        self.paths, self.transform, self.views, self.size = paths, transform, views, size
+        self.store, self.paths, self.transform, self.views, self.size = store, paths, transform, views, size
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -136,11 +154,12 @@ class _Images(torch.utils.data.Dataset[tuple[torch.Tensor, str | None]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str | None]:
         path = self.paths[index]
         try:
-            image = open_image(path)
+            image = decode_image(self.store.read(path))
             pixels = [to_pixels(image, self.transform)]
         except ImageError as error:
             return torch.empty(0, dtype=torch.uint8), str(error)
-        pixels += [random_view(image, self.size, path.name, number) for number in range(self.views[index])]
+        name = PurePosixPath(path).name
+        pixels += [random_view(image, self.size, name, number) for number in range(self.views[index])]
         return torch.stack(pixels), None
 
 

@@ -19,10 +19,11 @@ from clipcap.data.cache.index import ShardEntry, describe_shard, read_fingerprin
 from clipcap.data.cache.shard import open_hdf5, read_summary
 from clipcap.data.command.progress import Progress
 from clipcap.data.errors import CacheError, ImageError
+from clipcap.data.image_store import ImageStore
 from clipcap.data.records import Record, Source
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.failures import Failure, Failures
-from clipcap.precompute.images import Decoded, decode_images, open_image
+from clipcap.precompute.images import Decoded, decode_image, decode_images
 from clipcap.precompute.output import Output
 from clipcap.precompute.shards import build_tables, plan_shards, store_tables
 from clipcap.precompute.views import view_counts
@@ -74,11 +75,11 @@ def encode_source(
     todo = {
         number: _batches(share, fingerprint.batch_size) for number, share in enumerate(plan) if number not in entries
     }
-    paths = [source.root / record.path for record in records]
+    paths = [record.path for record in records]
     every_batch = [batch for batches in todo.values() for batch in batches]
     views = view_counts(records, fingerprint.views)
     height, width = encoder.preprocess["size"]
-    decoded = iter(decode_images(paths, encoder.transform, every_batch, workers, views, (height, width)))
+    decoded = iter(decode_images(source.images, paths, encoder.transform, every_batch, workers, views, (height, width)))
     with Progress("encoding", "images", len(records), done) as progress:
         for number, batches in todo.items():
             share = [records[i] for i in plan[number]]
@@ -185,7 +186,7 @@ def _finished_shards(
         if not path.exists():
             continue
         try:
-            entry, failed = _read_finished(path, number, len(share), fingerprint, source.root)
+            entry, failed = _read_finished(path, number, len(share), fingerprint, source.images)
         except CacheError as error:
             logger.info(f"{path.name} is rebuilt: {error}")
             continue
@@ -196,7 +197,7 @@ def _finished_shards(
 
 
 def _read_finished(
-    path: Path, number: int, records: int, fingerprint: Fingerprint, root: Path
+    path: Path, number: int, records: int, fingerprint: Fingerprint, images: ImageStore
 ) -> tuple[ShardEntry, list[Failure]]:
     """Read the entry and the failures of a shard that an earlier run wrote.
 
@@ -211,14 +212,14 @@ def _read_finished(
     if not same_number or entry.images + len(failed) != records or fingerprint.differences(recipe):
         raise CacheError(f"it is not shard {number} of this run")
     for failure in failed:
-        if not failure.reason.startswith(NOT_FINITE) and _is_readable(root / failure.path):
+        if not failure.reason.startswith(NOT_FINITE) and _is_readable(images, failure.path):
             raise CacheError(f"{failure.path} can be read now")
     return entry, failed
 
 
-def _is_readable(path: Path) -> bool:
+def _is_readable(images: ImageStore, path: str) -> bool:
     try:
-        open_image(path)
+        decode_image(images.read(path))
     except ImageError:
         return False
     return True

@@ -1,0 +1,34 @@
+"""Reading image files: what is no file is named, and never waited for."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from clipcap.data import image_store
+from clipcap.data.errors import ImageError
+from clipcap.data.image_store import FolderStore
+
+
+def test_a_file_is_read_by_the_path_of_its_record(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.jpg").write_bytes(b"content")
+    assert FolderStore(tmp_path).read("a/b.jpg") == b"content"
+
+
+def test_what_is_no_image_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "large.jpg").write_bytes(b"12345")
+    monkeypatch.setattr(image_store, "MAX_BYTES", 4)
+    reasons = {
+        "fifo.jpg": "not a regular file",
+        "folder.jpg": "Is a directory",
+        "large.jpg": "5 bytes: too large for an image",
+        "nowhere.jpg": "there is no such file",
+        "nul\0.jpg": "embedded null byte",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(ImageError) as caught:
+            FolderStore(tmp_path).read(name)
+        assert str(caught.value) == reason, name
