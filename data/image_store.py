@@ -1,4 +1,4 @@
-"""Where the files of a dataset's images are: in a folder, an archive or a table. Stage 1 reads all of them as bytes."""
+"""Where the image files of a dataset are. Whatever holds them, stage 1 reads each one as bytes."""
 
 import os
 import stat
@@ -9,7 +9,6 @@ from pathlib import Path
 from clipcap.data.errors import ImageError
 
 MAX_BYTES = 1 << 30  # of one image file
-_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a FIFO is not waited for
 
 
 class ImageStore(ABC):
@@ -48,7 +47,7 @@ def read_image_file(path: Path) -> bytes:
         ImageError: it does not exist, is no regular file, cannot be read, or is larger than `MAX_BYTES`.
     """
     try:
-        with os.fdopen(os.open(path, _FLAGS), "rb") as file:
+        with open(path, "rb", opener=_open) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("not a regular file")
@@ -57,5 +56,11 @@ def read_image_file(path: Path) -> bytes:
             return file.read()
     except FileNotFoundError as error:
         raise ImageError("there is no such file") from error
-    except (OSError, ValueError) as error:  # ValueError: a name with NUL
-        raise ImageError(getattr(error, "strerror", None) or str(error)) from error
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from error
+    except ValueError as error:
+        raise ImageError("its name holds a NUL character") from error
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a FIFO is not waited for

@@ -48,9 +48,9 @@ class Source:
         notes: what the reader decided and the user may want to know, one sentence each.
         embedding: float (len(records), d) where the source consists of embeddings, else None.
         normalized: whether all rows of `embedding` have length 1.
-        store: has the image files, if they are not simply below `root`.
         has_names: whether the ids come from the dataset. False for rows of embeddings without names, whose ids are
             made from their position; captions can be assigned to them by order only.
+        store: has the image files; None if they are below `root`.
     """
 
     format: str

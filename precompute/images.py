@@ -40,8 +40,6 @@ def decode_image(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # about large images and odd metadata, which do not keep it from opening
             with Image.open(io.BytesIO(data)) as image:
                 return to_rgb(image)
-    except ImageError:
-        raise
     except UnidentifiedImageError as error:
         raise ImageError("not an image of a known format") from error
     except Exception as error:  # the decoders raise OSError, struct.error, TypeError and others

@@ -26,9 +26,18 @@ def test_what_is_no_image_file_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         "folder.jpg": "Is a directory",
         "large.jpg": "5 bytes: too large for an image",
         "nowhere.jpg": "there is no such file",
-        "nul\0.jpg": "embedded null byte",
+        "nul\0.jpg": "its name holds a NUL character",
     }
+    before = next_descriptor()
     for name, reason in reasons.items():
         with pytest.raises(ImageError) as caught:
             FolderStore(tmp_path).read(name)
         assert str(caught.value) == reason, name
+    assert next_descriptor() == before  # nothing stays open
+
+
+def next_descriptor() -> int:
+    """Return the number that the next opened file gets."""
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    return descriptor
