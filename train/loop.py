@@ -90,7 +90,7 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> State:
-        """Return all state besides the weights: `loop`, the fields of `TrainState`, and `engine`, the engine's."""
+        """Return all state besides the weights of a checkpoint: `loop`, fields of `TrainState`, and `engine`'s own."""
         return {"loop": asdict(self.state), "engine": self.engine.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
@@ -109,7 +109,7 @@ class Trainer:
         Raises:
             CheckpointError: it is damaged, of a model of another shape, or its language model has changed since.
         """
-        state = self.checkpoints.load_last(self.model)
+        state = self.checkpoints.load_last(self.engine.evaluated)
         try:
             self.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -133,7 +133,7 @@ class Trainer:
             Progress("training", "steps", self.total_steps, self.state.step) as progress,
             self.checkpoints,
         ):
-            self.checkpoints.start_score(self.state, self.model)
+            self.checkpoints.start_score(self.state, self.engine.evaluated)
             while not self.finished:
                 if self._no_epoch_left:  # only the score of the last one is missing
                     if not self._finish_score():
@@ -245,7 +245,7 @@ class Trainer:
         if self.val is None or self._stop_requested:
             return None
         return validate(
-            self.model,
+            self.engine.evaluated,
             self.val,
             self.tokenizer,
             batch_size=self.settings.batch_size,
@@ -275,7 +275,7 @@ class Trainer:
         is_best = self.checkpoints.decide_by_loss(state, result.loss if result else None)
         state.score_step = None if self.settings.metric == "loss" else state.step
         self._save(best=is_best)
-        self.checkpoints.start_score(state, self.model)
+        self.checkpoints.start_score(state, self.engine.evaluated)
         self.reporter.curves()
 
     def _finish_score(self) -> bool:
@@ -305,8 +305,8 @@ class Trainer:
         if not self.world.first:
             return
         if best:
-            self.checkpoints.save_best(self.model, self.state)
-        self.checkpoints.save_last(self.model, self.state, self.state_dict())
+            self.checkpoints.save_best(self.engine.evaluated, self.state)
+        self.checkpoints.save_last(self.engine.evaluated, self.state, self.state_dict())
 
     def _log_training(self, rate: float) -> None:
         """Log the mean loss since the last such line, and the speed in captions a second."""

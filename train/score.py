@@ -3,7 +3,6 @@
 Training goes on meanwhile, and nothing that it computes depends on the thread.
 """
 
-import copy
 import logging
 import threading
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from clipcap.data.command.progress import plural
 from clipcap.data.errors import ClipCapError, one_line
 from clipcap.data.metrics import METRICS, Score, tokenize_all
 from clipcap.train.corpus.captions import Corpus
-from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.model.captioning import ClipCapModel, copy_model
 from clipcap.train.validate import SAMPLE_TOKENS, greedy_captions, validation_images
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class BackgroundScore:
         """
         assert self._model is None, "the last score was not taken"
         try:
-            copied = frozen_copy(model)
+            copied = copy_model(model).eval().requires_grad_(False)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory() from error
         for block in copied.gpt.transformer.h:
@@ -177,12 +176,6 @@ class _CancelledError(Exception):
 def main_figure(scores: dict[str, Score]) -> float:
     """Return a metric's figure of a whole set; of several figures the last one, such as BLEU-4 of BLEU-1 to BLEU-4."""
     return list(scores.values())[-1].corpus
-
-
-def frozen_copy(model: ClipCapModel) -> ClipCapModel:
-    """Copy a model in evaluation mode. Weights that do not train are shared, since they never change."""
-    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    return copy.deepcopy(model, memo=shared).eval().requires_grad_(False)
 
 
 def score_bytes(model: ClipCapModel) -> int:

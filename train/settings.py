@@ -89,6 +89,12 @@ class TrainSettings(Settings):
     weight_decay: float = setting(
         0.0, "Weight decay for matrices; biases and norms have none.", group=TRAINING, minimum=0
     )
+    ema: float = setting(
+        0.0,
+        "Average the weights over the steps: the share of the average that a step keeps, such as 0.998. The average is "
+        "what is validated, and what checkpoints hold. 0 takes the weights themselves.",
+        group=TRAINING, minimum=0, below=1,
+    )  # fmt: skip
     label_smoothing: float = setting(
         0.0, "Share of each target's probability that is spread over all tokens.", group=TRAINING, minimum=0, below=1
     )

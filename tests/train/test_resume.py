@@ -27,9 +27,11 @@ def options(small_cache: Path, lm_folder: Path) -> Options:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("step", "own"), [*((step, ()) for step in range(1, 9)), (3, ("--optimizer", "muon"))])
+@pytest.mark.parametrize(
+    ("step", "own"), [*((step, ()) for step in range(1, 9)), (3, ("--optimizer", "muon")), (5, ("--ema", 0.9))]
+)
 def test_resume_after_ctrl_c_at_any_step_continues_with_the_same_weights(
-    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch, step: int, own: tuple[str, ...]
+    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch, step: int, own: Options
 ) -> None:
     options = [*options, *own]
     assert run("train", *options, "-o", tmp_path / "undisturbed").status == 0

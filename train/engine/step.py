@@ -3,7 +3,8 @@
 A step trains on one batch of captions:
 
     batch -> this process's part -> micro-batches, one after the other: loss and backward pass
-          -> gradients averaged over processes -> norm -> clipping, update (optimizer.py) -> StepResult
+          -> gradients averaged over processes -> norm -> clipping, update (optimizer.py)
+          -> the weights' average over the steps, if there is one (average.py) -> StepResult
 
 *Micro-batches* are the pieces into which a batch is cut where memory is short. Their losses are all divided by the
 tokens of the whole batch, so that their summed gradients are those of the batch in one piece: the step is the same,
@@ -27,6 +28,7 @@ from torch import nn
 from clipcap.data.errors import ClipCapError
 from clipcap.data.pretrained.device import autocast
 from clipcap.train.corpus.captions import Corpus
+from clipcap.train.engine.average import Average
 from clipcap.train.engine.distributed import World
 from clipcap.train.engine.memory import micro_batches_that_fit
 from clipcap.train.engine.optimizer import Optimizer
@@ -38,6 +40,7 @@ from clipcap.train.settings import TrainSettings
 logger = logging.getLogger(__name__)
 
 CLIP_NORM = 1.0
+WEIGHT = "weight."  # how the names of weights in the state begin
 
 Numbers = NDArray[np.int64]
 
@@ -54,6 +57,7 @@ class Engine:
 
     Attributes:
         optimizer: updates the weights.
+        average: the weights' average over the steps; None without `ema`.
         micro_batches: how many micro-batches a batch is cut into; 0 until the first step measures it.
         loss_scale: the loss scale of fp16.
         runs_ahead: whether the next step may start before the result of this one is finished.
@@ -75,7 +79,13 @@ class Engine:
         self.loss_scale = LossScale(FIRST_LOSS_SCALE if settings.precision == "fp16" else 1.0)
         self.runs_ahead = device.type == "cuda" and settings.precision != "fp16" and not self.optimizer.waits
         self._loss = PackedLoss(model, settings.label_smoothing)
-        self._parallel = world.wrap(self._loss, device)
+        self._parallel = world.wrap(self._loss, device)  # from here on, all processes have the same weights
+        self.average = Average(model, settings.ema) if settings.ema else None
+
+    @property
+    def evaluated(self) -> ClipCapModel:
+        """The model that is validated and saved: with `ema` the average, else the model itself."""
+        return self.model if self.average is None else self.average.model
 
     def step(self, corpus: Corpus, captions: Numbers, *, rate: float, number: int) -> StepResult:
         """Train on one batch. A step whose loss or gradient is not finite changes no weight.
@@ -106,6 +116,8 @@ class Engine:
         norm = self._norm() / self.loss_scale.scale
         divisor = self.loss_scale.scale * (norm / CLIP_NORM).clamp(min=1)
         self.optimizer.step(rate, divisor, ~norm.isfinite())
+        if self.average is not None:
+            self.average.update(number)
         return StepResult(torch.stack([self.world.sum(loss), norm]), number, tokens)
 
     def finish(self, result: StepResult) -> float:
@@ -147,17 +159,22 @@ class Engine:
         return ClipCapError(f"training has diverged: {fact}; {way_out}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all state besides the weights that later steps depend on.
+        """Return all state besides the weights of `evaluated` that later steps depend on.
 
         Returns:
-            `micro_batches`, `loss_scale` and `good_steps` as numbers, and `moments`, the optimiser's tensors.
+            `micro_batches`, `loss_scale` and `good_steps` as numbers, and `tensors`: the optimiser's moments and, with
+            `ema`, the weights that train, such as `weight.clip_project.model.0.weight`, on the CPU.
         """
         scale = self.loss_scale
+        tensors = self.optimizer.moments()
+        if self.average is not None:
+            weights = self.optimizer.parameters.items()
+            tensors.update({f"{WEIGHT}{name}": weight.detach().cpu() for name, weight in weights})
         return {
             "micro_batches": self.micro_batches,
             "loss_scale": scale.scale,
             "good_steps": scale.good_steps,
-            "moments": self.optimizer.moments(),
+            "tensors": tensors,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -166,7 +183,14 @@ class Engine:
         Raises:
             KeyError, ValueError: something is missing, or does not have the shape of its parameter.
         """
-        self.optimizer.load_moments(state["moments"])
+        tensors = state["tensors"]
+        self.optimizer.load_moments(tensors)
+        if self.average is not None:
+            for name, weight in self.optimizer.parameters.items():
+                stored = tensors[f"{WEIGHT}{name}"]
+                if stored.shape != weight.shape:
+                    raise ValueError(f"{WEIGHT}{name} has another shape than it")
+                weight.data.copy_(stored)
         self.micro_batches = int(state["micro_batches"])
         self.loss_scale = LossScale(float(state["loss_scale"]), int(state["good_steps"]))
 

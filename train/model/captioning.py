@@ -11,6 +11,7 @@ Letters for shapes: B captions, T tokens of the longest, K positions of the pref
 numbers in an embedding, t patches, V vocabulary.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -117,3 +118,9 @@ def train_mode(model: ClipCapModel) -> None:
     model.train()
     if not any(parameter.requires_grad for parameter in model.gpt.parameters()):
         model.gpt.eval()
+
+
+def copy_model(model: ClipCapModel) -> ClipCapModel:
+    """Copy a model. Weights that do not train are shared, since they never change."""
+    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(model, memo=shared)

@@ -1,7 +1,9 @@
 """What a checkpoint keeps besides the weights, so that a run resumes as if it had not stopped, and its form on disk.
 
     training_state.json          version, the loop's state, and the numbers of the engine's state
-    training_state.safetensors   the optimiser's moments, such as `exp_avg.clip_project.model.0.weight`
+    training_state.safetensors   the optimiser's moments, such as `exp_avg.clip_project.model.0.weight`; with `ema` also
+                                 the weights that train, `weight.clip_project.model.0.weight`, whose average is in
+                                 model.safetensors
 
 The keys in the JSON file are older than the names in the code; `_KEYS` has both.
 """
@@ -64,7 +66,7 @@ def to_files(state: State) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     loop = state["loop"]
     if loop["best_score"] is not None or loop["score_step"] is not None:
         numbers.update({key: loop[key] for key in _SCORE_KEYS})
-    return state["engine"]["moments"], {"version": VERSION, **numbers}
+    return state["engine"]["tensors"], {"version": VERSION, **numbers}
 
 
 def from_files(checkpoint: Path) -> State:
@@ -75,7 +77,7 @@ def from_files(checkpoint: Path) -> State:
     """
     tensors, numbers = read_state(checkpoint)
     check_version(checkpoint / "training_state.json", numbers.get("version", 1), VERSION)
-    state: State = {"loop": {}, "engine": {"moments": tensors}}
+    state: State = {"loop": {}, "engine": {"tensors": tensors}}
     for key, (part, name) in _KEYS.items():
         if key not in numbers:
             raise damaged(checkpoint, KeyError(key))

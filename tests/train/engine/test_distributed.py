@@ -53,7 +53,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_to_the_weights_of_one(tmp_path: Path, run: Any, options: Options) -> None:
     # Of 33 captions, the last batch has one, so one process has none.
-    options += ["--dropout", 0.0, "--batch-size", 4, "--accumulate", 2, "--stream", "--metric", "rouge"]
+    options += ["--dropout", 0.0, "--batch-size", 4, "--accumulate", 2, "--stream", "--metric", "rouge", "--ema", 0.9]
     assert run("train", *options, "-o", tmp_path / "one").status == 0
     process = torchrun(*options, "-o", tmp_path / "two")
     out, err = process.communicate()

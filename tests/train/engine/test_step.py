@@ -239,7 +239,7 @@ def test_an_engine_with_the_state_of_another_makes_the_same_steps() -> None:
 def test_a_state_that_does_not_fit_the_model_is_refused(damage: str) -> None:
     engine, _ = train(make_model("mlp", torch.float64))
     state = engine.state_dict()
-    moments = state["moments"]
+    moments = state["tensors"]
     name = "exp_avg.gpt.transformer.wte.weight"
     if damage == "missing":
         del moments[name]
