@@ -1,11 +1,10 @@
 """The optimisers of a run: AdamW for all weights, or Muon for the matrices within and AdamW for the rest.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes the update of a matrix orthogonal, so that
-all its directions learn at the same speed. It is for weights that start from nothing: pretrained ones were made by
-AdamW, and stay near their place better with it. Embeddings, biases and norms are no such matrices.
+Muon (muon.py) is for weights that start from nothing: pretrained ones were made by AdamW, and stay near their place
+better with it. Embeddings, biases and norms are no matrices in its sense.
 
     gpt.transformer.wte, wpe, prefix_const, biases, norms   AdamW
-    matrices of the blocks and of the mapper                Muon, with the update's size of AdamW (arXiv:2502.16982)
+    matrices of the blocks and of the mapper                Muon
 
 Every group of weights has the rate of the step, times the ratio of its own highest rate to `lr`.
 """
@@ -15,13 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from clipcap.train.engine.muon import Muon
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.settings import TrainSettings
 
 MAPPER = "clip_project."  # how the names of the mapper's weights begin
 _MOMENTS: dict[type, tuple[str, ...]] = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.Muon: ("momentum_buffer",),
+    Muon: ("momentum_buffer",),
 }  # an optimiser's state of a parameter
 
 
@@ -31,15 +31,13 @@ class Optimizer:
     Args:
         model: on `device`, with `requires_grad` set on the weights that train.
         settings: settings of the run.
-        device: the model's device.
 
     Attributes:
         parameters: the parameters that train, by name.
-        optimizers: those of torch that update them.
-        waits: whether `step` waits for the device.
+        optimizers: what updates them.
     """
 
-    def __init__(self, model: ClipCapModel, settings: TrainSettings, device: torch.device) -> None:
+    def __init__(self, model: ClipCapModel, settings: TrainSettings) -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups: dict[str, dict[tuple[float, float], list[nn.Parameter]]] = {"adamw": {}, "muon": {}}
         for name, parameter in self.parameters.items():
@@ -54,15 +52,12 @@ class Optimizer:
             ]
             for kind, by_ratio in groups.items()
         }
-        fused = device.type in ("cpu", "cuda")
         self.optimizers: list[torch.optim.Optimizer] = []
         if by_kind["adamw"]:
-            self.optimizers.append(torch.optim.AdamW(by_kind["adamw"], fused=fused))
+            self.optimizers.append(torch.optim.AdamW(by_kind["adamw"], fused=True))
         if by_kind["muon"]:
-            self.optimizers.append(torch.optim.Muon(by_kind["muon"], adjust_lr_fn="match_rms_adamw"))
-        self._skipping = [optimizer for optimizer in self.optimizers if optimizer.defaults.get("fused")]
-        self._plain = [optimizer for optimizer in self.optimizers if optimizer not in self._skipping]
-        self.waits = bool(self._plain)
+            dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+            self.optimizers.append(Muon(by_kind["muon"], dtype))
 
     def step(self, rate: float, divisor: torch.Tensor, bad: torch.Tensor) -> None:
         """Update all weights, and forget the gradients.
@@ -75,18 +70,11 @@ class Optimizer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["ratio"]
-        for optimizer in self._skipping:
             # What torch.amp.GradScaler gives to a fused optimiser, which then divides, or skips the step, by itself.
             # The numbers stay on the device, so a GPU is not waited for.
             optimizer.grad_scale = divisor.float()  # type: ignore[attr-defined]
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             optimizer.step()
-        if self._plain and not bad:
-            for optimizer in self._plain:
-                for parameter in _parameters(optimizer):
-                    if parameter.grad is not None:
-                        parameter.grad.div_(divisor)
-                optimizer.step()
         self.forget_gradients()
 
     def forget_gradients(self) -> None:

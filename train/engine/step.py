@@ -74,10 +74,10 @@ class Engine:
             for parameter in model.parameters():  # loaded weights map a file; a page is copied when it is first written
                 if parameter.requires_grad:
                     parameter.data = parameter.data.clone()
-        self.optimizer = Optimizer(model, settings, device)
+        self.optimizer = Optimizer(model, settings)
         self.micro_batches = settings.accumulate
         self.loss_scale = LossScale(FIRST_LOSS_SCALE if settings.precision == "fp16" else 1.0)
-        self.runs_ahead = device.type == "cuda" and settings.precision != "fp16" and not self.optimizer.waits
+        self.runs_ahead = device.type == "cuda" and settings.precision != "fp16"
         self._loss = PackedLoss(model, settings.label_smoothing)
         self._parallel = world.wrap(self._loss, device)  # from here on, all processes have the same weights
         self.average = Average(model, settings.ema) if settings.ema else None
