@@ -72,6 +72,7 @@ class DecodeChanges(TypedDict, total=False):
     stop: str | None
     repetition_penalty: float
     beams: int
+    length_penalty: float
     temperature: float
     top_p: float
     top_k: int

@@ -10,7 +10,8 @@ With k = 2, and scores that are sums of log-probabilities:
                      -1.1 a cat sits        -1.1 a cat sits
                      -2.4 a cat on
 
-Finished captions are ranked by the mean over their tokens, so that short and long ones compare.
+Finished captions are ranked by the mean over their tokens, so that short and long ones compare; with a length penalty
+other than 1, the sum is divided by that power of the length instead.
 
 B images, k beams, c = 2k candidates, T tokens so far, V vocabulary.
 """
@@ -38,7 +39,7 @@ _OUT = -1e9
 class BeamStrategy(Strategy):
     """What all beam searches share: k rows for each image, for at most k captions."""
 
-    own_options: ClassVar[frozenset[str]] = frozenset({"beams"})
+    own_options: ClassVar[frozenset[str]] = frozenset({"beams", "length_penalty"})
 
     def __init__(self, options: DecodeOptions | None = None) -> None:
         super().__init__(options)
@@ -49,7 +50,7 @@ class BeamStrategy(Strategy):
 
 
 class Beam(BeamStrategy):
-    """Beam search as transformers' `generate` does it, with its default `length_penalty` and `early_stopping`.
+    """Beam search as transformers' `generate` does it, with its default `early_stopping`.
 
     An image is closed when its best beam, at its present length, has a lower mean than the worst of k finished
     captions. Without a stop text, at most one candidate of each beam ends, so that at least k of the 2k
@@ -102,11 +103,12 @@ class Beam(BeamStrategy):
         if length == limit:
             ends = torch.ones_like(ends)
 
-        self._finish(texts, scores / length, ends)
+        divisor = length**self.options.length_penalty
+        self._finish(texts, scores / divisor, ends)
         going = (scores + _OUT * ends).topk(k)
         self.scores = going.values
         # A heuristic of transformers: the best mean of a beam now is taken for the best that it can reach.
-        self.open &= self.scores[:, :1] / length > self.finished_scores.amin(dim=1, keepdim=True)
+        self.open &= self.scores[:, :1] / divisor > self.finished_scores.amin(dim=1, keepdim=True)
         return Choice(
             token.gather(1, going.indices).flatten(),
             rows.gather(1, going.indices).flatten(),

@@ -35,6 +35,12 @@ class DecodeOptions(Settings):
         group=GROUP, above=0,
     )  # fmt: skip
     beams: int = setting(5, "Captions that beam search keeps at each step.", group=GROUP, minimum=1)
+    length_penalty: float = setting(
+        1.0,
+        "Beam search divides a caption's log-probability by its length to this power: above 1 favours long captions, "
+        "below 1 short ones.",
+        group=GROUP, minimum=0,
+    )  # fmt: skip
     temperature: float = setting(
         1.0, "Sampling divides the logits by it: below 1 favours likely tokens, above 1 evens the odds.",
         group=GROUP, above=0,

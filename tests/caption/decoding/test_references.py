@@ -66,6 +66,7 @@ def test_greedy_and_beam_equal_generate(tokenizer: Any, monkeypatch: pytest.Monk
             captions=draw.randint(1, beams),
             max_tokens=draw.choice([1, 2, 5, 12, 30, 100]),
             repetition_penalty=penalty,
+            length_penalty=draw.choice([1.0, 1.0, 0.0, 0.6, 2.0]),
             stop=stop,
         )
         embedding = 3 * torch.randn(draw.randint(1, 5), WIDTH, dtype=dtype)
@@ -76,6 +77,7 @@ def test_greedy_and_beam_equal_generate(tokenizer: Any, monkeypatch: pytest.Monk
             max_new_tokens=options.max_tokens,
             num_beams=beams,
             num_return_sequences=options.captions,
+            length_penalty=options.length_penalty,
             **more,
         ).tolist()
         for name in ("beam", "greedy")[: 2 if beams == 1 else 1]:

@@ -54,6 +54,7 @@ def test_an_unknown_strategy_is_an_error_that_lists_those_of_the_system() -> Non
         ("greedy", "clipcap", {"captions": 2}, ["2", "`decode` beam or sample"]),
         ("beam", "clipcap", {"captions": 6}, ["`captions` 6", "`beams` 6"]),
         ("beam", "rmokady", {"repetition_penalty": 2.0}, ["`repetition_penalty`"]),
+        ("beam", "rmokady", {"length_penalty": 2.0}, ["`length_penalty`"]),
         ("greedy", "jmisilo", {"stop": "."}, ["`stop`"]),
     ],
 )
@@ -82,6 +83,7 @@ def test_without_a_name_the_first_strategy_of_the_system_is_built() -> None:
         (["top_k", "seed"], None, "sample"),
         ([], "greedy", "greedy"),
         (["beams", "stop"], "beam", "beam"),
+        (["length_penalty"], None, "beam"),
         (["seed"], "sample", "sample"),
         (["seed"], "guess", "guess"),  # choose_strategy lists the names that are known
     ],
