@@ -127,7 +127,7 @@ class Captioner:
                 self.settings.encoder,
                 self.settings.pretrained,
                 device=self.device,
-                precision=self.precision,
+                precision=self.settings.precision,
             )
         return self._encoder
 

@@ -20,7 +20,7 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.pretrained.bundled import lasting_name
-from clipcap.data.pretrained.device import choose_device, choose_precision
+from clipcap.data.pretrained.device import choose_device
 from clipcap.data.pretrained.new_tokenizer import is_new
 from clipcap.data.pretrained.tokenizer import tokenizer_sha256
 from clipcap.data.records import Source
@@ -175,9 +175,8 @@ def _plan_encoding(source: Source, output: Output, settings: PrecomputeSettings,
     name = settings.encoder or DEFAULT_ENCODER
     logger.info(f"{source.root}: {describe(source)}; loading {name}")
     device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
     features = settings.features_for(source.format)
-    encoder = load_encoder(name, settings.pretrained, device=device, precision=precision, features=features)
+    encoder = load_encoder(name, settings.pretrained, device=device, precision=settings.precision, features=features)
     twin = quick_gelu_twin(encoder)
     if twin is not None:
         logger.info(f"computing with GELU; if OpenAI trained {settings.pretrained}, give the `encoder` {twin}")
@@ -196,7 +195,7 @@ def _plan_encoding(source: Source, output: Output, settings: PrecomputeSettings,
         source_format=source.format,
         source_sha256=source.sha256(),
         split_seed=split_seed,
-        precision=precision,
+        precision=encoder.precision,
         batch_size=settings.batch_size,
         shard_size=settings.shard_size_for(encoder.shape),
         version=program_version(),

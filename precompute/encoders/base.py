@@ -1,5 +1,8 @@
 """What every frozen image encoder is: its weights' hash, its preprocessing, and the way from pixels to embeddings.
 
+In bf16 and fp16 the weights themselves are cast. Autocast would cast them again for each batch, which makes bf16 slower
+than fp32 on a CPU without AMX.
+
 B images, H x W pixels, d numbers in an embedding, t patches.
 """
 
@@ -9,8 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from clipcap.data.pretrained.device import autocast
+from clipcap.data.pretrained.device import dtype_of, has_bf16
 
 if TYPE_CHECKING:
     from clipcap.precompute.images import Transform
@@ -64,9 +69,29 @@ class Encoder:
         std = torch.tensor(self.preprocess["std"], device=self._device).view(3, 1, 1)
         batch = pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, H, W)
         batch = ((batch.float() / 255) - mean) / std
-        with autocast(self._device, self.precision):
-            embedding = self._forward(batch)
-        return embedding.float().cpu()
+        return self._forward(batch.to(dtype_of(self.precision))).float().cpu()
+
+
+def freeze(model: nn.Module, device: torch.device, precision: str) -> str:
+    """Move a model to a device, in a precision, never to be trained.
+
+    Its weights are stored with the channels last, which doubles the speed of a convolutional model on a CPU.
+
+    Args:
+        model: in float32; it is changed.
+        device: where it runs.
+        precision: `auto` takes bf16 where the device has it, except for models with batch normalisation, whose
+            embeddings it moves too far: pooled ones of EfficientNet-Lite2 on photographs to a cosine of 0.9988.
+
+    Returns:
+        The precision: `fp32`, `bf16` or `fp16`.
+    """
+    if precision == "auto":
+        normalizes_batches = any(isinstance(module, _BatchNorm) for module in model.modules())
+        precision = "bf16" if has_bf16(device) and not normalizes_batches else "fp32"
+    model.eval().requires_grad_(False)
+    model.to(device, dtype_of(precision)).to(memory_format=torch.channels_last)
+    return precision
 
 
 def preprocessing_steps(whole: Any) -> "Transform":

@@ -10,7 +10,7 @@ from torch import nn
 from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.remote_code import remote_code_refused
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoders.base import Encoder, preprocessing_steps
+from clipcap.precompute.encoders.base import Encoder, freeze, preprocessing_steps
 from clipcap.precompute.encoders.clip_choice import EncoderChoice, choose_encoder, loading_error
 from clipcap.precompute.encoders.clip_features import FEATURES
 
@@ -34,7 +34,7 @@ def load_clip_encoder(
             `hf-hub:NAME`, or `demo`.
         pretrained: a tag (`openai`), a file of weights, or such a folder. The default is the tag `openai`.
         device: where the encoder runs.
-        precision: `fp32`, `bf16` or `fp16`.
+        precision: as for `freeze`.
         features: `projected`, the embedding that CLIP compares with texts; `pooled`, the embedding before its
             projection; or `patches`, an embedding for each patch.
         quick_gelu: compute with QuickGELU even if name and tag do not say so; weights in a file may need it.
@@ -106,7 +106,6 @@ def freeze_tower(
     Raises:
         UsageError: the tower has no features of that kind.
     """
-    tower.eval().requires_grad_(False)
     config: Any = tower.preprocess_cfg
     preprocess = {
         key: list(value) if isinstance(value, tuple) else value for key, value in config.items() if key != "mode"
@@ -115,7 +114,7 @@ def freeze_tower(
     preprocess["size"] = [size, size] if isinstance(size, int) else size
     sha256 = weights_sha256(tower)  # before the features take anything out of the tower
     forward = FEATURES[features](tower)
-    tower.to(device)
+    precision = freeze(tower, device, precision)
     return Encoder(
         name=name,
         pretrained=pretrained,

@@ -23,7 +23,7 @@ def load_encoder(
         name: as for `load_clip_encoder`, or `timm:NAME` as for `load_timm_encoder`.
         pretrained: weights, in place of the default ones.
         device: where the encoder runs.
-        precision: `fp32`, `bf16` or `fp16`.
+        precision: `auto`, which is what suits the encoder and the device, `fp32`, `bf16` or `fp16`.
         features: `projected`, the embedding that CLIP compares with texts; `pooled`, one embedding before a projection
             or a classifier; or `patches`, an embedding for each patch.
         quick_gelu: as for `load_clip_encoder`.

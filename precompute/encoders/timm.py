@@ -14,7 +14,7 @@ import torch
 from clipcap.data.errors import ModelError, UsageError, one_line
 from clipcap.data.pretrained.hub import use_hub_if_reachable
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoders.base import Encoder, Forward, preprocessing_steps
+from clipcap.precompute.encoders.base import Encoder, Forward, freeze, preprocessing_steps
 from clipcap.precompute.settings import TIMM
 
 
@@ -45,11 +45,10 @@ def load_timm_encoder(
     except Exception as error:  # RuntimeError, OSError, KeyError, and what torch.load and safetensors raise
         raise _loading_error(model_name, file, error) from error
     model.reset_classifier(0)
-    model.eval().requires_grad_(False)
     sha256 = weights_sha256(model)
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
-    model.to(device)
+    precision = freeze(model, device, precision)
     return Encoder(
         name=TIMM + model_name,
         pretrained=str(file) if file is not None else model.pretrained_cfg.get("tag") or TIMM + model_name,

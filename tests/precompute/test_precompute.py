@@ -30,7 +30,7 @@ Options = list[object]
 def options(clip_folder: Path, tokenizer_folder: Path) -> Options:
     return [
         *("--encoder", clip_folder, "--tokenizer", tokenizer_folder),
-        *("--batch-size", 4, "--workers", 0, "--device", "cpu", "--shard-size", 7),
+        *("--batch-size", 4, "--workers", 0, "--device", "cpu", "--shard-size", 7, "--precision", "fp32"),
     ]
 
 
@@ -83,7 +83,7 @@ def test_every_image_and_caption_is_in_the_cache_in_order(
 def test_embeddings_are_those_of_open_clip(
     coco: Path, tmp_path: Path, run: Any, options: Options, clip_folder: Path
 ) -> None:
-    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--precision", "fp32").status == 0
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
     for shard in all_tables(tmp_path / "c.h5"):
         pixels = torch.stack([transform(Image.open(coco / path)) for path in shard.path])
