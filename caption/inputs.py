@@ -19,7 +19,8 @@ from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.image_store import FolderStore
 from clipcap.data.readers.images import SUFFIXES, walk_images
 from clipcap.data.records import SPLITS, storable
-from clipcap.precompute.images import choose_workers, decode_images
+from clipcap.precompute.loading import Item, Loader
+from clipcap.precompute.parallel import choose_workers, map_in_order
 
 if TYPE_CHECKING:
     from clipcap.caption.captioner import Captioner
@@ -168,13 +169,14 @@ class _Images:
             yield self._group(batch, [None] * len(batch), None)
         if not needed:
             return
-        # Processes are worth their start only where there is more than one batch.
-        workers = choose_workers() if len(needed) > 1 else 0
-        names = [str(path) for path in self.paths]
-        decoded = decode_images(FolderStore(Path()), names, captioner.encoder.transform, needed, workers)
-        for batch, (pixels, reasons) in zip(needed, decoded, strict=True):
-            nothing = torch.empty(0, *captioner.encoder.shape)
-            yield self._group(batch, reasons, captioner.encoder.encode(pixels) if len(pixels) else nothing)
+        encoder = captioner.encoder
+        height, width = encoder.preprocess["size"]
+        loader = Loader(FolderStore(Path()), encoder.transform, (height, width))
+        items = ([Item(str(self.paths[number])) for number in batch] for batch in needed)
+        loaded = map_in_order(loader, items, choose_workers() if len(needed) > 1 else 0)
+        for batch, (pixels, reasons) in zip(needed, loaded, strict=True):
+            nothing = torch.empty(0, *encoder.shape)
+            yield self._group(batch, reasons, encoder.encode(pixels) if len(pixels) else nothing)
 
     def names(self) -> Iterator[str]:
         return (storable(str(path)) for path in self.paths)

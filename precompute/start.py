@@ -29,9 +29,9 @@ from clipcap.precompute.dataset import check_missing, describe, read_dataset
 from clipcap.precompute.encoders.clip import quick_gelu_twin
 from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.failures import Failure, log_failures
-from clipcap.precompute.images import choose_workers
 from clipcap.precompute.imported import import_embeddings, recorded_names
 from clipcap.precompute.output import Output
+from clipcap.precompute.parallel import choose_workers
 from clipcap.precompute.retokenize import retokenize as retokenize_cache
 from clipcap.precompute.run import encode_source
 from clipcap.precompute.settings import DEFAULT_ENCODER, PrecomputeSettings
@@ -196,10 +196,11 @@ def _plan_encoding(source: Source, output: Output, settings: PrecomputeSettings,
         source_sha256=source.sha256(),
         split_seed=split_seed,
         precision=encoder.precision,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size or encoder.batch_size,
         shard_size=settings.shard_size_for(encoder.shape),
         version=program_version(),
         views=settings.views,
+        resizing=encoder.transform.resizing,
     )
     workers = choose_workers(settings.workers)
 

@@ -2,7 +2,7 @@
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,12 +10,10 @@ from torch import nn
 from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.remote_code import remote_code_refused
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoders.base import Encoder, freeze, preprocessing_steps
+from clipcap.precompute.encoders.base import Encoder, freeze, pixel_transform
 from clipcap.precompute.encoders.clip_choice import EncoderChoice, choose_encoder, loading_error
 from clipcap.precompute.encoders.clip_features import FEATURES
-
-if TYPE_CHECKING:
-    from clipcap.precompute.images import Transform
+from clipcap.precompute.transform import Transform
 
 
 def load_clip_encoder(
@@ -114,7 +112,6 @@ def freeze_tower(
     preprocess["size"] = [size, size] if isinstance(size, int) else size
     sha256 = weights_sha256(tower)  # before the features take anything out of the tower
     forward = FEATURES[features](tower)
-    precision = freeze(tower, device, precision)
     return Encoder(
         name=name,
         pretrained=pretrained,
@@ -123,13 +120,12 @@ def freeze_tower(
         preprocess=preprocess,
         transform=_image_transform(config),
         features=features,
-        precision=precision,
+        **freeze(tower, device, precision),
         _forward=forward,
-        _device=device,
     )
 
 
-def _image_transform(config: dict[str, Any]) -> "Transform":
+def _image_transform(config: dict[str, Any]) -> Transform:
     """Return open_clip's resizing and cropping."""
     transforms = importlib.import_module("open_clip.transform")
-    return preprocessing_steps(transforms.image_transform_v2(transforms.PreprocessCfg(**config), is_train=False))
+    return pixel_transform(transforms.image_transform_v2(transforms.PreprocessCfg(**config), is_train=False))

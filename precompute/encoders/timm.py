@@ -14,7 +14,7 @@ import torch
 from clipcap.data.errors import ModelError, UsageError, one_line
 from clipcap.data.pretrained.hub import use_hub_if_reachable
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoders.base import Encoder, Forward, freeze, preprocessing_steps
+from clipcap.precompute.encoders.base import Encoder, Forward, freeze, pixel_transform
 from clipcap.precompute.settings import TIMM
 
 
@@ -48,7 +48,6 @@ def load_timm_encoder(
     sha256 = weights_sha256(model)
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
-    precision = freeze(model, device, precision)
     return Encoder(
         name=TIMM + model_name,
         pretrained=str(file) if file is not None else model.pretrained_cfg.get("tag") or TIMM + model_name,
@@ -62,11 +61,10 @@ def load_timm_encoder(
             "crop_mode": config["crop_mode"],
             "crop_pct": config["crop_pct"],
         },
-        transform=preprocessing_steps(transform),
+        transform=pixel_transform(transform),
         features=features,
-        precision=precision,
+        **freeze(model, device, precision),
         _forward=FEATURES[features](model),
-        _device=device,
     )
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clipcap.caption import Captioner, CaptionerSettings, caption
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import CheckpointError, UsageError
+from clipcap.precompute.parallel import map_in_order
 from small_world import make_clip, make_coco, small_models, spawn
 
 
@@ -87,13 +87,12 @@ def test_several_processes_decode_a_folder_in_order(
     expected = run("caption", folder, *model, "--batch-size", 2)
     assert len(expected.out.splitlines()) == 17
     started: list[int] = []
-    loader = torch.utils.data.DataLoader
 
-    def count(*arguments: Any, **options: Any) -> Any:
-        started.append(options["num_workers"])
-        return loader(*arguments, **options)
+    def count(function: Any, items: Any, threads: int) -> Any:
+        started.append(threads)
+        return map_in_order(function, items, threads)
 
-    monkeypatch.setattr("torch.utils.data.DataLoader", count)
+    monkeypatch.setattr("clipcap.caption.inputs.map_in_order", count)
     monkeypatch.setattr("clipcap.caption.inputs.choose_workers", lambda: 3)
     assert run("caption", folder, *model, "--batch-size", 2).out == expected.out
     assert run("caption", folder / "val2017", *model).status == 0

@@ -26,7 +26,7 @@ def test_auto_takes_bf16_where_the_device_has_it_except_for_batch_normalisation(
     monkeypatch: pytest.MonkeyPatch, has_bf16: bool, tower: nn.Module, expected: str
 ) -> None:
     monkeypatch.setattr(base, "has_bf16", lambda _: has_bf16)
-    assert freeze(tower, CPU, "auto") == expected
+    assert freeze(tower, CPU, "auto")["precision"] == expected
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[expected]
     assert {parameter.dtype for parameter in tower.parameters()} == {dtype}
     assert not any(parameter.requires_grad for parameter in tower.parameters())

@@ -96,13 +96,13 @@ def test_each_image_is_encoded_once_whatever_its_number_of_captions(
     coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[int] = []
-    encode = Encoder.encode
+    start = Encoder.start
 
     def counted(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
         batches.append(len(pixels))
-        return encode(self, pixels)
+        return start(self, pixels)
 
-    monkeypatch.setattr(Encoder, "encode", counted)
+    monkeypatch.setattr(Encoder, "start", counted)
     assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
     # The first call finds the width. No batch reaches into the next shard of 7.
     assert batches == [1, 4, 3, 4, 3, 3]
@@ -341,15 +341,15 @@ def test_weights_of_another_architecture_are_an_error(
 def test_an_image_whose_embedding_is_not_finite_is_skipped(
     coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = Encoder.encode
+    start = Encoder.start
 
     def overflowing(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
-        embedding = encode(self, pixels).clone()
+        embedding = start(self, pixels).clone()
         if len(embedding) == 4:
             embedding[1, 3], embedding[2, 0] = float("nan"), 70000.0  # the second is infinite in float16
         return embedding
 
-    monkeypatch.setattr(Encoder, "encode", overflowing)
+    monkeypatch.setattr(Encoder, "start", overflowing)
     assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
     first = read_shard(tmp_path / "c-00000.h5")
     assert first.failure_path == ["train2017/000000000102.jpg", "train2017/000000000103.jpg"]
@@ -361,14 +361,14 @@ def test_a_batch_that_does_not_fit_into_memory_is_encoded_in_halves(
     coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("precompute", coco, "-o", tmp_path / "a.h5", *options)
-    encode = Encoder.encode
+    start = Encoder.start
 
     def small(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
         if len(pixels) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return encode(self, pixels)
+        return start(self, pixels)
 
-    monkeypatch.setattr(Encoder, "encode", small)
+    monkeypatch.setattr(Encoder, "start", small)
     result = run("precompute", coco, "-o", tmp_path / "b.h5", *options)
     assert result.status == 0
     assert "a batch of 4 images" in result.err
@@ -496,7 +496,13 @@ def test_python_makes_the_same_cache_as_the_command(
     break_image(coco / "val2017/000000000115.jpg", "text")
     run("precompute", coco, "-o", tmp_path / "a.h5", *options)
     settings = PrecomputeSettings(
-        encoder=str(clip_folder), tokenizer=str(tokenizer_folder), batch_size=4, workers=0, device="cpu", shard_size=7
+        encoder=str(clip_folder),
+        tokenizer=str(tokenizer_folder),
+        batch_size=4,
+        workers=0,
+        device="cpu",
+        shard_size=7,
+        precision="fp32",
     )
     result = precompute(coco, str(tmp_path / "b.h5"), settings)
     assert contents(result.path) == contents(tmp_path / "a.h5")
@@ -567,7 +573,7 @@ def test_features_depend_on_the_format_unless_they_are_given() -> None:
     ("name", "value"),
     [
         *(("format", "cocoa"), ("features", "smells"), ("precision", "fp8"), ("val_fraction", 1.0), ("limit", 0)),
-        *(("batch_size", 0), ("workers", -1), ("shard_size", 0), ("batch_size", None)),
+        *(("batch_size", 0), ("workers", -1), ("shard_size", 0), ("views", None)),
     ],
 )
 def test_a_setting_that_is_not_allowed_is_an_error_that_names_it(name: str, value: object) -> None:
