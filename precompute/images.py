@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipcap.data.errors import ImageError, one_line
+from clipcap.data.image_formats import register_opener, unsupported_format
 from clipcap.data.image_store import read_image_file
 
 # Pillow warns of large images and odd metadata, which do not keep an image from opening. Filters belong to the process:
@@ -28,15 +29,16 @@ def decode_image(data: bytes) -> Image.Image:
     """Decode the content of an image file, as `open_image` does.
 
     Raises:
-        ImageError: it is not an image, or is cut off.
+        ImageError: it is not an image, is of a format that cannot be read here, or is cut off.
     """
     try:
+        register_opener(data)
         with Image.open(io.BytesIO(data)) as image:
             return to_rgb(image)
     except UnidentifiedImageError as error:
-        raise ImageError("not an image of a known format") from error
+        raise ImageError(unsupported_format(data) or "not an image of a known format") from error
     except Exception as error:  # the decoders raise OSError, struct.error, TypeError and others
-        reason = one_line(error)
+        reason = unsupported_format(data) or one_line(error)
         raise ImageError("the file is cut off" if "truncated" in reason.lower() else reason) from error
 
 

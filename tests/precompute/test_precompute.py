@@ -44,7 +44,7 @@ def contents(cache: Path) -> list[str]:
 
 def break_image(path: Path, how: str) -> None:
     data = path.read_bytes()
-    path.write_bytes({"truncated": data[: len(data) // 2], "text": b"<html>not found</html>", "empty": b""}[how])
+    path.write_bytes({"truncated": data[: len(data) // 2], "text": b"not found", "empty": b""}[how])
 
 
 def test_every_image_and_caption_is_in_the_cache_in_order(
