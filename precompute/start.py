@@ -29,6 +29,7 @@ from clipcap.precompute.dataset import check_missing, describe, read_dataset
 from clipcap.precompute.encoders.clip import quick_gelu_twin
 from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.failures import Failure, log_failures
+from clipcap.precompute.finished import is_finished
 from clipcap.precompute.imported import import_embeddings, recorded_names
 from clipcap.precompute.output import Output
 from clipcap.precompute.parallel import choose_workers
@@ -126,8 +127,11 @@ def precompute(
         logger.info(note)
     target = Output(Path(output))
     target.check_writable()
+    split_seed = settings.seed if drawn else None
+    if dataset.embedding is None and not overwrite and is_finished(target, dataset, settings, split_seed):
+        return _result(Cache.open(target.index), _check_finished(target, settings.strict), was_finished=True)
     make_plan = _plan_encoding if dataset.embedding is None else _plan_import
-    plan = make_plan(dataset, target, settings, settings.seed if drawn else None)
+    plan = make_plan(dataset, target, settings, split_seed)
     with target.lock():
         if overwrite:
             target.clear()

@@ -68,6 +68,17 @@ def load_timm_encoder(
     )
 
 
+def timm_names(name: str, pretrained: str | None) -> tuple[str, str | None]:
+    """Return the name and the weights that a loaded model would have as an encoder; None for its default weights.
+
+    Raises:
+        UsageError, ModelError: as `load_timm_encoder`.
+    """
+    model_name = _model_name(importlib.import_module("timm"), name.removeprefix(TIMM), pretrained)
+    is_file = pretrained is not None and Path(pretrained).is_file()
+    return TIMM + model_name, str(Path(str(pretrained)).resolve()) if is_file else None
+
+
 def _load(timm: Any, name: str, file: Path | None) -> Any:
     """Load a model with all of its weights. timm is strict only where a file has as many classes as the model."""
     if file is None:

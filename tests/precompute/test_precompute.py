@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
 from clipcap.precompute.dataset import understand
 from clipcap.precompute.encoders.base import Encoder
+from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.settings import PrecomputeSettings
 from clipcap.precompute.start import precompute
 
@@ -125,6 +127,32 @@ def test_a_second_run_changes_nothing_in_a_finished_cache(
     assert result.status == 0
     assert "c.h5 is finished already" in result.err
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.h5")} == before
+
+
+def test_a_finished_cache_says_so_before_a_model_is_loaded_unless_only_the_model_can_tell(
+    coco: Path, tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = tmp_path / "clip"
+    shutil.copytree(clip_folder, clip)
+    options = [coco, "-o", tmp_path / "c.h5", "--encoder", clip, "--tokenizer", tokenizer_folder, "--device", "cpu"]
+    assert run("precompute", *options).status == 0
+    loaded: list[str] = []
+
+    def load(name: str, *arguments: Any, **named: Any) -> Encoder:
+        loaded.append(name)
+        return load_encoder(name, *arguments, **named)
+
+    monkeypatch.setattr("clipcap.precompute.start.load_encoder", load)
+    assert "finished already" in run("precompute", *options).err
+    assert "finished already" in run("precompute", *options, "--limit", 17).err  # the same images
+    assert loaded == []
+    for other in (["--batch-size", 5], ["--precision", "fp16"], ["--features", "pooled"], ["--limit", 9]):
+        assert run("precompute", *options, *other).status == 2
+    assert len(loaded) == 4
+    later = (tmp_path / "c.h5").stat().st_mtime + 10
+    os.utime(next(clip.iterdir()), (later, later))
+    assert "finished already" in run("precompute", *options).err  # with the same weights as before
+    assert len(loaded) == 5
 
 
 @pytest.mark.parametrize(
