@@ -56,6 +56,14 @@ def precompute(
             help="Give the finished cache the tokens of the tokenizer that is named; no image is read.",
         ),
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            rich_help_panel=OUTPUT,
+            help="Check every checksum of the cache first, and make the shards again that are broken.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", rich_help_panel=OUTPUT, help="Print what SOURCE is understood to be; write nothing."),
@@ -73,7 +81,7 @@ def precompute(
     from clipcap.precompute import start
 
     try:
-        result = start.precompute(source, output, settings, overwrite=overwrite, retokenize=retokenize)
+        result = start.precompute(source, output, settings, overwrite=overwrite, retokenize=retokenize, repair=repair)
     except start.Interrupted as interrupt:
         how = ", without --overwrite," if overwrite else ""
         logger.info(f"stopped after {plural(interrupt.shards, 'shard')}; run the same command again{how} to continue")

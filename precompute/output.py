@@ -1,5 +1,6 @@
 """The output of stage 1: the names of the index and the shards, and what to do with files that exist already."""
 
+import logging
 import re
 import tempfile
 from contextlib import AbstractContextManager, suppress
@@ -7,12 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap.data.cache.fingerprint import Fingerprint
-from clipcap.data.cache.index import Cache, read_fingerprint, tokenizer_folder
+from clipcap.data.cache.index import (
+    Cache,
+    check_content,
+    describe_shard,
+    read_fingerprint,
+    read_index,
+    tokenizer_folder,
+)
 from clipcap.data.cache.shard import open_hdf5, read_summary
-from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, UsageError
+from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, UsageError, one_line
 from clipcap.data.lock import hold_lock
 from clipcap.data.records import storable
 from clipcap.precompute.failures import Failure
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,24 @@ class Output:
                 file.unlink()
             with suppress(OSError):  # it holds files of someone else
                 self.tokenizer.rmdir()
+
+    def remove_broken(self) -> None:
+        """Remove the shards whose tables are not those that were written, and an index that is damaged.
+
+        Raises:
+            CacheError: a file with one of the names does not belong to this program.
+        """
+        for path in self._existing():
+            try:
+                with open_hdf5(path) as file:
+                    entry = describe_shard(path, file) if path != self.index else None
+                if entry is None:
+                    read_index(path)
+                else:
+                    check_content(entry)
+            except DamagedCacheError as error:
+                path.unlink()
+                logger.info(f"{path.name} is made again: {one_line(error)}")
 
     def failures(self) -> list[Failure]:
         """Return the failures that the shards of a finished cache record.

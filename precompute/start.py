@@ -86,6 +86,7 @@ def precompute(
     *,
     overwrite: bool = False,
     retokenize: bool = False,
+    repair: bool = False,
 ) -> PrecomputeResult:
     """Encode each image of a dataset once, tokenise its captions, and write both to a cache.
 
@@ -106,6 +107,7 @@ def precompute(
         overwrite: replace the cache at `output`, whatever it was made from.
         retokenize: give the finished cache at `output` the tokens of the `tokenizer` in the settings, and leave
             everything else as it is. No image is read.
+        repair: read the whole cache first, and make the shards again whose checksum is wrong.
 
     Raises:
         SourceError: the dataset cannot be read, or more than half of its images cannot; with `strict`, any image.
@@ -128,6 +130,9 @@ def precompute(
     target = Output(Path(output))
     target.check_writable()
     split_seed = settings.seed if drawn else None
+    if repair:
+        with target.lock():
+            target.remove_broken()
     if dataset.embedding is None and not overwrite and is_finished(target, dataset, settings, split_seed):
         return _result(Cache.open(target.index), _check_finished(target, settings.strict), was_finished=True)
     make_plan = _plan_encoding if dataset.embedding is None else _plan_import

@@ -11,7 +11,7 @@ from typing import Any
 
 from clipcap.data.cache.atomic import set_aside
 from clipcap.data.command.progress import Progress, plural
-from clipcap.data.errors import CheckpointError, UsageError
+from clipcap.data.errors import CheckpointError, DamagedCacheError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +55,9 @@ def _describe_cache(path: Path, verify: bool) -> dict[str, Any]:
     from clipcap.data.cache.shard import FORMAT_VERSION as CACHE_VERSION
     from clipcap.data.cache.shard import read_summary
 
-    cache = Cache.open(path)
     if verify:
-        with Progress("verifying", "shards", len(cache.shards)) as progress:
-            for _ in cache.verify():
-                progress.advance()
-        logger.info(f"{plural(len(cache.shards), 'shard')} verified: every checksum is right")
+        _verify(path)
+    cache = Cache.open(path)
     splits: Counter[str] = Counter()
     failures: list[dict[str, str]] = []
     for entry in cache.shards:
@@ -78,6 +75,32 @@ def _describe_cache(path: Path, verify: bool) -> dict[str, Any]:
         "fingerprint": asdict(cache.fingerprint),
         "failures": failures,
     }
+
+
+def _verify(path: Path) -> None:
+    """Read every shard of a cache.
+
+    Raises:
+        DamagedCacheError: shards are broken; all of them are named.
+        CacheError: the index cannot be read.
+    """
+    from clipcap.data.cache.index import check_shards
+
+    broken: list[str] = []
+    count = 0
+    with Progress("verifying", "shards", None) as progress:
+        for shard, problem in check_shards(path):
+            count += 1
+            progress.advance()
+            if problem is not None:
+                logger.warning(problem)
+                broken.append(shard.path.name)
+    if broken:
+        raise DamagedCacheError(
+            f"{path}: {len(broken):,} of {plural(count, 'shard')} broken: {', '.join(broken)}; make them again with "
+            "clipcap-precompute, the arguments of the first time and --repair"
+        )
+    logger.info(f"{plural(count, 'shard')} verified: every checksum is right")
 
 
 def _describe_checkpoint(path: Path, verify: bool) -> dict[str, Any]:

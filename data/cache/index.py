@@ -72,21 +72,7 @@ class Cache:
                 return cls(path=path, fingerprint=fingerprint, shards=[describe_shard(real, file)])
             shards = _read_entries(path, real.parent, file)
         for entry in shards:
-            if not entry.path.is_file():
-                raise CacheError(
-                    f"{entry.path}, a shard of {path}, is missing; put it back beside the index, or {AGAIN}"
-                )
-            with open_hdf5(entry.path) as file:
-                found = describe_shard(entry.path, file)
-                other = read_fingerprint(entry.path, file)
-            differences = fingerprint.differences(other)
-            if differences:
-                raise CacheError(f"{entry.path} has another fingerprint than {path} ({differences[0]}); {AGAIN}")
-            if found != entry:
-                raise CacheError(
-                    f"{entry.path} is not the shard that {path} lists (hash {found.content[:12]}, not "
-                    f"{entry.content[:12]}); put the right file back, or {AGAIN}"
-                )
+            _check_entry(path, fingerprint, entry)
         return cls(path=path, fingerprint=fingerprint, shards=shards)
 
     @property
@@ -146,14 +132,50 @@ class Cache:
             DamagedCacheError: the tables are not those that were written.
             CacheError: a shard cannot be read.
         """
-        for shard, tables in zip(self.shards, self.tables(), strict=True):
-            content = tables.content()
-            if content != shard.content:
-                raise DamagedCacheError(
-                    f"{shard.path} is damaged: its tables have the hash {content[:12]}, not {shard.content[:12]} as "
-                    f"when they were written; delete it and {AGAIN}"
-                )
+        for shard in self.shards:
+            check_content(shard)
             yield shard
+
+
+def check_content(shard: ShardEntry) -> None:
+    """Hash the tables of a shard again.
+
+    Raises:
+        DamagedCacheError: the tables are not those that were written.
+        CacheError: the shard cannot be read.
+    """
+    content = read_shard(shard.path).content()
+    if content != shard.content:
+        raise DamagedCacheError(
+            f"{shard.path} is damaged: its tables have the hash {content[:12]}, not {shard.content[:12]} as when they "
+            f"were written; delete it and {AGAIN}"
+        )
+
+
+def check_shards(path: Path) -> Iterator[tuple[ShardEntry, str | None]]:
+    """Read all tables of a cache, and yield each shard with None, or with what is wrong with it.
+
+    Args:
+        path: the index, or a single shard.
+
+    Raises:
+        CacheError: the index cannot be read.
+    """
+    with open_hdf5(path) as file:
+        is_shard = "shards" not in file
+    if is_shard:
+        fingerprint, shards = None, Cache.open(path).shards
+    else:
+        fingerprint, shards = read_index(path)
+    for shard in shards:
+        try:
+            if fingerprint is not None:
+                _check_entry(path, fingerprint, shard)
+            check_content(shard)
+        except CacheError as error:
+            yield shard, str(error)
+        else:
+            yield shard, None
 
 
 def tokenizer_folder(index: Path) -> Path:
@@ -217,6 +239,27 @@ def read_fingerprint(path: Path, file: h5py.File) -> Fingerprint:
         return Fingerprint.from_json(str(file.attrs["fingerprint"]))
     except CacheError as error:
         raise DamagedCacheError(f"{path}: {error}; delete it and {AGAIN}") from error
+
+
+def _check_entry(index: Path, fingerprint: Fingerprint, entry: ShardEntry) -> None:
+    """Check that a shard is there and is the one that the index lists. Only attributes and shapes are read.
+
+    Raises:
+        CacheError: it is not.
+    """
+    if not entry.path.is_file():
+        raise CacheError(f"{entry.path}, a shard of {index}, is missing; put it back beside the index, or {AGAIN}")
+    with open_hdf5(entry.path) as file:
+        found = describe_shard(entry.path, file)
+        other = read_fingerprint(entry.path, file)
+    differences = fingerprint.differences(other)
+    if differences:
+        raise CacheError(f"{entry.path} has another fingerprint than {index} ({differences[0]}); {AGAIN}")
+    if found != entry:
+        raise CacheError(
+            f"{entry.path} is not the shard that {index} lists (hash {found.content[:12]}, not {entry.content[:12]}); "
+            f"put the right file back, or {AGAIN}"
+        )
 
 
 def _read_entries(path: Path, folder: Path, file: h5py.File) -> list[ShardEntry]:

@@ -476,6 +476,37 @@ def test_a_missing_or_broken_shard_is_made_again_and_the_rest_is_kept(
     assert (tmp_path / "c-00000.h5").stat().st_mtime_ns == kept
 
 
+def test_repair_makes_only_the_shards_again_whose_checksum_is_wrong(
+    coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["precompute", coco, "-o", tmp_path / "c.h5", *options]
+    run(*command)
+    before = contents(tmp_path / "c.h5")
+    with h5py.File(tmp_path / "c-00001.h5", "r+") as file:
+        file["captions/text"][0] = "another text"
+    kept = [(tmp_path / f"c-0000{number}.h5").stat().st_mtime_ns for number in (0, 2)]
+    assert "finished already" in run(*command).err  # opening does not read the tables
+    encoded: list[int] = []
+    start = Encoder.start
+
+    def counted(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(pixels))
+        return start(self, pixels)
+
+    monkeypatch.setattr(Encoder, "start", counted)
+    result = run(*command, "--repair")
+    assert result.status == 0
+    assert "c-00001.h5 is made again" in result.err
+    assert encoded == [1, 4, 3]  # the black image, and the 7 of the shard
+    assert contents(tmp_path / "c.h5") == before
+    assert len(list(Cache.open(tmp_path / "c.h5").verify())) == 3
+    assert [(tmp_path / f"c-0000{number}.h5").stat().st_mtime_ns for number in (0, 2)] == kept
+    (tmp_path / "c.h5").write_bytes((tmp_path / "c.h5").read_bytes()[:900])
+    assert run(*command, "--repair").status == 0
+    assert contents(tmp_path / "c.h5") == before
+    assert "finished already" in run(*command, "--repair").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "value"),
     [

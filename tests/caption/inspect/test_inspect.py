@@ -27,7 +27,7 @@ def test_a_cache_is_described(run: Any, small_cache: Path) -> None:
     assert facts["verified"] is False
 
 
-def test_verify_finds_a_changed_caption(tmp_path: Path, run: Any, small_cache: Path) -> None:
+def test_verify_names_every_broken_shard(tmp_path: Path, run: Any, small_cache: Path) -> None:
     for path in small_cache.parent.glob("*.h5"):
         shutil.copy(path, tmp_path)
     result = run("inspect", tmp_path / "cache.h5", "--verify")
@@ -39,6 +39,13 @@ def test_verify_finds_a_changed_caption(tmp_path: Path, run: Any, small_cache: P
     result = run("inspect", tmp_path / "cache.h5", "--verify")
     assert result.status == 2
     assert "cache-00001.h5 is damaged" in result.err
+    assert result.err.splitlines()[-1].startswith(
+        f"clipcap-inspect: {tmp_path}/cache.h5: 1 of 2 shards broken: cache-00001.h5; make them again with"
+    )
+    (tmp_path / "cache-00000.h5").unlink()
+    result = run("inspect", tmp_path / "cache.h5", "--verify")
+    assert result.status == 2
+    assert "2 of 2 shards broken: cache-00000.h5, cache-00001.h5" in result.err
 
 
 def test_a_checkpoint_is_described(run: Any, trained: Path) -> None:
