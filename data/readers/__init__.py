@@ -25,6 +25,7 @@ from clipcap.data.readers.folders import FolderReader, SidecarReader
 from clipcap.data.readers.karpathy import KarpathyReader
 from clipcap.data.readers.pickles import ClipCapPickleReader, ClipXGptPickleReader
 from clipcap.data.readers.tables import TableReader
+from clipcap.data.readers.webdataset import WebDatasetReader
 from clipcap.data.records import Source
 
 # By name, in the order in which they are tried: the most specific first.
@@ -35,6 +36,7 @@ READERS: dict[str, Reader] = {
     "flickr30k": Flickr30kReader(),
     "flat": FlatReader(),
     "table": TableReader(),
+    "webdataset": WebDatasetReader(),
     "sidecar": SidecarReader(),
     "folder": FolderReader(),
     "clipcap-pickle": ClipCapPickleReader(),
