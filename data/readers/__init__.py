@@ -23,6 +23,7 @@ from clipcap.data.readers.flickr8k import Flickr8kReader
 from clipcap.data.readers.flickr30k import Flickr30kReader
 from clipcap.data.readers.folders import FolderReader, SidecarReader
 from clipcap.data.readers.karpathy import KarpathyReader
+from clipcap.data.readers.parquet import ParquetReader
 from clipcap.data.readers.pickles import ClipCapPickleReader, ClipXGptPickleReader
 from clipcap.data.readers.tables import TableReader
 from clipcap.data.readers.webdataset import WebDatasetReader
@@ -37,6 +38,7 @@ READERS: dict[str, Reader] = {
     "flat": FlatReader(),
     "table": TableReader(),
     "webdataset": WebDatasetReader(),
+    "parquet": ParquetReader(),
     "sidecar": SidecarReader(),
     "folder": FolderReader(),
     "clipcap-pickle": ClipCapPickleReader(),

@@ -24,8 +24,19 @@ IMAGE_COLUMNS = (
     "file_name", "filename", "filepath", "file_path", "image_path", "image", "image_name", "img", "path", "file",
     "picture",
 )  # fmt: skip
-CAPTION_COLUMNS = ("caption", "captions", "text", "title", "sentence", "comment", "description", "raw")
-_SPLIT_COLUMN = "split"
+CAPTION_COLUMNS = (
+    "caption",
+    "captions",
+    "text",
+    "title",
+    "sentence",
+    "sentences",
+    "comment",
+    "description",
+    "raw",
+    "txt",
+)
+SPLIT_COLUMN = "split"
 
 
 class TableReader(FileReader):
@@ -58,7 +69,7 @@ class TableReader(FileReader):
             rows.append(
                 (
                     str(values[image]).strip(),
-                    _split(where, values.get(_SPLIT_COLUMN)),
+                    _split(where, values.get(SPLIT_COLUMN)),
                     _texts(where, values[caption]),
                 )
             )

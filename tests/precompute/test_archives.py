@@ -1,4 +1,4 @@
-"""Stage 1 on images inside archives: the embeddings are those of the same images as files."""
+"""Stage 1 on images inside archives and tables: the embeddings are those of the same images as files."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,18 @@ def webdataset(coco: Path, folder: Path) -> None:
         make_tar(folder / f"{split}-00000.tar", tar)
 
 
-@pytest.mark.parametrize("make", [webdataset])
+def parquet(coco: Path, folder: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    (folder / "data").mkdir(parents=True)
+    for split, name in (("train", "train-00000-of-00001"), ("val", "validation-00000-of-00001")):
+        images = [{"bytes": file.read_bytes(), "path": file.name} for file, _ in samples(coco)[split]]
+        table = pyarrow.table({"image": images, "captions": [texts for _, texts in samples(coco)[split]]})
+        write_table(table, folder / f"data/{name}.parquet", row_group_size=5)
+
+
+@pytest.mark.parametrize("make", [webdataset, parquet])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_embeddings_from_an_archive_are_those_from_files(
     coco: Path, tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path, make: Any, workers: int
