@@ -14,17 +14,16 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clipcap.data.errors import SourceError, one_line
+from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, Reader
 from clipcap.data.readers.images import NO_CAPTIONS, known_split, path_split, walk_files, walk_images
 from clipcap.data.readers.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMN
 from clipcap.data.records import Record, Source
-from clipcap.data.stores.parquet import ParquetStore, open_parquet
+from clipcap.data.stores.parquet import ParquetStore, open_parquet, parquet_rows
 
 _ENDINGS = (".parquet",)
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "photo", *IMAGE_COLUMNS)
 _NUMBERED_CAPTION = re.compile(r"caption_?\d+", re.IGNORECASE)
-_BATCH = 4096  # rows
 _LARGE_GROUP = 1 << 30  # bytes
 
 
@@ -201,16 +200,11 @@ def _rows(file: Path, opened: Any, columns: _Columns) -> Iterator[_Row]:
     if not chosen:
         yield from (_Row("", None, ()) for _ in range(opened.metadata.num_rows))
         return
-    try:
-        for batch in opened.iter_batches(_BATCH, columns=chosen, use_threads=False):
-            values = {name: batch.column(name).to_pylist() for name in batch.schema.names}
-            for i in range(batch.num_rows):
-                name = (values[columns.image][i] or {}).get("path") if has_name else None
-                split = values[SPLIT_COLUMN][i] if has_split else None
-                captions = chain.from_iterable(_texts(values[column][i]) for column in columns.captions)
-                yield _Row(PurePosixPath((name or "").replace("\\", "/")).name, split, tuple(captions))
-    except Exception as error:  # pyarrow raises errors of many classes
-        raise SourceError(f"{file} cannot be read ({one_line(error)[:120]}); write or download it again") from error
+    for values in parquet_rows(file, opened, chosen):
+        name = (values[columns.image] or {}).get("path") if has_name else None
+        captions = chain.from_iterable(_texts(values[column]) for column in columns.captions)
+        end = PurePosixPath((name or "").replace("\\", "/")).name
+        yield _Row(end, values.get(SPLIT_COLUMN) if has_split else None, tuple(captions))
 
 
 def _texts(value: str | list[str | None] | None) -> list[str]:

@@ -1,7 +1,8 @@
-"""Images inside Parquet files, as bytes in a column, and how a Parquet file is opened."""
+"""Images inside Parquet files, as bytes in a column, and how Parquet files are read."""
 
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from clipcap.data.errors import ImageError, SourceError, one_line
 from clipcap.data.image_store import MAX_BYTES, ImageStore, read_image_file
 
+_BATCH = 4096  # rows
 _PATH = re.compile(r"(?P<file>.+\.parquet)/(?P<row>\d+)(?:/[^/]*)?", re.DOTALL | re.IGNORECASE)
 
 
@@ -90,6 +92,24 @@ def open_parquet(path: Path) -> Any:
         raise SourceError(f"{path} is a parquet table; to read it, install pyarrow: pip install pyarrow") from error
     try:
         return parquet.ParquetFile(path, pre_buffer=False)
+    except Exception as error:  # pyarrow raises errors of many classes
+        raise SourceError(f"{path} cannot be read ({one_line(error)[:120]}); write or download it again") from error
+
+
+def parquet_rows(path: Path, opened: Any, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an open file as dictionaries.
+
+    Args:
+        path: of the file, named in the error.
+        opened: what `open_parquet` returned.
+        columns: that are read, as `a`, or as `a.b` for one field of a struct; by default all.
+
+    Raises:
+        SourceError: the file is damaged.
+    """
+    try:
+        for batch in opened.iter_batches(_BATCH, columns=columns, use_threads=False):
+            yield from batch.to_pylist()
     except Exception as error:  # pyarrow raises errors of many classes
         raise SourceError(f"{path} cannot be read ({one_line(error)[:120]}); write or download it again") from error
 

@@ -1,5 +1,6 @@
 """The same images give the same records and the same bytes, wherever their files lie."""
 
+import csv
 import io
 import json
 from collections.abc import Callable
@@ -74,7 +75,22 @@ def datasets(folder: Path) -> None:
         parquet.write_table(table, folder / f"data/{split}-00000-of-00001.parquet")
 
 
-@pytest.mark.parametrize("make", [webdataset, img2dataset, parquet_bytes, datasets])
+def imagefolder(folder: Path) -> None:
+    for split in CAPTIONS:
+        (folder / split / "images").mkdir(parents=True)
+        for name, content, _ in samples(split):
+            (folder / split / "images" / name).write_bytes(content)
+    rows = {split: [{"file_name": f"images/{n}", "text": t} for n, _, t in samples(split)] for split in CAPTIONS}
+    with (folder / "train/metadata.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "text"])
+        writer.writerows((row["file_name"], text) for row in rows["train"] for text in row["text"])
+    lines = [json.dumps(row) for row in rows["validation"]]
+    (folder / "validation/metadata.jsonl").write_text("\n".join(lines))
+    parquet.write_table(pyarrow.Table.from_pylist(rows["test"]), folder / "test/metadata.parquet")
+
+
+@pytest.mark.parametrize("make", [webdataset, img2dataset, parquet_bytes, datasets, imagefolder])
 def test_archives_and_tables_give_what_files_give(tmp_path: Path, make: Callable[[Path], None]) -> None:
     found = []
     for write in (files, make):
