@@ -8,6 +8,8 @@ A format is one file of this folder with one `Reader` in it. To add a format:
 2. Add an instance to `READERS` below, before any format that would also accept the same files.
 3. Add a small dataset of the format to `tests/data/readers/test_readers.py`.
 
+The images of a dataset are files below a folder, unless its source has a `store` (`data/stores/`).
+
 `karpathy.py` is a short example. The other files hold what readers share: `images.py` finds image files and builds the
 records of images, `rows.py` builds those of embeddings, and `csv_rows.py` reads CSV.
 """
@@ -36,9 +38,9 @@ READERS: dict[str, Reader] = {
     "flickr8k": Flickr8kReader(),
     "flickr30k": Flickr30kReader(),
     "flat": FlatReader(),
+    "parquet": ParquetReader(),
     "table": TableReader(),
     "webdataset": WebDatasetReader(),
-    "parquet": ParquetReader(),
     "sidecar": SidecarReader(),
     "folder": FolderReader(),
     "clipcap-pickle": ClipCapPickleReader(),

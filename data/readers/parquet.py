@@ -159,17 +159,24 @@ def _guess_captions(schema: Any) -> tuple[str, ...]:
 
 
 def _holds_images(type: Any) -> bool:
-    from pyarrow import types
-
-    return _is_struct(type) or bool(types.is_binary(type) or types.is_large_binary(type))
+    return _is_binary(type) or _is_struct(type)
 
 
 def _is_struct(type: Any) -> bool:
     """Whether values of a type consist of bytes and a path, or of one of them."""
     from pyarrow import types
 
-    fields = {type.field(i).name for i in range(type.num_fields)} if types.is_struct(type) else set()
-    return bool(fields) and fields <= {"bytes", "path"}
+    if not types.is_struct(type):
+        return False
+    fields = {type.field(i).name: type.field(i).type for i in range(type.num_fields)}
+    fits = {"bytes": _is_binary, "path": _is_text}
+    return bool(fields) and all(name in fits and fits[name](field) for name, field in fields.items())
+
+
+def _is_binary(type: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_binary(type) or types.is_large_binary(type))
 
 
 def _holds_text(type: Any) -> bool:

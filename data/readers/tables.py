@@ -50,8 +50,8 @@ class TableReader(FileReader):
     """
 
     expected_layout = (
-        "a .csv, .tsv or .jsonl with a column of image names (file_name, image, filepath, ...) and one of captions, "
-        "or metadata.csv, .jsonl or .parquet in the folder of each split"
+        "a .csv, .tsv, .jsonl or .parquet with a column of image names (file_name, image, filepath, ...) and one of "
+        "captions, or metadata.csv, .jsonl or .parquet in the folder of each split"
     )
     has_columns = True
 
@@ -59,6 +59,8 @@ class TableReader(FileReader):
         return bool(self._tables(path))
 
     def recognises(self, file: Path) -> bool:
+        if file.suffix == ".parquet":
+            return _looks_like_parquet(file)
         return file.suffix in _SUFFIXES and file.is_file() and _looks_like_table(file)
 
     def read(self, path: Path, columns: Columns) -> Source:
@@ -255,6 +257,14 @@ def _looks_like_table(file: Path) -> bool:
     if file.suffix == ".txt":  # Kaggle's file only; any other .txt is taken for plain text
         return line.lower().split(",") == ["image", "caption"]
     return any(delimiter in line for delimiter in _DELIMITERS)
+
+
+def _looks_like_parquet(file: Path) -> bool:
+    try:
+        columns = {name.lower() for name in open_parquet(file).schema_arrow.names}
+    except SourceError:
+        return False
+    return not columns.isdisjoint(IMAGE_COLUMNS) and not columns.isdisjoint(CAPTION_COLUMNS)
 
 
 def _is_metadata(file: Path) -> bool:

@@ -42,9 +42,12 @@ class WebDatasetReader(Reader):
     def matches(self, path: Path) -> bool:
         if path.is_file():
             return path.name.lower().endswith(_TARS + _COMPRESSED_TARS)
-        if any(True for _ in walk_files(path, _TARS)):
-            return True
-        return any(True for _ in walk_files(path, _COMPRESSED_TARS)) and not any(True for _ in walk_images(path))
+        compressed = False
+        for file in walk_files(path, _TARS + _COMPRESSED_TARS):
+            if file.name.lower().endswith(_TARS):
+                return True
+            compressed = True
+        return compressed and not any(True for _ in walk_images(path))
 
     def read(self, path: Path, columns: Columns) -> Source:
         root = path if path.is_dir() else path.parent
@@ -74,7 +77,10 @@ class WebDatasetReader(Reader):
                 notes.append(f"{name} is damaged after {kept:,} images, which were read: {tar.damage}")
         if not records:
             found = [*notes, *(f"{count:,} {what}" for what, count in left_out.items())]
-            raise SourceError(f"{path} holds no images ({found[0] if found else 'no samples'}); make it again")
+            raise SourceError(
+                f"{path} holds no images ({found[0] if found else 'no samples'}); make it again, or "
+                "give another `format`"
+            )
         notes += [f"{count:,} {what} were left out" for what, count in left_out.items()]
         if not any(record.captions for record in records):
             notes.append(NO_CAPTIONS)
@@ -123,8 +129,10 @@ def _read_tar(path: Path) -> _Tar:
     """Read the headers and captions of a tar.
 
     Raises:
-        SourceError: it is compressed, or cannot be opened.
+        SourceError: it is compressed, no regular file, or cannot be opened.
     """
+    if not path.is_file():
+        raise SourceError(f"{path} is not a regular file")  # a FIFO is not waited for
     tar = _Tar()
     try:
         file = path.open("rb")

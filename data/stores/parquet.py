@@ -50,27 +50,28 @@ class ParquetStore(ImageStore):
 
     def _value(self, file: str, row: int) -> Any:
         """Return the value in a row of a file, rows counted from 0."""
-        if not (getattr(self._last, "file", None) == file and row in self._last.rows):
-            try:
+        try:
+            if not (getattr(self._last, "file", None) == file and row in self._last.rows):
                 self._read_group(file, row)
-            except SourceError as error:
-                raise ImageError(str(error)) from error
-        return self._last.values[row - self._last.rows.start].as_py()
+            return self._last.values[row - self._last.rows.start].as_py()
+        except SourceError as error:
+            raise ImageError(str(error)) from error
+        except ImageError:
+            raise
+        except Exception as error:  # pyarrow raises errors of many classes
+            raise ImageError(f"rows of {file} cannot be read ({one_line(error)[:120]})") from error
 
     def _read_group(self, file: str, row: int) -> None:
         """Read the group that has the row."""
-        self._last.file = None  # frees the memory of the old group
-        self._last.values = None
+        self._last.file = None
+        self._last.values = None  # frees the memory of the old group
         with open_parquet(self.root / file) as opened:
             start = 0
             for group in range(opened.num_row_groups):
                 rows = range(start, start + opened.metadata.row_group(group).num_rows)
                 start = rows.stop
                 if row in rows:
-                    try:
-                        table = opened.read_row_group(group, columns=[self.column], use_threads=False)
-                    except Exception as error:  # pyarrow raises errors of many classes
-                        raise ImageError(f"rows of {file} cannot be read ({one_line(error)[:120]})") from error
+                    table = opened.read_row_group(group, columns=[self.column], use_threads=False)
                     self._last.file, self._last.rows, self._last.values = file, rows, table.column(self.column)
                     return
         raise ImageError("there is no such row")
@@ -86,6 +87,8 @@ def open_parquet(path: Path) -> Any:
     Raises:
         SourceError: pyarrow is not installed, or the file cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise SourceError(f"{path} is not a regular file")  # a FIFO is not waited for
     try:
         from pyarrow import parquet
     except ImportError as error:

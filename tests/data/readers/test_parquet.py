@@ -1,5 +1,6 @@
 """Parquet files with image bytes: which columns are read, what the splits are, and what is refused by name."""
 
+import os
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -182,6 +183,14 @@ def test_a_folder_named_like_a_file_is_read(tmp_path: Path) -> None:  # as Spark
     assert images(source) == [b"A", b"B"]
 
 
+def test_a_struct_with_other_fields_holds_no_images(tmp_path: Path) -> None:
+    for number, fields in enumerate(({"bytes": "text"}, {"bytes": b"A", "path": b"B"}, {"bytes": b"A", "size": 1})):
+        table = pyarrow.table({"image": pyarrow.array([fields])})
+        parquet.write_table(table, tmp_path / f"{number}.parquet")
+        with pytest.raises(SourceError, match=r"parquet has no column of images.*: image \(struct<bytes"):
+            read_source(tmp_path / f"{number}.parquet", "parquet")
+
+
 def test_columns_that_do_not_fit_are_named(tmp_path: Path) -> None:
     write(tmp_path / "x.parquet", {"image": [b"A"], "text": ["one"], "label": [1]})
     for named, fact in (
@@ -200,6 +209,17 @@ def test_columns_that_do_not_fit_are_named(tmp_path: Path) -> None:
         read_source(tmp_path / "urls", "parquet")
 
 
+def test_a_table_of_file_names_is_read_as_a_table(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    file = write(tmp_path / "captions.parquet", {"filename": ["a.jpg"], "caption": [["one", "two"]]})
+    for path in (file, tmp_path):
+        source = read_source(path)
+        assert source.format == "table"
+        assert captions(source) == {"a.jpg": ("one", "two")}
+    write(file, {"image": [image(b"A", "a.jpg")], "filename": ["a.jpg"], "caption": ["one"]})
+    assert read_source(tmp_path).format == "parquet"
+
+
 def test_tables_beside_image_files_are_not_taken_for_the_images(tmp_path: Path) -> None:  # as img2dataset writes
     write(tmp_path / "00000.parquet", {"url": ["http://x.org"], "caption": ["one"], "key": ["000000000"]})
     (tmp_path / "00000").mkdir()
@@ -211,6 +231,12 @@ def test_tables_beside_image_files_are_not_taken_for_the_images(tmp_path: Path) 
 def test_a_pointer_of_git_lfs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(SourceError, match=r"train\.parquet cannot be read \(.*magic bytes.*\); write or download it"):
+        read_source(tmp_path)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.parquet")
+    with pytest.raises(SourceError, match=r"train\.parquet is not a regular file"):
         read_source(tmp_path)
 
 

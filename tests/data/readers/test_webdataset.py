@@ -1,6 +1,7 @@
 """Tars of webdataset and img2dataset: what a sample is, and that damage to a tar costs no whole image."""
 
 import json
+import os
 import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -233,6 +234,12 @@ def test_compressed_tars_are_refused_by_name(tmp_path: Path, name: str, mode: st
 def test_a_tar_without_images_is_refused(tmp_path: Path) -> None:
     make_tar(tmp_path / "x.tar", {"a.txt": b"text", "b.wav": b"sound"})
     with pytest.raises(SourceError, match="holds no images \\(2 samples without an image\\)"):
+        read_source(tmp_path)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(SourceError, match=r"x\.tar is not a regular file"):
         read_source(tmp_path)
 
 
