@@ -59,7 +59,7 @@ class ParquetReader(Reader):
                 chosen.check(file, opened.schema_arrow)
                 for number, row in enumerate(_rows(file, opened, chosen)):
                     own = known_split(row.split) if row.split else None
-                    without_split += own is None and row.split is not None
+                    without_split += own is None and bool(row.split)
                     end = f"/{row.name}" if row.name else ""
                     image = f"{name}/{number}{end}"
                     records.append(Record(image, image, own or split, row.captions))

@@ -94,9 +94,10 @@ def test_the_split_is_that_of_the_row_or_of_the_file(tmp_path: Path) -> None:
         write(tmp_path / name, {"image": [b"A"], "text": ["one"]})
     source = read_source(tmp_path)
     assert {record.path.removesuffix("/0"): record.split for record in source.records} == names
-    columns = {"image": [b"1", b"2", b"3", b"4"], "split": ["train", "val", None, "restval"], "text": ["x"] * 4}
+    splits = ["train", "val", None, "restval", ""]
+    columns = {"image": [b"A"] * 5, "split": splits, "text": ["x"] * 5}
     source = read_source(write(tmp_path / "TEST-0.parquet", columns))
-    assert [record.split for record in source.records] == ["train", "val", "test", "test"]
+    assert [record.split for record in source.records] == ["train", "val", "test", "test", "test"]
     assert source.notes[1:] == ["1 rows have a `split` of another name; the file's name decided"]
 
 
