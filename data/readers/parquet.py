@@ -170,7 +170,10 @@ def _is_struct(type: Any) -> bool:
         return False
     fields = {type.field(i).name: type.field(i).type for i in range(type.num_fields)}
     fits = {"bytes": _is_binary, "path": _is_text}
-    return bool(fields) and all(name in fits and fits[name](field) for name, field in fields.items())
+    # A field without any value has the type null, unless the writer gave it one.
+    return bool(fields) and all(
+        name in fits and (fits[name](field) or types.is_null(field)) for name, field in fields.items()
+    )
 
 
 def _is_binary(type: Any) -> bool:

@@ -184,6 +184,14 @@ def test_a_folder_named_like_a_file_is_read(tmp_path: Path) -> None:  # as Spark
     assert images(source) == [b"A", b"B"]
 
 
+def test_a_struct_may_have_no_path_or_no_bytes_in_any_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"A")
+    for fields in ({"bytes": b"A", "path": None}, {"bytes": None, "path": "a.jpg"}, {"path": "a.jpg"}, {"bytes": b"A"}):
+        table = pyarrow.table({"image": pyarrow.array([fields])})
+        parquet.write_table(table, tmp_path / "x.parquet")
+        assert images(read_source(tmp_path)) == [b"A"], fields
+
+
 def test_a_struct_with_other_fields_holds_no_images(tmp_path: Path) -> None:
     for number, fields in enumerate(({"bytes": "text"}, {"bytes": b"A", "path": b"B"}, {"bytes": b"A", "size": 1})):
         table = pyarrow.table({"image": pyarrow.array([fields])})
