@@ -189,7 +189,7 @@ def test_a_struct_may_have_no_path_or_no_bytes_in_any_row(tmp_path: Path) -> Non
     for fields in ({"bytes": b"A", "path": None}, {"bytes": None, "path": "a.jpg"}, {"path": "a.jpg"}, {"bytes": b"A"}):
         table = pyarrow.table({"image": pyarrow.array([fields])})
         parquet.write_table(table, tmp_path / "x.parquet")
-        assert images(read_source(tmp_path)) == [b"A"], fields
+        assert images(read_source(tmp_path / "x.parquet")) == [b"A"], fields
 
 
 def test_a_struct_with_other_fields_holds_no_images(tmp_path: Path) -> None:
