@@ -12,7 +12,7 @@ MAX_BYTES = 1 << 30  # of one image file
 
 
 class ImageStore(ABC):
-    """The image files of a dataset, by the paths of its records. It is sent to worker processes, so it is small."""
+    """The image files of a dataset, by the paths of its records. Several threads may read at once."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:
@@ -46,14 +46,38 @@ def read_image_file(path: Path) -> bytes:
     Raises:
         ImageError: it does not exist, is no regular file, cannot be read, or is larger than `MAX_BYTES`.
     """
+    return _read(path, 0, None)
+
+
+def read_image_part(path: Path, offset: int, size: int) -> bytes:
+    """Return the content of an image file that is a part of another file.
+
+    Args:
+        path: of the file that holds it.
+        offset: of its first byte.
+        size: in bytes.
+
+    Raises:
+        ImageError: as `read_image_file`, or the file ends before the part does.
+    """
+    data = _read(path, offset, size)
+    if len(data) < size:
+        raise ImageError(f"{path.name} ends before it does")
+    return data
+
+
+def _read(path: Path, offset: int, size: int | None) -> bytes:
+    """Return `size` bytes of a file from `offset` on, or fewer if it ends before; None is up to the end."""
     try:
         with open(path, "rb", opener=_open) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("not a regular file")
-            if status.st_size > MAX_BYTES:
-                raise ImageError(f"{status.st_size:,} bytes: too large for an image")
-            return file.read()
+            wanted = status.st_size - offset if size is None else size
+            if wanted > MAX_BYTES:
+                raise ImageError(f"{wanted:,} bytes: too large for an image")
+            file.seek(offset)
+            return file.read(-1 if size is None else size)
     except FileNotFoundError as error:
         raise ImageError("there is no such file") from error
     except OSError as error:

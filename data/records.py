@@ -21,7 +21,8 @@ class Record:
 
     Attributes:
         id: the dataset's own id of the image, unique in the source.
-        path: the image file, relative to the source's root, with forward slashes.
+        path: the image file, relative to the source's root, with forward slashes; inside a tar or a table, the name of
+            that file comes first: `00000.tar/000000000.jpg`, `train.parquet/17`.
         split: one of `SPLITS`, or None if the dataset does not assign one.
         captions: the captions as the dataset has them; may be empty.
     """

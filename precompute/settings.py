@@ -37,12 +37,12 @@ class PrecomputeSettings(Settings):
     )  # fmt: skip
     image_column: str | None = setting(
         None,
-        "Column of a table that names the image files. Default: the column is guessed from the header.",
+        "Column of a table that names the image files or, in Parquet, holds them. Default: the column is guessed.",
         group=READING, metavar="NAME", spellings=("--image-column", "--picture-column"),
     )  # fmt: skip
     caption_column: str | None = setting(
         None,
-        "Column of a table that holds the captions. Default: the column is guessed from the header.",
+        "Column of a table that holds the captions. Default: the column is guessed.",
         group=READING, metavar="NAME",
     )  # fmt: skip
     captions: Path | None = setting(  # noqa: RUF009 (`setting` makes a field)

@@ -1,9 +1,11 @@
 """Small real models, a small real dataset, and functions that run, stop and kill the commands, for all tests."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +137,17 @@ def make_coco(folder: Path, train: int = 12, val: int = 5) -> Path:
         content = {"images": images, "annotations": annotations}
         (folder / f"annotations/captions_{split}2017.json").write_text(json.dumps(content))
     return folder
+
+
+def make_tar(file: Path, members: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> Path:
+    """Write a tar of regular files, in the order of the dictionary."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w", format=format) as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return file
 
 
 DEMO_IMAGES = 720  # in the demo that the tests run, instead of 9,000

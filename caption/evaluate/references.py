@@ -95,7 +95,8 @@ def read_references(
 def _read_dataset(path: Path, format: str | None, columns: Columns | None, folder: Path | None) -> References:
     source = read_source(path, format, columns)
     missing = set(source.missing)
-    files = source.embedding is None or folder is not None  # the paths of embeddings are names only
+    # The paths of embeddings and of images in archives are names only.
+    files = (source.embedding is None and source.store is None) or folder is not None
 
     def find(name: str) -> Path | None:
         if folder is not None:

@@ -98,7 +98,7 @@ def _verify(path: Path) -> None:
     if broken:
         raise DamagedCacheError(
             f"{path}: {len(broken):,} of {plural(count, 'shard')} broken: {', '.join(broken)}; make them again with "
-            "clipcap-precompute, the arguments of the first time and --repair"
+            "the clipcap-precompute command that made this cache, and its `repair`"
         )
     logger.info(f"{plural(count, 'shard')} verified: every checksum is right")
 

@@ -8,6 +8,8 @@ A format is one file of this folder with one `Reader` in it. To add a format:
 2. Add an instance to `READERS` below, before any format that would also accept the same files.
 3. Add a small dataset of the format to `tests/data/readers/test_readers.py`.
 
+The images of a dataset are files below a folder, unless its source has a `store` (`data/stores/`).
+
 `karpathy.py` is a short example. The other files hold what readers share: `images.py` finds image files and builds the
 records of images, `rows.py` builds those of embeddings, and `csv_rows.py` reads CSV.
 """
@@ -23,8 +25,10 @@ from clipcap.data.readers.flickr8k import Flickr8kReader
 from clipcap.data.readers.flickr30k import Flickr30kReader
 from clipcap.data.readers.folders import FolderReader, SidecarReader
 from clipcap.data.readers.karpathy import KarpathyReader
+from clipcap.data.readers.parquet import ParquetReader
 from clipcap.data.readers.pickles import ClipCapPickleReader, ClipXGptPickleReader
 from clipcap.data.readers.tables import TableReader
+from clipcap.data.readers.webdataset import WebDatasetReader
 from clipcap.data.records import Source
 
 # By name, in the order in which they are tried: the most specific first.
@@ -34,7 +38,9 @@ READERS: dict[str, Reader] = {
     "flickr8k": Flickr8kReader(),
     "flickr30k": Flickr30kReader(),
     "flat": FlatReader(),
+    "parquet": ParquetReader(),
     "table": TableReader(),
+    "webdataset": WebDatasetReader(),
     "sidecar": SidecarReader(),
     "folder": FolderReader(),
     "clipcap-pickle": ClipCapPickleReader(),

@@ -11,6 +11,7 @@ from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, Reader
 from clipcap.data.readers.rows import Entry, as_rows, group_rows
 from clipcap.data.records import Source
+from clipcap.data.stores.parquet import open_parquet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,12 +114,9 @@ def _parquet(path: Path, rows: int) -> dict[str, list[Any]]:
     """Return the columns of the table that belongs to a file of rows; empty if there is no table."""
     if not path.is_file():
         return {}
+    opened = open_parquet(path)
     try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise SourceError(f"{path} is a parquet table; to read it, install pyarrow: pip install pyarrow") from error
-    try:
-        table = parquet.read_table(path)
+        table = opened.read(use_threads=False)
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
     except Exception as error:  # pyarrow raises errors of many classes
         raise SourceError(f"{path} cannot be read ({one_line(error)[:120]}); write it again") from error

@@ -15,7 +15,7 @@ class Columns:
     """The columns of a table that the user named; None for a column that the reader should guess.
 
     Attributes:
-        image: the column with the names of the image files.
+        image: the column with the names of the image files, or with the images.
         caption: the column with the captions.
     """
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.images import ImageFinder, group_captions, known_split, read_lines, walk_images
+from clipcap.data.readers.images import NO_CAPTIONS, ImageFinder, group_captions, known_split, read_lines, walk_images
 from clipcap.data.records import Source
 
 
@@ -43,7 +43,7 @@ class FolderReader(Reader):
     def read(self, path: Path, columns: Columns) -> Source:
         finder = _find_images(path)
         rows = [(image, _split(image), ()) for image in finder.paths]
-        return group_captions("folder", finder, rows, ["no captions: this cache can be captioned, not trained on"])
+        return group_captions("folder", finder, rows, [NO_CAPTIONS])
 
 
 def _find_images(path: Path) -> ImageFinder:

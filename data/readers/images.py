@@ -1,6 +1,7 @@
 """Finds the image files of a dataset, and builds records from what an annotation file says about them."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from clipcap.data.records import SPLITS, Record, Source
 SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif", ".heic", ".heif",
 }  # fmt: skip
+NO_CAPTIONS = "no captions: this cache can be captioned, not trained on"  # a note
 _SPLIT_SYNONYMS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
@@ -56,7 +58,16 @@ class ImageFinder:
 
 
 def walk_images(root: Path) -> Iterator[Path]:
-    """Yield every image below a folder in sorted order, except hidden files and those in hidden folders.
+    """Yield every image below a folder, as `walk_files` does."""
+    return walk_files(root, tuple(SUFFIXES))
+
+
+def walk_files(root: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+    """Yield every file below a folder in sorted order, except hidden files and those in hidden folders.
+
+    Args:
+        root: the folder.
+        endings: in lower case; the name of a file ends with one of them, in any case.
 
     Raises:
         SourceError: a folder cannot be read.
@@ -64,7 +75,7 @@ def walk_images(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root, onerror=_cannot_be_read, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if PurePosixPath(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            if name.lower().endswith(endings) and not name.startswith("."):
                 yield Path(folder) / name
 
 
@@ -115,6 +126,15 @@ def known_split(name: str) -> str | None:
     lower = name.strip().lower()
     split = _SPLIT_SYNONYMS.get(lower, lower)
     return split if split in SPLITS else None
+
+
+def path_split(path: str) -> str | None:
+    """Return the split that a folder of the path, or its last name, begins with; of several, the outermost.
+
+    `test/0.tar`, `train-00000-of-00002.parquet` and `val2014.tar` begin with a split, and `trainer.tar` does not.
+    """
+    words = (re.match("[A-Za-z]*", part) for part in PurePosixPath(path).parts)
+    return next((split for word in words if word and (split := known_split(word[0]))), None)
 
 
 def read_text(file: Path) -> str:

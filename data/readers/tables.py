@@ -1,9 +1,10 @@
-"""Tables: CSV, TSV and JSON lines with a column of image names and a column of captions.
+"""Tables: CSV, TSV, JSON lines and Parquet with a column of image names and a column of captions.
 
-These are recognised without naming the columns: Hugging Face's `metadata.jsonl` and `metadata.csv` (file_name, text),
-open_clip's CSV (filepath, title; separated by tabs), Kaggle's Flickr8k `captions.txt` (image, caption), and the TSV of
-Conceptual Captions, which has no header (caption, URL). The images of the last are local files named after their row
-(00000012.jpg, as rmokady's script names them) or after the end of their URL.
+These are recognised without naming the columns: Hugging Face's `metadata.csv`, `metadata.jsonl` and `metadata.parquet`
+(file_name, text), which may be in the folder of each split, open_clip's CSV (filepath, title; separated by tabs),
+Kaggle's Flickr8k `captions.txt` (image, caption), and the TSV of Conceptual Captions, which has no header (caption,
+URL). The images of the last are local files named after their row (00000012.jpg, as rmokady's script names them) or
+after the end of their URL.
 """
 
 import json
@@ -15,56 +16,104 @@ from urllib.parse import unquote, urlsplit
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.csv_rows import check_one_image, read_csv_rows
-from clipcap.data.readers.images import ImageFinder, group_captions, known_split, read_lines, read_text
+from clipcap.data.readers.images import (
+    ImageFinder,
+    group_captions,
+    known_split,
+    path_split,
+    read_lines,
+    read_text,
+    walk_files,
+)
 from clipcap.data.records import SPLITS, Source
+from clipcap.data.stores.parquet import open_parquet, parquet_rows
 
 _SUFFIXES = {".csv", ".tsv", ".jsonl", ".txt"}
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_METADATA_COLUMN = "file_name"
 _DELIMITERS = "\t,;|"
 IMAGE_COLUMNS = (
     "file_name", "filename", "filepath", "file_path", "image_path", "image", "image_name", "img", "path", "file",
     "picture",
 )  # fmt: skip
-CAPTION_COLUMNS = ("caption", "captions", "text", "title", "sentence", "comment", "description", "raw")
-_SPLIT_COLUMN = "split"
+CAPTION_COLUMNS = (
+    "caption", "captions", "text", "title", "sentence", "sentences", "comment", "description", "raw", "txt",
+)  # fmt: skip
+SPLIT_COLUMN = "split"
 
 
 class TableReader(FileReader):
-    """Reads one table, or the single table in a folder, with the images below the folder."""
+    """Reads one table, or the single table in a folder, with the images below the folder.
+
+    Files named metadata are read together, wherever they are below a folder, as `datasets` of Hugging Face does
+    ("imagefolder"): their images are below their own folders, which may be those of the splits.
+    """
 
     expected_layout = (
-        "a .csv, .tsv or .jsonl with a column of image names (file_name, image, filepath, ...) and one of captions"
+        "a .csv, .tsv, .jsonl or .parquet with a column of image names (file_name, image, filepath, ...) and one of "
+        "captions, or metadata.csv, .jsonl or .parquet in the folder of each split"
     )
     has_columns = True
 
+    def matches(self, path: Path) -> bool:
+        return bool(self._tables(path))
+
     def recognises(self, file: Path) -> bool:
+        if file.suffix == ".parquet":
+            return _looks_like_parquet(file)
         return file.suffix in _SUFFIXES and file.is_file() and _looks_like_table(file)
+
+    def read(self, path: Path, columns: Columns) -> Source:
+        files = self._tables(path)
+        if path.is_dir() and files and files[0].name in _METADATA:
+            return _read_tables(files, ImageFinder(path), columns)
+        return super().read(path, columns)
 
     def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
         finder = ImageFinder(root)
         if _is_conceptual(file):
             notes = [f"{file.name} has no header; it was read as caption, URL (Conceptual Captions)"]
             return group_captions("table", finder, _conceptual_rows(file, finder), notes)
-        table = _JsonLines(file) if file.suffix == ".jsonl" else _Csv(file)
-        image = _column(file, table.columns, columns.image, IMAGE_COLUMNS, "images", "image_column")
-        caption = _column(file, table.columns, columns.caption, CAPTION_COLUMNS, "captions", "caption_column")
-        notes = [f"{file.name}: images from column {image!r}, captions from column {caption!r}"]
-        rows: list[tuple[str, str | None, list[str]]] = []
-        incomplete = 0
-        for number, values in table.rows(image, lambda name: finder.find(name) is not None):
-            if not values.get(image) or values.get(caption) in (None, ""):
-                incomplete += 1
-                continue
-            where = f"{file} line {number}"
-            rows.append(
-                (
-                    str(values[image]).strip(),
-                    _split(where, values.get(_SPLIT_COLUMN)),
-                    _texts(where, values[caption]),
-                )
-            )
-        if incomplete:
-            notes.append(f"{incomplete:,} rows of {file.name} without an image or a caption were left out")
-        return group_captions("table", finder, rows, notes)
+        return _read_tables([file], finder, columns)
+
+    def _tables(self, path: Path) -> list[Path]:
+        """Return the tables that `path` stands for."""
+        found = self.find(path)
+        metadata: list[Path] = []
+        if path.is_dir() and (found is None or found.name in _METADATA):
+            metadata = [file for file in walk_files(path, _METADATA) if file.name in _METADATA and _is_metadata(file)]
+        return metadata or ([] if found is None else [found])
+
+
+def _read_tables(files: list[Path], finder: ImageFinder, columns: Columns) -> Source:
+    notes: list[str] = []
+    rows = [row for file in files for row in _read_table(file, finder, columns, notes)]
+    return group_captions("table", finder, rows, notes)
+
+
+def _read_table(
+    file: Path, finder: ImageFinder, columns: Columns, notes: list[str]
+) -> Iterator[tuple[str, str | None, list[str]]]:
+    """Yield the rows of one table as `group_captions` takes them, and add what there is to note."""
+    table = _TABLES.get(file.suffix, _Csv)(file)
+    image = _column(file, table.columns, columns.image, IMAGE_COLUMNS, "images", "image_column")
+    caption = _column(file, table.columns, columns.caption, CAPTION_COLUMNS, "captions", "caption_column")
+    name = file.relative_to(finder.root).as_posix()
+    folder = name.removesuffix(file.name)  # "", or with a slash at its end
+    notes.append(f"{name}: images from column {image!r}, captions from column {caption!r}")
+    incomplete = 0
+    for number, values in table.rows(image, lambda name: finder.find(folder + name) is not None):
+        if not values.get(image) or values.get(caption) in (None, ""):
+            incomplete += 1
+            continue
+        where = f"{file} {table.row} {number}"
+        path = folder + str(values[image]).strip()
+        split = _split(where, values.get(SPLIT_COLUMN))
+        if split is None and file.name in _METADATA:
+            split = path_split(str(PurePosixPath(path).parent))
+        yield path, split, _texts(where, values[caption])
+    if incomplete:
+        notes.append(f"{incomplete:,} rows of {name} without an image or a caption were left out")
 
 
 class _Csv:
@@ -72,7 +121,10 @@ class _Csv:
 
     Attributes:
         columns: the names of its columns.
+        row: what a row is called in errors.
     """
+
+    row = "line"
 
     def __init__(self, file: Path) -> None:
         text = read_text(file)
@@ -104,7 +156,10 @@ class _JsonLines:
 
     Attributes:
         columns: the keys of the first object.
+        row: what a row is called in errors.
     """
+
+    row = "line"
 
     def __init__(self, file: Path) -> None:
         self._rows: list[tuple[int, dict[str, Any]]] = []
@@ -123,6 +178,29 @@ class _JsonLines:
     def rows(self, image_column: str, exists: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the line number and the values of each row; the arguments are those of `_Csv.rows`."""
         yield from self._rows
+
+
+class _Parquet:
+    """A Parquet file.
+
+    Attributes:
+        columns: the names of its columns.
+        row: what a row is called in errors.
+    """
+
+    row = "row"
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._opened = open_parquet(file)
+        self.columns: list[str] = self._opened.schema_arrow.names
+
+    def rows(self, image_column: str, exists: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the number, from 0, and the values of each row; the arguments are those of `_Csv.rows`."""
+        yield from enumerate(parquet_rows(self._file, self._opened))
+
+
+_TABLES: dict[str, type[_Csv] | type[_JsonLines] | type[_Parquet]] = {".jsonl": _JsonLines, ".parquet": _Parquet}
 
 
 def _column(file: Path, columns: list[str], wanted: str | None, known: Iterable[str], what: str, parameter: str) -> str:
@@ -179,6 +257,24 @@ def _looks_like_table(file: Path) -> bool:
     if file.suffix == ".txt":  # Kaggle's file only; any other .txt is taken for plain text
         return line.lower().split(",") == ["image", "caption"]
     return any(delimiter in line for delimiter in _DELIMITERS)
+
+
+def _looks_like_parquet(file: Path) -> bool:
+    try:
+        columns = {name.lower() for name in open_parquet(file).schema_arrow.names}
+    except SourceError:
+        return False
+    return not columns.isdisjoint(IMAGE_COLUMNS) and not columns.isdisjoint(CAPTION_COLUMNS)
+
+
+def _is_metadata(file: Path) -> bool:
+    """Whether a file of that name has the column that `datasets` requires in it."""
+    if file.suffix != ".parquet":
+        return _METADATA_COLUMN in _first_line(file)
+    try:
+        return _METADATA_COLUMN in open_parquet(file).schema_arrow.names
+    except SourceError:  # pyarrow is missing, or the file is damaged: reading it says so
+        return True
 
 
 def _first_line(file: Path) -> str:

@@ -8,6 +8,7 @@ import pytest
 from clipcap.caption.evaluate.references import read_references
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import SourceError, UsageError
+from small_world import make_tar
 
 
 def test_a_json_object_of_captions_by_id_is_read(tmp_path: Path) -> None:
@@ -82,3 +83,9 @@ def test_what_holds_no_references_is_an_error(tmp_path: Path, name: str, text: s
 def test_an_unknown_format_is_an_error(coco: Path) -> None:
     with pytest.raises(UsageError, match="nothing"):
         read_references(coco, format="nothing")
+
+
+def test_images_inside_a_tar_are_no_files(tmp_path: Path) -> None:
+    make_tar(tmp_path / "x.tar", {"a.jpg": b"1", "a.txt": b"one"})
+    (found,) = read_references(tmp_path).images
+    assert (found.path, found.captions, found.image) == ("x.tar/a.jpg", ["one"], None)

@@ -140,8 +140,9 @@ def test_the_same_dataset_is_read_from_every_format(
 
 def test_every_reader_is_tested() -> None:
     images_and_captions = {"coco", "karpathy", "flickr8k", "flickr30k", "flat", "table", "sidecar", "folder"}
+    archives = {"webdataset", "parquet"}  # test_webdataset.py, test_parquet.py
     embeddings = {"clipcap-pickle", "clipxgpt-pickle", "clip-retrieval", "arrays"}  # tests/precompute/test_imported.py
-    assert set(READERS) == images_and_captions | embeddings
+    assert set(READERS) == images_and_captions | archives | embeddings
     assert all(reader.expected_layout for reader in READERS.values())
 
 

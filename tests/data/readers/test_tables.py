@@ -103,3 +103,85 @@ def test_rows_of_conceptual_captions_are_counted_by_newlines_alone(tmp_path: Pat
     (tmp_path / "gcc.tsv").write_bytes(text.encode())
     source = read_source(tmp_path)
     assert captions(source) == {"00000000.jpg": (f"a dog{separator}runs",), "00000001.jpg": ("a cat",)}
+
+
+def imagefolder(folder: Path, *metadata: str, header: str = "file_name,text") -> None:
+    """Write metadata files in CSV, and beside each an image of the same name, 1.jpg."""
+    for name in metadata:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{header}\n1.jpg,{name}\n")
+        ((folder / name).parent / "1.jpg").write_bytes(b"")
+
+
+def test_metadata_in_the_folder_of_each_split_is_read_together(tmp_path: Path) -> None:
+    imagefolder(tmp_path, "train/metadata.csv", "data/validation/metadata.csv", "test/a/metadata.csv", "b/metadata.csv")
+    (tmp_path / "train/other.csv").write_text("a,b\n1,2\n")
+    source = read_source(tmp_path)
+    assert (source.format, source.root, source.missing, source.unlisted) == ("table", tmp_path, [], [])
+    assert [(record.path, record.split, record.captions) for record in source.records] == [
+        ("b/1.jpg", None, ("b/metadata.csv",)),
+        ("data/validation/1.jpg", "val", ("data/validation/metadata.csv",)),
+        ("test/a/1.jpg", "test", ("test/a/metadata.csv",)),
+        ("train/1.jpg", "train", ("train/metadata.csv",)),
+    ]
+    assert source.notes[0] == "b/metadata.csv: images from column 'file_name', captions from column 'text'"
+
+
+def test_one_metadata_file_in_a_folder_below_is_read_with_its_split(tmp_path: Path) -> None:
+    imagefolder(tmp_path, "val/metadata.csv")
+    (record,) = read_source(tmp_path).records
+    assert (record.path, record.split) == ("val/1.jpg", "val")
+    (record,) = read_source(tmp_path / "val").records
+    assert (record.path, record.split) == ("1.jpg", None)
+
+
+def test_metadata_above_the_folders_of_the_splits_has_their_splits(tmp_path: Path) -> None:
+    for name in ("train/1.jpg", "validation/1.jpg", "test/1.jpg", "rest/1.jpg", "test/2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    text = "file_name,text,split\ntrain/1.jpg,a,\nvalidation/1.jpg,b,\ntest/1.jpg,c,\nrest/1.jpg,d,\ntest/2.jpg,e,val\n"
+    (tmp_path / "metadata.csv").write_text(text)
+    assert [record.split for record in read_source(tmp_path).records] == ["train", "val", "test", None, "val"]
+    (tmp_path / "metadata.csv").rename(tmp_path / "captions.csv")  # a name that says nothing about folders
+    assert [record.split for record in read_source(tmp_path).records] == [None, None, None, None, "val"]
+
+
+def test_metadata_at_the_top_and_below_is_read_together_and_nothing_of_a_similar_name(tmp_path: Path) -> None:
+    imagefolder(tmp_path, "metadata.csv", "train/metadata.csv", "test/my_metadata.csv")
+    source = read_source(tmp_path)
+    assert captions(source) == {"1.jpg": ("metadata.csv",), "train/1.jpg": ("train/metadata.csv",)}
+    assert source.unlisted == ["test/1.jpg"]
+
+
+def test_metadata_goes_before_other_tables_beside_it(tmp_path: Path) -> None:
+    imagefolder(tmp_path, "metadata.csv", "labels.csv")
+    assert captions(read_source(tmp_path)) == {"1.jpg": ("metadata.csv",)}
+
+
+def test_a_metadata_file_with_other_columns_is_a_table_only_at_the_top(tmp_path: Path) -> None:
+    imagefolder(tmp_path, "metadata.csv", header="image,caption")
+    assert captions(read_source(tmp_path)) == {"1.jpg": ("metadata.csv",)}
+    imagefolder(tmp_path / "below", "train/metadata.csv", header="image,caption")
+    assert read_source(tmp_path / "below").format == "folder"
+
+
+def test_a_table_at_the_top_is_read_without_the_metadata_below(tmp_path: Path) -> None:
+    imagefolder(tmp_path, "train/metadata.csv", "my.csv")
+    assert captions(read_source(tmp_path)) == {"1.jpg": ("my.csv",)}
+
+
+def test_metadata_in_parquet_is_read_by_row(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"file_name": "a.jpg", "text": ["one", "two"]}, {"file_name": "b.jpg", "text": None}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "metadata.parquet")
+    (tmp_path / "a.jpg").write_bytes(b"")
+    source = read_source(tmp_path)
+    assert source.format == "table"
+    assert captions(source) == {"a.jpg": ("one", "two")}
+    assert source.notes[1] == "1 rows of metadata.parquet without an image or a caption were left out"
+    rows = [{"file_name": "a.jpg", "text": "one", "split": "holdout"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "metadata.parquet")
+    with pytest.raises(SourceError, match=r"metadata\.parquet row 0 has the split 'holdout'"):
+        read_source(tmp_path)

@@ -1,0 +1,100 @@
+"""Images inside tar files, which are read at their positions: nothing is unpacked."""
+
+import hashlib
+import os
+import tarfile
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from clipcap.data.errors import ImageError
+from clipcap.data.image_store import ImageStore, read_image_part
+
+_BLOCK = 512  # bytes
+
+
+class TarImage(NamedTuple):
+    """Where an image lies.
+
+    Attributes:
+        path: as in `Record.path`.
+        tar: number of its tar.
+        offset: of its first byte in the tar.
+        size: in bytes.
+    """
+
+    path: str
+    tar: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class TarStore(ImageStore):
+    """Images inside tar files.
+
+    A dataset may have millions of images, so an image costs 32 bytes here: its path is kept as a hash of 64 bits.
+
+        hashes   h0        h1        h2            sorted
+        places   tar       tar       tar           numbers of `tars`
+                 offset    offset    offset        bytes
+                 size      size      size
+
+    Attributes:
+        root: the folder that the names of the tars are relative to.
+        tars: the names of the tars.
+        hashes: of the paths of the images, sorted.
+        places: three numbers for each hash.
+    """
+
+    root: Path
+    tars: tuple[str, ...]
+    hashes: "array[int]"
+    places: "array[int]"
+
+    @classmethod
+    def of(cls, root: Path, tars: Iterable[str], images: Iterable[TarImage]) -> "TarStore":
+        """Return the store of these images."""
+        rows = sorted((_hash(image.path), image.tar, image.offset, image.size) for image in images)
+        hashes = array("Q", (row[0] for row in rows))
+        return cls(root, tuple(tars), hashes, array("Q", (number for row in rows for number in row[1:])))
+
+    def read(self, path: str) -> bytes:
+        wanted = _hash(path)
+        row = bisect_left(self.hashes, wanted)
+        if row == len(self.hashes) or self.hashes[row] != wanted:
+            raise ImageError("there is no such image in the tars")
+        tar, offset, size = self.places[3 * row : 3 * row + 3]
+        return read_image_part(self.root / self.tars[tar], offset, size)
+
+
+def tar_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar in order, from their headers alone. The content of files is skipped.
+
+    Raises:
+        tarfile.TarError, OSError, ValueError: the tar is damaged or cut off after the members that were yielded.
+    """
+    end = os.fstat(file.fileno()).st_size
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # it would grow to all members
+            whole = 0 <= member.size <= end - member.offset_data
+            if member.isreg() and not member.issparse() and not whole:
+                raise tarfile.ReadError("unexpected end of data")
+            yield member
+        position = tar.offset
+    # tarfile takes a broken header for the end of the archive. Blocks of zeros end it.
+    file.seek(position)
+    block = file.read(_BLOCK)
+    if block.strip(b"\0"):
+        raise tarfile.ReadError("invalid header")
+    if len(block) < _BLOCK:
+        raise tarfile.ReadError("unexpected end of data")
+
+
+def _hash(path: str) -> int:
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
