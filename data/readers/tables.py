@@ -8,6 +8,7 @@ Conceptual Captions, which has no header (caption, URL). The images of the last 
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -50,7 +51,7 @@ class TableReader(FileReader):
         notes = [f"{file.name}: images from column {image!r}, captions from column {caption!r}"]
         rows: list[tuple[str, str | None, list[str]]] = []
         incomplete = 0
-        for number, values in table.rows(image, lambda name: finder.find(name) is not None):
+        for number, values in table.rows(image, partial(_exists_alike, finder)):
             if not values.get(image) or values.get(caption) in (None, ""):
                 incomplete += 1
                 continue
@@ -83,17 +84,19 @@ class _Csv:
         first = next(self._rows, None)
         self.columns = [name.strip() for name in first.fields] if first else []
 
-    def rows(self, image_column: str, exists: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def rows(self, image_column: str, exists: Callable[[str, str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the line number and the values by column of each row.
 
         Args:
             image_column: the column of image names.
-            exists: whether an image exists, for `check_one_image`.
+            exists: whether an image exists, given the name of the row's image and the name in question; for
+                `check_one_image`.
         """
         width = len(self.columns)
         column = self.columns.index(image_column)
         for row in self._rows:
-            check_one_image(self._file, row, self._delimiter, column, width, exists)
+            own_name = row.fields[column] if column < len(row.fields) else ""
+            check_one_image(self._file, row, self._delimiter, column, width, partial(exists, own_name))
             # Kaggle's captions.txt does not quote the commas in its last column.
             fields = [*row.fields[: width - 1], self._delimiter.join(row.fields[width - 1 :])]
             yield row.number, dict(zip(self.columns, fields, strict=False))
@@ -120,9 +123,18 @@ class _JsonLines:
             self._rows.append((number, values))
         self.columns = list(self._rows[0][1]) if self._rows else []
 
-    def rows(self, image_column: str, exists: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def rows(self, image_column: str, exists: Callable[[str, str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the line number and the values of each row; the arguments are those of `_Csv.rows`."""
         yield from self._rows
+
+
+def _exists_alike(finder: ImageFinder, own_name: str, name: str) -> bool:
+    """Return whether an image has the name, exactly or with the difference that another name has from its image.
+
+    In a listing without suffixes, `dog` is an image; in other listings it is a word, although there is a `dog.jpg`.
+    """
+    match = finder.match(name)
+    return match.path is not None and match.difference in ("", finder.match(own_name).difference)
 
 
 def _column(file: Path, columns: list[str], wanted: str | None, known: Iterable[str], what: str, parameter: str) -> str:
