@@ -285,15 +285,6 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         read_source(tmp_path)
 
 
-def test_the_error_for_an_unknown_source_lists_every_format(tmp_path: Path) -> None:
-    (tmp_path / "notes.md").write_text("x")
-    with pytest.raises(SourceError) as caught:
-        read_source(tmp_path)
-    for name in READERS:
-        assert f"{name}: " in str(caught.value)
-    assert str(caught.value).endswith("found notes.md")
-
-
 def test_the_real_flickr8k_sample_is_read(shared: Path) -> None:
     source = read_source(shared / "data/flickr8k")
     assert source.format == "flickr8k"
