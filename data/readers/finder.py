@@ -10,6 +10,7 @@ from clipcap.data.readers.names import Match, NameIndex
 from clipcap.data.readers.walk import Walk
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
+_ENDINGS = tuple(SUFFIXES)
 
 
 class ImageFinder:
@@ -38,8 +39,9 @@ class ImageFinder:
         for start in folders:
             walk = Walk(root, start)
             for folder, entries in sorted(walk, key=lambda found: found[0].split("/")):
+                prefix = f"{folder}/" if folder else ""
                 for entry in entries:
-                    path = posixpath.join(folder, entry.name)
+                    path = prefix + entry.name
                     self._files.add(path)
                     if is_image(entry.name):
                         self.paths.append(path)
@@ -60,14 +62,19 @@ class ImageFinder:
             name: a path with slashes of either kind, or the end of one.
             folder: the folder below the root that the name is relative to; only images in it are found.
         """
+        path = f"{folder}/{name}" if folder else name
+        if path in self._files:
+            return Match([path])
         name = plain_path(name).removeprefix(self._prefix)
         path = self._walked_path(posixpath.normpath(posixpath.join(folder, name)))
         if path in self._files:
             return Match([path])
         match = self._index.match(name, folder)
-        first = self.file(match.paths[0]) if match.paths else None
-        is_one_file = all(self.file(path) == first for path in match.paths)
-        return replace(match, paths=match.paths[:1]) if is_one_file else match
+        if len(match.paths) > 1:
+            first = self.file(match.paths[0])
+            if all(self.file(path) == first for path in match.paths):
+                return replace(match, paths=match.paths[:1])
+        return match
 
     def find(self, name: str) -> str | None:
         """Return the path, relative to the root, of the image with that name; None if there is no or no single one."""
@@ -97,7 +104,7 @@ class ImageFinder:
 
 def is_image(name: str) -> bool:
     """Return whether a file with this name is taken for an image."""
-    return posixpath.splitext(name)[1].lower() in SUFFIXES
+    return name.lower().endswith(_ENDINGS)
 
 
 def plain_path(name: str) -> str:

@@ -51,21 +51,22 @@ class Listing:
             folder: the folder below the root that the name is relative to.
         """
         match = self._finder.match(name, folder)
-        path = match.path or posixpath.join(folder, name)
-        if match.path is not None:
+        found = match.path
+        path = found or posixpath.join(folder, name)
+        if found is None:
+            file: Hashable = ("missing", id or plain_path(path))
+            if match.paths:
+                self._ambiguous.append((name, match.paths))
+        else:
             file = self._finder.file(path)
             self._used.add(path)
-        else:
-            file = ("missing", id or plain_path(path))
-        if match.path is not None and match.difference:
-            self._inexact[match.difference].append((name, path))
-        if len(match.paths) > 1:
-            self._ambiguous.append((name, match.paths))
+            if match.difference:
+                self._inexact[match.difference].append((name, path))
         record = self._records.get(file)
         if record is None:
             self._records[file] = Record(id or path, path, split, tuple(captions))
             self._names[file] = name
-            if match.path is None:
+            if found is None:
                 self._missing.append(path)
         else:
             self._merge(file, record, name, split, captions)

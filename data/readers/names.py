@@ -11,8 +11,8 @@ It knows nothing of files. A name fits a path that ends with it:
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 UNICODE_FORM = "differ in Unicode form"
 
@@ -36,7 +36,7 @@ class Match:
 
 
 class NameIndex:
-    """Finds paths by their ends. An index is built for names of each depth when the first of them is looked up.
+    """Finds paths by their ends. The indexes for names of a depth are built when the first of them is looked up.
 
     Args:
         paths: of files with a suffix, with forward slashes.
@@ -45,7 +45,7 @@ class NameIndex:
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
         self._depth = max((path.count("/") + 1 for path in paths), default=0)
-        self._by_end: dict[int, dict[str, list[str]]] = {}
+        self._indexes: dict[tuple[int, Callable[[str], str]], dict[str, list[str]]] = {}
         self._ambiguous: dict[tuple[str, str, int | None], Match] = {}
 
     def match(self, name: str, folder: str = "") -> Match:
@@ -66,31 +66,40 @@ class NameIndex:
         """Match the name with ends of as many parts; of several paths, those with `prefer` slashes win."""
         if (name, folder, prefer) in self._ambiguous:  # thousands of folders may hold an image of the same name
             return self._ambiguous[name, folder, prefer]
+        match = self._closest(name, folder)
+        if len(match.paths) > 1:
+            preferred = [path for path in match.paths if path.count("/") == prefer]
+            match = self._ambiguous[name, folder, prefer] = replace(match, paths=preferred or match.paths)
+        return match
+
+    def _closest(self, name: str, folder: str) -> Match:
+        """Return all paths whose end differs from the name the least."""
         length = name.count("/") + 1
-        candidates = {path: _end(path, length) for path in self._with_similar_end(name, length)}
-        if folder:
-            candidates = {path: end for path, end in candidates.items() if path.startswith(f"{folder}/")}
+        inside = f"{folder}/" if folder else ""
+        exact = [path for path in self._index(length, str).get(name, ()) if path.startswith(inside)]
+        if exact:
+            return Match(exact)
+        index = self._index(length, _caseless_stem)
+        keys = dict.fromkeys([_caseless_stem(name), _caseless(name)])  # a name that lacks the suffix may hold a dot
+        similar = [path for key in keys for path in index.get(key, ()) if path.startswith(inside)]
+        ends = {path: _end(path, length) for path in similar}
         for difference, fits in _DIFFERENCES.items():
-            found = [path for path, end in candidates.items() if fits(end, name)]
+            found = [path for path, end in ends.items() if fits(end, name)]
             if found:
-                match = Match([path for path in found if path.count("/") == prefer] or found, difference)
-                if len(match.paths) > 1:
-                    self._ambiguous[name, folder, prefer] = match
-                return match
+                return Match(found, difference)
         return Match()
 
-    def _with_similar_end(self, name: str, length: int) -> list[str]:
-        """Return a few paths, among them all that fit the name with any difference."""
+    def _index(self, length: int, fold: Callable[[str], str]) -> Mapping[str, list[str]]:
+        """Return the paths by their last `length` parts, folded."""
         if length > self._depth:
-            return []
-        if length not in self._by_end:
+            return {}
+        if (length, fold) not in self._indexes:
             index: dict[str, list[str]] = defaultdict(list)
             for path in self._paths:
                 if path.count("/") + 1 >= length:
-                    index[_caseless(_stem(_end(path, length)))].append(path)
-            self._by_end[length] = index
-        keys = dict.fromkeys([_caseless(_stem(name)), _caseless(name)])  # a name that lacks the suffix may hold a dot
-        return [path for key in keys for path in self._by_end[length].get(key, ())]
+                    index[fold(_end(path, length))].append(path)
+            self._indexes[length, fold] = index
+        return self._indexes[length, fold]
 
 
 def _end(path: str, length: int) -> str:
@@ -111,11 +120,14 @@ def _caseless(text: str) -> str:
     return _nfc(_nfc(text).casefold())
 
 
-# From the smallest to the largest: what names do, and whether the end of a path fits a name with that difference.
+def _caseless_stem(path: str) -> str:
+    return _caseless(_stem(path))
+
+
+# From the smallest to the largest: what inexact names do, and whether the end of a path fits a name that does it.
 _DIFFERENCES: dict[str, Callable[[str, str], bool]] = {
-    "": lambda end, name: end == name,
     UNICODE_FORM: lambda end, name: _nfc(end) == _nfc(name),
     "differ in case": lambda end, name: _caseless(end) == _caseless(name),
     "lack the suffix": lambda end, name: _nfc(_stem(end)) == _nfc(name),
-    "differ in case and lack the suffix": lambda end, name: _caseless(_stem(end)) == _caseless(name),
+    "differ in case and lack the suffix": lambda end, name: _caseless_stem(end) == _caseless(name),
 }
