@@ -452,7 +452,7 @@ def test_a_missing_or_broken_shard_is_made_again_and_the_rest_is_kept(
     ("arguments", "value"),
     [
         (lambda c, t: [c / "nowhere"], "nowhere"),
-        (lambda c, t: [c / "annotations"], "coco: annotations/"),
+        (lambda c, t: [c / "annotations"], "to fix this, give one of them, such as "),
         (lambda c, t: [c, "--format", "cocoa"], "--format cocoa"),
         (lambda c, t: [c, "--image-column", "file"], "columns"),
         (lambda c, t: [c, "--captions", c], "--captions"),
