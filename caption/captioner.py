@@ -31,7 +31,7 @@ from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
 from clipcap.data.pretrained.device import autocast, choose_device, choose_precision
 from clipcap.precompute.encoders.base import Encoder
-from clipcap.precompute.images import open_image, to_pixels, to_rgb
+from clipcap.precompute.images import open_image, to_rgb
 from clipcap.train.foreign import load_foreign
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.checkpoint import CheckpointConfig, load_checkpoint
@@ -127,7 +127,7 @@ class Captioner:
                 self.settings.encoder,
                 self.settings.pretrained,
                 device=self.device,
-                precision=self.precision,
+                precision=self.settings.precision,
             )
         return self._encoder
 
@@ -252,9 +252,9 @@ class Captioner:
             ImageError: the image cannot be read; the message names its file.
         """
         if isinstance(image, Image.Image):
-            return to_pixels(to_rgb(image), self.encoder.transform)
+            return self.encoder.transform(to_rgb(image))
         try:
-            return to_pixels(open_image(Path(image)), self.encoder.transform)
+            return self.encoder.transform(open_image(Path(image)))
         except ImageError as error:
             raise ImageError(f"{image}: {error}") from error
 

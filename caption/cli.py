@@ -41,8 +41,8 @@ InputPaths = Annotated[
     list[Path],
     typer.Argument(
         metavar="INPUT...",
-        help="Images, folders, patterns ('*.jpg'), rows of embeddings (.npy) and caches (.h5); - reads a list of them "
-        "from stdin.",
+        help="Images, folders, patterns ('*.jpg'), rows of embeddings (.npy, .npz, ClipCap's and "
+        "CLIPxGPT's .pkl) and caches (.h5); - reads a list of them from stdin.",
     ),
 ]
 Split = Annotated[

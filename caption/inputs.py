@@ -1,4 +1,4 @@
-"""The inputs of a captioning run: images, folders, rows of `.npy` files and caches, as a stream of batches in order."""
+"""The inputs of a captioning run: images, folders, files of embeddings and caches, as a stream of batches in order."""
 
 import glob
 import hashlib
@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from clipcap.caption.images import is_captioned_image
+from clipcap.caption.row_files import ROW_FILES, read_rows
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.image_store import FolderStore
 from clipcap.data.readers.images import SUFFIXES, walk_images
 from clipcap.data.records import SPLITS, storable
-from clipcap.precompute.images import choose_workers, decode_images
+from clipcap.precompute.loading import Item, Loader
+from clipcap.precompute.parallel import choose_workers, map_in_order
 
 if TYPE_CHECKING:
     from clipcap.caption.captioner import Captioner
@@ -34,7 +36,8 @@ class Group:
     """Inputs that are captioned together.
 
     Attributes:
-        names: of the inputs, as results name them: a path, the `images/path` of a cached row, or `rows.npy[3]`.
+        names: of the inputs, as results name them: a path, the `images/path` of a cached row, the name of a row, or
+            `rows.npy[3]` if the file has no names.
         reasons: for each input None, or why it could not be read.
         images: the files, if the inputs are images; else empty.
         embedding: float32 (r, d) or (r, t, d) of the r inputs that could be read; None where the caller does not need
@@ -64,14 +67,14 @@ class Inputs:
     """All inputs of a run in the order in which they were given. Folders are listed once, when the object is built.
 
     Args:
-        given: images, folders, `.npy` files of embeddings and caches; patterns such as `*.jpg`; and `-`, which reads a
-            list of paths from stdin. A file of the list that does not exist is skipped with a reason, like a damaged
-            image. Images that `ImageFolder` wrote are left out of folders and patterns, which is logged.
+        given: images, folders, files of embeddings (`ROW_FILES`) and caches; patterns such as `*.jpg`; and `-`, which
+            reads a list of paths from stdin. A file of the list that does not exist is skipped with a reason, like a
+            damaged image. Images that `ImageFolder` wrote are left out of folders and patterns, which is logged.
         split: of caches, the only split to caption.
 
     Attributes:
         images: all image files in order.
-        row_files: all `.npy` files and caches in order.
+        row_files: all files of embeddings and caches in order.
         one_image: whether the only input is one image file.
 
     Raises:
@@ -136,7 +139,7 @@ class Inputs:
             raise UsageError(f"`split` {split} is for caches, and {path} is not one")
         if _has_rows(path):
             self.row_files.append(path)
-            self._sources.append(_Rows(path) if path.suffix.lower() == ".npy" else _CachedRows(path, split))
+            self._sources.append(_CachedRows(path, split) if path.suffix.lower() in CACHES else _Rows(path))
             return
         found = list(walk_images(path)) if path.is_dir() else [path]
         if not found:
@@ -168,13 +171,14 @@ class _Images:
             yield self._group(batch, [None] * len(batch), None)
         if not needed:
             return
-        # Processes are worth their start only where there is more than one batch.
-        workers = choose_workers() if len(needed) > 1 else 0
-        names = [str(path) for path in self.paths]
-        decoded = decode_images(FolderStore(Path()), names, captioner.encoder.transform, needed, workers)
-        for batch, (pixels, reasons) in zip(needed, decoded, strict=True):
-            nothing = torch.empty(0, *captioner.encoder.shape)
-            yield self._group(batch, reasons, captioner.encoder.encode(pixels) if len(pixels) else nothing)
+        encoder = captioner.encoder
+        height, width = encoder.preprocess["size"]
+        loader = Loader(FolderStore(Path()), encoder.transform, (height, width))
+        items = ([Item(str(self.paths[number])) for number in batch] for batch in needed)
+        loaded = map_in_order(loader, items, choose_workers() if len(needed) > 1 else 0)
+        for batch, (pixels, reasons) in zip(needed, loaded, strict=True):
+            nothing = torch.empty(0, *encoder.shape)
+            yield self._group(batch, reasons, encoder.encode(pixels) if len(pixels) else nothing)
 
     def names(self) -> Iterator[str]:
         return (storable(str(path)) for path in self.paths)
@@ -192,7 +196,7 @@ class _Images:
 
 
 class _Rows:
-    """Embeddings in a `.npy` file, one a row; or a single one.
+    """Embeddings in a file, one a row; or a single one.
 
     Args:
         path: the file.
@@ -202,38 +206,32 @@ class _Rows:
         self.path = path
 
     def groups(self, captioner: "Captioner", start: int) -> Iterator[Group]:
-        rows = self._open()
+        rows, names = read_rows(self.path)
         shape = captioner.config.mapper.embedding_shape
-        rows = rows[None] if rows.shape == shape else rows
+        if rows.shape == shape:
+            rows, names = rows[None], None
         if rows.shape[1:] != shape or not len(rows):
             size = ", ".join(map(str, shape))
             fact = f"{self.path} has the shape {rows.shape}"
             raise SourceError(f"{fact}; this model takes rows of {size} numbers, (n, {size})")
         for first in range(0, len(rows), captioner.batch_size):
             batch = range(first, min(first + captioner.batch_size, len(rows)))
-            embedding = _finite(self.path, rows[first : batch.stop], batch) if batch.stop > start else None
-            names = [self._name(number) for number in batch]
-            yield Group(names=names, reasons=[None] * len(names), images=[], embedding=embedding)
+            own = self._names(names, batch)
+            labels = [f"row {number}" for number in batch] if names is None else own
+            embedding = _finite(self.path, rows[first : batch.stop], labels) if batch.stop > start else None
+            yield Group(names=own, reasons=[None] * len(own), images=[], embedding=embedding)
 
     def names(self) -> Iterator[str]:
-        rows = self._open()
-        return (self._name(number) for number in range(len(rows) if rows.ndim > 1 else 1))
+        rows, names = read_rows(self.path)
+        return iter(self._names(names, range(len(rows) if rows.ndim > 1 else 1)))
 
     def identity(self) -> object:
         return _file_identity(self.path)
 
-    def _name(self, number: int) -> str:
-        return f"{storable(str(self.path))}[{number}]"
-
-    def _open(self) -> np.ndarray[Any, Any]:
-        try:
-            rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise SourceError(f"{self.path} holds no rows of numbers ({error}); save them with numpy.save") from error
-        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu":
-            what = rows.dtype if isinstance(rows, np.ndarray) else "an archive"
-            raise SourceError(f"{self.path} holds {what}, not rows of numbers; save float rows with numpy.save")
-        return rows
+    def _names(self, names: list[str] | None, rows: range) -> list[str]:
+        if names is None:
+            return [f"{storable(str(self.path))}[{number}]" for number in rows]
+        return [storable(names[number]) for number in rows]
 
 
 class _CachedRows:
@@ -260,7 +258,8 @@ class _CachedRows:
             for first in range(0, len(chosen), captioner.batch_size):
                 batch = chosen[first : first + captioner.batch_size]
                 found += len(batch)
-                embedding = _finite(self.path, tables.embedding[batch], batch.tolist()) if found > start else None
+                labels = [f"row {number}" for number in batch]
+                embedding = _finite(self.path, tables.embedding[batch], labels) if found > start else None
                 names = [tables.path[row] for row in batch]
                 yield Group(names=names, reasons=[None] * len(names), images=[], embedding=embedding)
         if not found:
@@ -293,7 +292,7 @@ def _expand(path: Path) -> list[Path]:
         if not found:
             raise SourceError(f"{path} matches no file; give another pattern, an image or a folder")
         return [Path(name) for name in found]
-    raise SourceError(f"{path} does not exist; give an image, a folder, rows (.npy) or a cache (.h5)")
+    raise SourceError(f"{path} does not exist; give an image, a folder, rows (.npy, .npz, .pkl) or a cache (.h5)")
 
 
 def _nothing(given: Sequence[str | Path], left_out: int) -> str:
@@ -303,7 +302,7 @@ def _nothing(given: Sequence[str | Path], left_out: int) -> str:
 
 
 def _has_rows(path: Path) -> bool:
-    return path.suffix.lower() in {".npy", *CACHES}
+    return path.suffix.lower() in ROW_FILES | CACHES
 
 
 def _file_identity(path: Path) -> object:
@@ -311,10 +310,11 @@ def _file_identity(path: Path) -> object:
     return [str(path), status and status.st_size, status and status.st_mtime_ns]
 
 
-def _finite(path: Path, rows: np.ndarray[Any, Any], numbers: Sequence[int]) -> torch.Tensor:
-    """Convert embeddings (n, d) or (n, t, d) to float32; `numbers` are their rows in the file, for the error."""
-    rows = rows.astype(np.float32)
+def _finite(path: Path, rows: np.ndarray[Any, Any], labels: Sequence[str]) -> torch.Tensor:
+    """Convert embeddings (n, d) or (n, t, d) to float32; the error names the first of `labels` that is not finite."""
+    with np.errstate(over="ignore"):  # numbers that are too large become infinite, and are found below
+        rows = rows.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
     if len(bad):
-        raise SourceError(f"{path}: row {numbers[bad[0]]} holds values that are not finite; leave it out")
+        raise SourceError(f"{path}: {labels[bad[0]]} holds values that are not finite; leave it out")
     return torch.from_numpy(rows)

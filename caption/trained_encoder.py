@@ -32,7 +32,7 @@ def load_trained_encoder(
     if (name or trained_on.encoder) == UNKNOWN:
         raise CheckpointError(
             "this model was trained on embeddings whose encoder is not recorded; give the `encoder`, or caption rows "
-            "(.npy) or a cache of the same encoder"
+            "(.npy, .npz, .pkl) or a cache of the same encoder"
         )
     # Another architecture comes with its own weights.
     pretrained = pretrained or (None if name else trained_on.pretrained)

@@ -1,7 +1,7 @@
 """Images that could not be cached: each with its reason, and the rules by which they end the run."""
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from clipcap.data.errors import SourceError
 logger = logging.getLogger(__name__)
 
 _MOST_REASONS = 5
+WINDOW = 1000  # images, whose failures tell early that a dataset went away in the middle of a run
 
 
 class Failure(NamedTuple):
@@ -28,16 +29,30 @@ class Failures:
     Args:
         total: number of images in the dataset.
         strict: whether the first failure ends the run.
-        half_is_fatal: whether the run ends when more than half of all images have failed.
+        half_is_fatal: whether the run ends when more than half of all images have failed, or of the last `WINDOW`.
     """
 
     total: int
     strict: bool
     half_is_fatal: bool = True
     found: list[Failure] = field(default_factory=list)
+    _last: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))  # whether the last images failed
+
+    def count(self, path: str, reason: str | None) -> None:
+        """Count an image: a failure, or None as its reason.
+
+        Raises:
+            SourceError: the failure ends the run.
+        """
+        self._last.append(reason is not None)
+        if reason is None:
+            return
+        self.add(Failure(path, reason))
+        if self.half_is_fatal and len(self._last) == WINDOW and 2 * sum(self._last) > WINDOW:
+            raise self._too_many(f"{sum(self._last):,} of the last {WINDOW:,} images")
 
     def add(self, failure: Failure) -> None:
-        """Count a failure.
+        """Count a failure that an earlier run, or an import, found.
 
         Raises:
             SourceError: the failure ends the run.
@@ -46,11 +61,14 @@ class Failures:
         if self.strict:
             raise SourceError(f"{failure.path}: {failure.reason} (`strict` allows no failures)")
         if self.half_is_fatal and 2 * len(self.found) > self.total:
-            reason, _, example = count_reasons(self.found)[0]
-            raise SourceError(
-                f"{len(self.found):,} of {self.total:,} images could not be read, which is more than half; the most "
-                f"frequent reason: {reason} (such as {example}); check that the dataset is complete, then run again"
-            )
+            raise self._too_many(f"{len(self.found):,} of {self.total:,} images")
+
+    def _too_many(self, fact: str) -> SourceError:
+        reason, _, example = count_reasons(self.found)[0]
+        return SourceError(
+            f"{fact} could not be read, which is more than half; the most frequent reason: {reason} (such as "
+            f"{example}); check that the dataset is complete, then run again"
+        )
 
 
 def count_reasons(failures: Sequence[Failure]) -> list[tuple[str, int, str]]:

@@ -1,17 +1,16 @@
 """The loop of stage 1: each image goes through the encoder once, shard by shard.
 
-A shard is written whole or not at all, so that a later run continues after the shards that are there. This module
-knows nothing of command lines.
+A shard is written whole or not at all, so that a later run continues after the shards that are there. While a shard is
+written, the next one is encoded. This module knows nothing of command lines.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from clipcap.data.cache.fingerprint import Fingerprint
@@ -23,8 +22,10 @@ from clipcap.data.image_store import ImageStore
 from clipcap.data.records import Record, Source
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.failures import Failure, Failures
-from clipcap.precompute.images import Decoded, decode_image, decode_images
+from clipcap.precompute.images import decode_image
+from clipcap.precompute.loading import Item, Loader
 from clipcap.precompute.output import Output
+from clipcap.precompute.pipeline import NOT_FINITE, Embedded, embed
 from clipcap.precompute.shards import build_tables, plan_shards, store_tables
 from clipcap.precompute.views import view_counts
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-# Stored in shards as the reason of a failure; a later run does not try such images again.
-NOT_FINITE = "its embedding is not finite in float16"
 
 
 def encode_source(
@@ -54,7 +52,7 @@ def encode_source(
         output: where the cache goes, locked. Shards with the same fingerprint are kept.
         encoder, tokenizer: those that the fingerprint describes.
         fingerprint: the recipe, which includes `batch_size` and `shard_size`.
-        workers: number of processes that decode images; 0 decodes them in this process.
+        workers: number of threads that load images, and on a CPU encode them; 0 does everything in this thread.
         strict: whether the first image that cannot be read ends the run.
 
     Returns:
@@ -72,52 +70,53 @@ def encode_source(
     if done:
         logger.info(f"continuing: {len(entries):,} of {len(plan):,} shards ({done:,} of {len(records):,} images) exist")
 
-    todo = {
-        number: _batches(share, fingerprint.batch_size) for number, share in enumerate(plan) if number not in entries
-    }
-    paths = [record.path for record in records]
-    every_batch = [batch for batches in todo.values() for batch in batches]
     views = view_counts(records, fingerprint.views)
     height, width = encoder.preprocess["size"]
-    decoded = iter(decode_images(source.images, paths, encoder.transform, every_batch, workers, views, (height, width)))
-    with Progress("encoding", "images", len(records), done) as progress:
-        for number, batches in todo.items():
-            share = [records[i] for i in plan[number]]
-            shard_views = [views[i] for i in plan[number]]
-            rows, reasons = _encode_shard(
-                share, shard_views, islice(decoded, len(batches)), encoder, failures, progress
-            )
-            tables = build_tables(share, rows, reasons, tokenizer, shard_views if fingerprint.views else None)
-            entries[number] = store_tables(output.shard(number), tables, fingerprint, number)
+    loader = Loader(source.images, encoder.transform, (height, width))
+    todo = [number for number in range(len(plan)) if number not in entries]
+    batches = (
+        [Item(records[i].path, views[i]) for i in batch]
+        for number in todo
+        for batch in _batches(plan[number], fingerprint.batch_size)
+    )
+    embedded = embed(batches, loader, encoder, workers)
+    writing: dict[int, Future[ShardEntry]] = {}
+
+    def write(number: int, rows: NDArray[np.float16], reasons: list[str | None]) -> ShardEntry:
+        share = plan[number]
+        shard_views = [views[i] for i in share] if fingerprint.views else None
+        tables = build_tables([records[i] for i in share], rows, reasons, tokenizer, shard_views)
+        return store_tables(output.shard(number), tables, fingerprint, number)
+
+    with Progress("encoding", "images", len(records), done) as progress, ThreadPoolExecutor(1) as writer:
+        for number in todo:
+            rows, reasons = _shard([records[i] for i in plan[number]], embedded, failures, progress)
+            for future in writing.values():  # one shard at a time is written, and one is encoded
+                future.result()
+            writing[number] = writer.submit(write, number, rows, reasons)
+    entries |= {number: future.result() for number, future in writing.items()}
     write_index(output.index, fingerprint, [entries[number] for number in range(len(plan))])
     return failures.found
 
 
-def _batches(share: range, batch_size: int) -> list[list[int]]:
+def _batches(share: range, batch_size: int) -> Iterator[range]:
     """Divide the records of one shard into batches.
 
     No batch reaches into the next shard, so the content of a shard does not depend on where a run began.
     """
-    return [list(share[start : start + batch_size]) for start in range(0, len(share), batch_size)]
+    return (share[start : start + batch_size] for start in range(0, len(share), batch_size))
 
 
-def _encode_shard(
-    records: list[Record],
-    views: list[int],
-    decoded: Iterator[Decoded],
-    encoder: Encoder,
-    failures: Failures,
-    progress: Progress,
+def _shard(
+    records: list[Record], embedded: Iterator[Embedded], failures: Failures, progress: Progress
 ) -> tuple[NDArray[np.float16], list[str | None]]:
-    """Encode the batches of one shard, and count the images that fail.
+    """Take the batches of one shard, and count the images that fail.
 
     Args:
         records: of the shard.
-        views: for each record, how many views of it are encoded.
-        decoded: what `decode_images` made of each batch.
-        encoder: the image encoder.
-        failures: counts the images that fail.
-        progress: shows the images that are done.
+        embedded: the batches, of which those of the shard are next.
+        failures: counts the images.
+        progress: shows the images that are done, and which share of the time loading takes.
 
     Returns:
         float16 (m, d) or (m, t, d), the rows of the images that did not fail, each with the rows of its views after
@@ -125,55 +124,18 @@ def _encode_shard(
     """
     rows: list[NDArray[np.float16]] = []
     reasons: list[str | None] = []
-    for pixels, unreadable in decoded:
-        batch = slice(len(reasons), len(reasons) + len(unreadable))
-        embedding, batch_reasons = _encode_batch(encoder, pixels, unreadable, views[batch])
-        for record, reason in zip(records[batch], batch_reasons, strict=True):
-            if reason is not None:
-                failures.add(Failure(record.path, reason))
-        rows.append(embedding)
-        reasons.extend(batch_reasons)
-        progress.advance(len(batch_reasons), skipped=sum(reason is not None for reason in batch_reasons))
+    loading = encoding = 0.0
+    while len(reasons) < len(records):
+        batch = next(embedded)
+        for reason in batch.reasons:
+            failures.count(records[len(reasons)].path, reason)
+            reasons.append(reason)
+        rows.append(batch.rows)
+        loading, encoding = loading + batch.loading, encoding + batch.encoding
+        skipped = sum(reason is not None for reason in batch.reasons)
+        remark = f"{loading / max(loading + encoding, 1e-9):.0%} loading"
+        progress.advance(len(batch.reasons), skipped=skipped, remark=remark)
     return np.concatenate(rows), reasons
-
-
-def _encode_batch(
-    encoder: Encoder, pixels: torch.Tensor, reasons: Sequence[str | None], views: Sequence[int]
-) -> tuple[NDArray[np.float16], list[str | None]]:
-    """Encode one batch. An image that has an embedding which is not finite fails, like one that could not be read.
-
-    Args:
-        encoder: the image encoder.
-        pixels: uint8 (m, H, W, 3), the images that could be read, each with its views after it.
-        reasons: for each of the B images in the batch, None or why it could not be read.
-        views: for each of the B images, how many views it has.
-
-    Returns:
-        float16 (m', d) or (m', t, d), and for each of the B images None or why it has no row.
-    """
-    if not len(pixels):
-        return np.empty((0, *encoder.shape), dtype=np.float16), list(reasons)
-    parts = pixels.split(len(reasons))  # with views there are more pictures than fit into a batch
-    embedding = np.concatenate([_encode_in_memory(encoder, part).numpy().astype(np.float16) for part in parts])
-    finite = np.isfinite(embedding.reshape(len(embedding), -1)).all(axis=1)
-    pictures = [1 + count for count, reason in zip(views, reasons, strict=True) if reason is None]
-    image_is_finite = np.logical_and.reduceat(finite, np.cumsum([0, *pictures[:-1]]))
-    next_is_finite = iter(image_is_finite.tolist())
-    not_finite = f"{NOT_FINITE} (computed in {encoder.precision})"
-    all_reasons = [(None if next(next_is_finite) else not_finite) if reason is None else reason for reason in reasons]
-    return embedding[np.repeat(image_is_finite, pictures)], all_reasons
-
-
-def _encode_in_memory(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
-    """Encode a batch; if the device's memory does not suffice, encode it in halves."""
-    try:
-        return encoder.encode(pixels)
-    except torch.OutOfMemoryError:
-        if len(pixels) == 1:
-            raise
-    half = len(pixels) // 2
-    logger.warning(f"a batch of {len(pixels)} images does not fit into memory; using {half} (see `batch_size`)")
-    return torch.cat([_encode_in_memory(encoder, pixels[:half]), _encode_in_memory(encoder, pixels[half:])])
 
 
 def _finished_shards(

@@ -19,7 +19,7 @@ DEFAULT_FEATURES = "projected"
 FEATURES_OF_FORMAT = {"clipxgpt-pickle": "pooled"}
 SHARD_SIZE = 4096  # images
 SHARD_BYTES = 256 << 20  # of embeddings: a shard is built in memory
-MAX_WORKERS = 8
+MAX_WORKERS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +110,15 @@ class PrecomputeSettings(Settings):
     )  # fmt: skip
     seed: int = setting(0, "Seed of the drawn val split and of `limit`.", group=CAPTIONS)
 
-    batch_size: int = setting(128, "Images in a forward pass of the encoder.", group=SPEED, minimum=1)
+    batch_size: int | None = setting(
+        None,
+        "Images in a forward pass of the encoder. Default: 128 on a GPU; on a CPU 16, or 4 for convolutional models.",
+        group=SPEED, minimum=1,
+    )  # fmt: skip
     workers: int | None = setting(
         None,
-        "Processes that decode images; 0 decodes them in the main process. Default: one per core, at most "
-        f"{MAX_WORKERS}.",
+        "Threads that load images, and on a CPU encode them as well; 0 does all in the main thread. Default: one per "
+        f"core, at most {MAX_WORKERS}.",
         group=SPEED, minimum=0, stored=False,
     )  # fmt: skip
     shard_size: int | None = setting(

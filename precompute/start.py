@@ -20,7 +20,7 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.pretrained.bundled import lasting_name
-from clipcap.data.pretrained.device import choose_device, choose_precision
+from clipcap.data.pretrained.device import choose_device
 from clipcap.data.pretrained.new_tokenizer import is_new
 from clipcap.data.pretrained.tokenizer import tokenizer_sha256
 from clipcap.data.records import Source
@@ -29,9 +29,10 @@ from clipcap.precompute.dataset import check_missing, describe, read_dataset
 from clipcap.precompute.encoders.clip import quick_gelu_twin
 from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.failures import Failure, log_failures
-from clipcap.precompute.images import choose_workers
+from clipcap.precompute.finished import is_finished
 from clipcap.precompute.imported import import_embeddings, recorded_names
 from clipcap.precompute.output import Output
+from clipcap.precompute.parallel import choose_workers
 from clipcap.precompute.retokenize import retokenize as retokenize_cache
 from clipcap.precompute.run import encode_source
 from clipcap.precompute.settings import DEFAULT_ENCODER, PrecomputeSettings
@@ -126,8 +127,11 @@ def precompute(
         logger.info(note)
     target = Output(Path(output))
     target.check_writable()
+    split_seed = settings.seed if drawn else None
+    if dataset.embedding is None and not overwrite and is_finished(target, dataset, settings, split_seed):
+        return _result(Cache.open(target.index), _check_finished(target, settings.strict), was_finished=True)
     make_plan = _plan_encoding if dataset.embedding is None else _plan_import
-    plan = make_plan(dataset, target, settings, settings.seed if drawn else None)
+    plan = make_plan(dataset, target, settings, split_seed)
     with target.lock():
         if overwrite:
             target.clear()
@@ -175,9 +179,8 @@ def _plan_encoding(source: Source, output: Output, settings: PrecomputeSettings,
     name = settings.encoder or DEFAULT_ENCODER
     logger.info(f"{source.root}: {describe(source)}; loading {name}")
     device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
     features = settings.features_for(source.format)
-    encoder = load_encoder(name, settings.pretrained, device=device, precision=precision, features=features)
+    encoder = load_encoder(name, settings.pretrained, device=device, precision=settings.precision, features=features)
     twin = quick_gelu_twin(encoder)
     if twin is not None:
         logger.info(f"computing with GELU; if OpenAI trained {settings.pretrained}, give the `encoder` {twin}")
@@ -196,11 +199,12 @@ def _plan_encoding(source: Source, output: Output, settings: PrecomputeSettings,
         source_format=source.format,
         source_sha256=source.sha256(),
         split_seed=split_seed,
-        precision=precision,
-        batch_size=settings.batch_size,
+        precision=encoder.precision,
+        batch_size=settings.batch_size or encoder.batch_size,
         shard_size=settings.shard_size_for(encoder.shape),
         version=program_version(),
         views=settings.views,
+        resizing=encoder.transform.resizing,
     )
     workers = choose_workers(settings.workers)
 

@@ -1,13 +1,17 @@
 """Random crops and flips of an image, which stage 1 encodes besides the image itself, so that training sees more."""
 
+import threading
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import functional as F
 
 from clipcap.data.records import Record
 
+_LOCK = threading.Lock()  # torchvision draws from torch's one generator, which all threads share
 SMALLEST = 0.6  # area of a crop at least, as a share of the largest square in the image
 
 
@@ -31,18 +35,11 @@ def random_view(image: Image.Image, size: tuple[int, int], name: str, number: in
     Returns:
         uint8 (H, W, 3).
     """
-    from torchvision import transforms
-
     square = min(image.size) ** 2 / (image.width * image.height)
     seed = np.random.SeedSequence(list(f"{number} {name}".encode()))
-    steps: Any = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(
-                size, scale=(SMALLEST * square, square), interpolation=transforms.InterpolationMode.BICUBIC
-            ),
-            transforms.RandomHorizontalFlip(),
-        ]
-    )
-    with torch.random.fork_rng(devices=[]):
+    with _LOCK, torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed.generate_state(1)[0]))
-        return torch.from_numpy(np.array(steps(image), dtype=np.uint8))
+        crop = RandomResizedCrop.get_params(image, [SMALLEST * square, square], [3 / 4, 4 / 3])
+        flip = bool(torch.rand(1) < 0.5)
+    view: Any = F.resized_crop(image, *crop, list(size), InterpolationMode.BICUBIC)
+    return torch.from_numpy(np.array(F.hflip(view) if flip else view))

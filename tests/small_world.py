@@ -156,4 +156,5 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 
 def small_models(clip: Path, tokenizer: Path) -> list[object]:
     """Options of stage 1 that select the small models and small batches."""
-    return ["--encoder", clip, "--tokenizer", tokenizer, "--batch-size", 4, "--workers", 0, "--device", "cpu"]
+    models = ["--encoder", clip, "--tokenizer", tokenizer]
+    return [*models, "--batch-size", 4, "--workers", 0, "--device", "cpu", "--precision", "fp32"]

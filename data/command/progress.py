@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from clipcap.data.command.messages import console, messages_are_shown
 logger = logging.getLogger(__name__)
 
 LINE_EVERY = 10.0  # seconds between two lines in a pipe
+RATE_OVER = 60.0  # seconds whose rate is shown, and gives the time left
 
 
 def plural(count: int, noun: str) -> str:
@@ -30,7 +32,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Shows how far a loop has come: count, rate, time left, how many were skipped, and a remark.
+    """Shows how far a loop has come: count, rate of the last minute, time left, how many were skipped, and a remark.
 
     Args:
         what: the activity, as a verb: `encoding`.
@@ -42,16 +44,20 @@ class Progress:
 
     def __init__(self, what: str, unit: str, total: int | None, done: int = 0, *, bar: bool = True) -> None:
         self.what, self.unit, self.total = what, unit, total
-        self.done = self._done_before = done
+        self.done = done
         self.skipped = 0
         self.remark = ""
-        self._start = self._last_line = time.monotonic()
+        self._start()
         self._drawn = bar and sys.stderr.isatty() and messages_are_shown() and logger.isEnabledFor(logging.INFO)
         self._bar: Any = None
         self._task: Any = None
 
+    def _start(self) -> None:
+        self._last_line = time.monotonic()
+        self._counts = deque([(self._last_line, self.done)])  # times, at least a second apart, and what was done then
+
     def __enter__(self) -> Self:
-        self._start = self._last_line = time.monotonic()
+        self._start()
         if self._drawn:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
@@ -78,6 +84,11 @@ class Progress:
         """
         raise_if_interrupted()
         self.done += count
+        now = time.monotonic()
+        if now - self._counts[-1][0] >= 1:
+            self._counts.append((now, self.done))
+        while len(self._counts) > 1 and now - self._counts[1][0] >= RATE_OVER:
+            self._counts.popleft()
         self.skipped += skipped
         self.remark = remark or self.remark
         if self._bar is not None:
@@ -88,8 +99,8 @@ class Progress:
 
     def text(self) -> str:
         """The state on one line: `512/118,287 images, 230.1/s, 8m 32s left, 3 skipped`."""
-        elapsed = max(time.monotonic() - self._start, 1e-9)
-        rate = (self.done - self._done_before) / elapsed
+        begin, before = self._counts[0]
+        rate = (self.done - before) / max(time.monotonic() - begin, 1e-9)
         count = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
         parts = [f"{count} {self.unit}", f"{rate:.1f}/s"]
         if self.total is not None and rate > 0:

@@ -46,17 +46,15 @@ def has_bf16(device: "torch.device") -> bool:
 
 
 def choose_precision(name: str, device: "torch.device", *, training: bool = False) -> str:
-    """Return the precision of a run: `name` itself, or for `auto` the best that the device and the stage allow.
+    """Return the precision of a language model: `name` itself, or for `auto` the best that device and stage allow.
 
-    `auto` depends on whether a model is trained, or encodes images and captions:
+        device                captioning    training
+        GPU with bf16         bf16          bf16
+        GPU without bf16      fp32          fp16
+        CPU with bf16         fp32          bf16
+        any other             fp32          fp32
 
-        device                encoding, captioning    training
-        GPU with bf16         bf16                    bf16
-        GPU without bf16      fp32                    fp16
-        CPU with bf16         fp32                    bf16
-        any other             fp32                    fp32
-
-    An embedding is computed once and kept, so a CPU takes the time to compute it in fp32.
+    An image encoder decides by itself what `auto` is (precompute/encoders/base.py).
 
     Args:
         name: `auto`, `fp32`, `bf16` or `fp16`.
@@ -75,15 +73,20 @@ def choose_precision(name: str, device: "torch.device", *, training: bool = Fals
     return name
 
 
+def dtype_of(precision: str) -> "torch.dtype":
+    """Return the dtype that a precision computes with."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def autocast(device: "torch.device", precision: str) -> "torch.autocast":
     """Return the context in which a model computes with a precision. Its weights keep their dtype."""
     import torch
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     # For fp32 autocast is off, but it still demands a dtype that it knows.
-    return torch.autocast(
-        device.type, dtype=torch.bfloat16 if precision == "fp32" else dtype, enabled=precision != "fp32"
-    )
+    enabled = precision != "fp32"
+    return torch.autocast(device.type, dtype=dtype_of(precision) if enabled else torch.bfloat16, enabled=enabled)
 
 
 def to_device(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":

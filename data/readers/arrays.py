@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,26 +61,40 @@ class ArraysReader(Reader):
         return path.is_file() and path.suffix in (".npy", ".npz")
 
     def read(self, path: Path, columns: Columns) -> Source:
-        import numpy as np
-
-        content = _load(path)
-        names: list[str] | None = None
-        if isinstance(content, np.ndarray):
-            rows = as_rows(path, content)
-        else:
-            key = next((key for key in _ROW_ARRAYS if key in content), None)
-            if key is None:
-                expected, found = ", ".join(_ROW_ARRAYS), ", ".join(content) or "nothing"
-                raise SourceError(f"{path} has none of the arrays {expected}; it has {found}")
-            rows = as_rows(path, content[key])
-            label = next((key for key in _NAME_ARRAYS if key in content and content[key].shape == (len(rows),)), None)
-            if label is not None:
-                names = [str(name) for name in content[label]]
-        if names is not None and len(set(names)) < len(names):
-            twice = Counter(names).most_common(1)[0][0]
-            raise SourceError(f"{path} names the image {twice} more than once; keep one row per image")
+        rows, names = read_arrays(path)
+        rows = as_rows(path, rows)
         entries = [Entry(names[i] if names else f"{path.stem}[{i}]", "", i) for i in range(len(rows))]
         return group_rows(path, "arrays", rows, entries, has_names=names is not None)
+
+
+def read_arrays(path: Path) -> "tuple[NDArray[Any], list[str] | None]":
+    """Read the array of a `.npy`, or the rows of a `.npz` with their names, found by the names of the arrays.
+
+    Returns:
+        The rows, of any shape and dtype, and the name of each; None if the file has no names.
+
+    Raises:
+        SourceError: the file holds no arrays, has no rows under a known name, or names an image more than once.
+    """
+    import numpy as np
+
+    content = _load(path)
+    if isinstance(content, np.ndarray):
+        return content, None
+    key = next((key for key in _ROW_ARRAYS if key in content), None)
+    if key is None:
+        expected, found = ", ".join(_ROW_ARRAYS), ", ".join(content) or "nothing"
+        raise SourceError(f"{path} has none of the arrays {expected}; it has {found}")
+    rows = content[key]
+    count = rows.shape[:1] if rows.ndim > 1 else None  # a single row has no names
+    label = next((key for key in _NAME_ARRAYS if key in content and content[key].shape == count), None)
+    if label is None:
+        return rows, None
+    names = [str(name) for name in content[label]]
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise SourceError(f"{path} names the image {twice} more than once; keep one row per image")
+    return rows, names
 
 
 def _load(path: Path) -> Any:
@@ -90,7 +105,7 @@ def _load(path: Path) -> Any:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
             return content if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise SourceError(f"{path} holds no arrays ({one_line(error)[:120]}); save them with numpy") from error
 
 

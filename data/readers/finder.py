@@ -9,7 +9,9 @@ from pathlib import Path
 from clipcap.data.readers.names import Match, NameIndex
 from clipcap.data.readers.walk import Walk
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
+SUFFIXES = {
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif", ".heic", ".heif",
+}  # fmt: skip
 _ENDINGS = tuple(SUFFIXES)
 
 

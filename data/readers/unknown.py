@@ -31,7 +31,7 @@ _BY_SUFFIX = {
     ),
     **dict.fromkeys((".arrow", ".feather", ".parquet"), ("table", _AS_TABLE)),
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), ("folder", _UNPACK)),
-    **dict.fromkeys((".heic", ".heif", ".jfif", ".svg", ".psd", ".dng", ".cr2", ".nef"), ("folder", _CONVERT)),
+    **dict.fromkeys((".jfif", ".svg", ".psd", ".dng", ".cr2", ".nef"), ("folder", _CONVERT)),
     **dict.fromkeys((".pt", ".pth", ".safetensors", ".mat"), ("arrays", _AS_ARRAYS)),
 }
 

@@ -2,7 +2,7 @@
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,12 +10,10 @@ from torch import nn
 from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.remote_code import remote_code_refused
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoders.base import Encoder, preprocessing_steps
+from clipcap.precompute.encoders.base import Encoder, freeze, pixel_transform
 from clipcap.precompute.encoders.clip_choice import EncoderChoice, choose_encoder, loading_error
 from clipcap.precompute.encoders.clip_features import FEATURES
-
-if TYPE_CHECKING:
-    from clipcap.precompute.images import Transform
+from clipcap.precompute.transform import Transform
 
 
 def load_clip_encoder(
@@ -34,7 +32,7 @@ def load_clip_encoder(
             `hf-hub:NAME`, or `demo`.
         pretrained: a tag (`openai`), a file of weights, or such a folder. The default is the tag `openai`.
         device: where the encoder runs.
-        precision: `fp32`, `bf16` or `fp16`.
+        precision: as for `freeze`.
         features: `projected`, the embedding that CLIP compares with texts; `pooled`, the embedding before its
             projection; or `patches`, an embedding for each patch.
         quick_gelu: compute with QuickGELU even if name and tag do not say so; weights in a file may need it.
@@ -106,7 +104,6 @@ def freeze_tower(
     Raises:
         UsageError: the tower has no features of that kind.
     """
-    tower.eval().requires_grad_(False)
     config: Any = tower.preprocess_cfg
     preprocess = {
         key: list(value) if isinstance(value, tuple) else value for key, value in config.items() if key != "mode"
@@ -115,7 +112,6 @@ def freeze_tower(
     preprocess["size"] = [size, size] if isinstance(size, int) else size
     sha256 = weights_sha256(tower)  # before the features take anything out of the tower
     forward = FEATURES[features](tower)
-    tower.to(device)
     return Encoder(
         name=name,
         pretrained=pretrained,
@@ -124,13 +120,12 @@ def freeze_tower(
         preprocess=preprocess,
         transform=_image_transform(config),
         features=features,
-        precision=precision,
+        **freeze(tower, device, precision),
         _forward=forward,
-        _device=device,
     )
 
 
-def _image_transform(config: dict[str, Any]) -> "Transform":
+def _image_transform(config: dict[str, Any]) -> Transform:
     """Return open_clip's resizing and cropping."""
     transforms = importlib.import_module("open_clip.transform")
-    return preprocessing_steps(transforms.image_transform_v2(transforms.PreprocessCfg(**config), is_train=False))
+    return pixel_transform(transforms.image_transform_v2(transforms.PreprocessCfg(**config), is_train=False))

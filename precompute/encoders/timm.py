@@ -14,7 +14,7 @@ import torch
 from clipcap.data.errors import ModelError, UsageError, one_line
 from clipcap.data.pretrained.hub import use_hub_if_reachable
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoders.base import Encoder, Forward, preprocessing_steps
+from clipcap.precompute.encoders.base import Encoder, Forward, freeze, pixel_transform
 from clipcap.precompute.settings import TIMM
 
 
@@ -45,11 +45,9 @@ def load_timm_encoder(
     except Exception as error:  # RuntimeError, OSError, KeyError, and what torch.load and safetensors raise
         raise _loading_error(model_name, file, error) from error
     model.reset_classifier(0)
-    model.eval().requires_grad_(False)
     sha256 = weights_sha256(model)
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
-    model.to(device)
     return Encoder(
         name=TIMM + model_name,
         pretrained=str(file) if file is not None else model.pretrained_cfg.get("tag") or TIMM + model_name,
@@ -63,12 +61,22 @@ def load_timm_encoder(
             "crop_mode": config["crop_mode"],
             "crop_pct": config["crop_pct"],
         },
-        transform=preprocessing_steps(transform),
+        transform=pixel_transform(transform),
         features=features,
-        precision=precision,
+        **freeze(model, device, precision),
         _forward=FEATURES[features](model),
-        _device=device,
     )
+
+
+def timm_names(name: str, pretrained: str | None) -> tuple[str, str | None]:
+    """Return the name and the weights that a loaded model would have as an encoder; None for its default weights.
+
+    Raises:
+        UsageError, ModelError: as `load_timm_encoder`.
+    """
+    model_name = _model_name(importlib.import_module("timm"), name.removeprefix(TIMM), pretrained)
+    is_file = pretrained is not None and Path(pretrained).is_file()
+    return TIMM + model_name, str(Path(str(pretrained)).resolve()) if is_file else None
 
 
 def _load(timm: Any, name: str, file: Path | None) -> Any:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from clipcap.caption import Captioner, CaptionerSettings, caption
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import CheckpointError, UsageError
+from clipcap.precompute.parallel import map_in_order
 from small_world import make_clip, make_coco, small_models, spawn
 
 
@@ -87,13 +89,12 @@ def test_several_processes_decode_a_folder_in_order(
     expected = run("caption", folder, *model, "--batch-size", 2)
     assert len(expected.out.splitlines()) == 17
     started: list[int] = []
-    loader = torch.utils.data.DataLoader
 
-    def count(*arguments: Any, **options: Any) -> Any:
-        started.append(options["num_workers"])
-        return loader(*arguments, **options)
+    def count(function: Any, items: Any, threads: int) -> Any:
+        started.append(threads)
+        return map_in_order(function, items, threads)
 
-    monkeypatch.setattr("torch.utils.data.DataLoader", count)
+    monkeypatch.setattr("clipcap.caption.inputs.map_in_order", count)
     monkeypatch.setattr("clipcap.caption.inputs.choose_workers", lambda: 3)
     assert run("caption", folder, *model, "--batch-size", 2).out == expected.out
     assert run("caption", folder / "val2017", *model).status == 0
@@ -140,6 +141,41 @@ def test_rows_are_captioned_without_clip(tmp_path: Path, run: Any, model: list[o
     assert run("caption", tmp_path / "row.npy", *model, "--jsonl").out == json.dumps(
         {"input": f"{tmp_path}/row.npy[0]", "caption": cached[4]["caption"]}
     ) + "\n"  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_clip")
+def test_rows_of_archives_and_pickles_are_captioned_under_their_names(
+    tmp_path: Path, run: Any, model: list[object], small_cache: Path
+) -> None:
+    rows = np.concatenate([tables.embedding for tables in Cache.open(small_cache).tables()])
+    expected = [entry["caption"] for entry in json.loads(run("caption", small_cache, *model, "--json").out)]
+    names = [f"dog/{i}.jpg" for i in range(16, -1, -1)]
+
+    def captions(file: Path, *more: Path) -> list[tuple[str, str]]:
+        result = run("caption", file, *more, *model, "--batch-size", 5, "--json")
+        assert (result.status, result.err) == (0, "")
+        return [(entry["input"], entry["caption"]) for entry in json.loads(result.out)]
+
+    np.savez(tmp_path / "named.npz", other=rows[::-1], embeddings=rows, image=np.array(names))
+    assert captions(tmp_path / "named.npz") == list(zip(names, expected, strict=True))
+    np.savez_compressed(tmp_path / "rows.npz", features=rows)
+    (tmp_path / "rows.npz").rename(tmp_path / "rows.NPZ")
+    unnamed = [(f"{tmp_path}/rows.NPZ[{i}]", caption) for i, caption in enumerate(expected)]
+    assert captions(tmp_path / "rows.NPZ") == unnamed
+    np.savez(tmp_path / "row.npz", features=rows[4], image=np.array(names[:16]))  # as many names as numbers in the row
+    assert captions(tmp_path / "row.npz") == [(f"{tmp_path}/row.npz[0]", expected[4])]
+    # A row for each caption, and two captions of the first image: one row is captioned for each image.
+    entries = [{"image_id": names[i], "caption": "words", "clip_embedding": i} for i in (0, 0, *range(1, 17))]
+    content = {"clip_embedding": torch.from_numpy(rows), "captions": entries}
+    (tmp_path / "train.pkl").write_bytes(pickle.dumps(content))
+    assert captions(tmp_path / "train.pkl") == list(zip(names, expected, strict=True))
+    (tmp_path / "dataset.pickle").write_bytes(
+        pickle.dumps([(name, torch.from_numpy(row[None]), "words") for name, row in zip(names, rows, strict=True)])
+    )
+    assert captions(tmp_path / "dataset.pickle", tmp_path / "row.npz") == [
+        *zip(names, expected, strict=True),
+        (f"{tmp_path}/row.npz[0]", expected[4]),
+    ]
 
 
 def test_several_captions_of_each_input_come_best_first(run: Any, model: list[object], small_cache: Path) -> None:
@@ -216,6 +252,36 @@ def test_a_cache_of_another_encoder_is_refused(
     assert str(tmp_path / "c.h5") in result.err
 
 
+class RunsCode:
+    """Creates a folder if Python's own reader of pickles reads it."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("ran",)
+
+
+def save_archives_and_pickles() -> None:
+    """Save files of embeddings that cannot be captioned into the current folder."""
+    names, nan = np.array(["a.jpg", "b.jpg"]), np.array([[0.0] * 16, [np.nan] * 16])
+    wide = np.zeros((2, 5), dtype=np.float32)
+    Path("bad.npz").write_text("no numbers")
+    np.savez_compressed("damaged.npz", embedding=np.random.default_rng(0).normal(size=(9, 16)))
+    damaged = bytearray(Path("damaged.npz").read_bytes())
+    damaged[100:400] = bytes(300)
+    Path("damaged.npz").write_bytes(damaged)
+    np.savez("unknown.npz", x=wide)
+    np.savez("text.npz", embedding=names)
+    np.savez("wide.npz", embedding=wide)
+    np.savez("scalar.npz", embedding=np.float32(3), image="a.jpg")
+    np.savez("none.npz", embedding=np.zeros((0, 16)))
+    np.savez("nan.npz", embedding=nan, image=names)
+    np.savez("large.npz", embedding=np.full((2, 16), 1e300))
+    np.savez("twice.npz", embedding=np.zeros((2, 16)), image=names[[0, 0]])
+    Path("bad.pkl").write_text("no pickle")
+    for name, rows in (("wide.pkl", wide), ("nan.pkl", nan)):
+        Path(name).write_bytes(pickle.dumps([(f"{'ab'[i]}.jpg", row, "words") for i, row in enumerate(rows)]))
+    Path("code.pkl").write_bytes(pickle.dumps(RunsCode()))
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -230,6 +296,23 @@ def test_a_cache_of_another_encoder_is_refused(
         (["none.npy"], ["none.npy", "(0, 16)"]),
         (["nan.npy"], ["nan.npy", "row 1"]),
         (["zip.npy"], ["zip.npy", "archive"]),
+        (["bad.npz"], ["bad.npz"]),
+        (["damaged.npz"], ["damaged.npz"]),
+        (["unknown.npz"], ["unknown.npz", "embeddings", "it has x"]),
+        (["text.npz"], ["text.npz", "<U5"]),
+        (["wide.npz"], ["wide.npz", "(2, 5)", "(n, 16)"]),
+        (["scalar.npz"], ["scalar.npz", "()"]),
+        (["none.npz"], ["none.npz", "(0, 16)"]),
+        (["nan.npz"], ["nan.npz: b.jpg holds values that are not finite"]),
+        (["large.npz"], ["large.npz: row 0 holds values that are not finite"]),
+        (["twice.npz"], ["twice.npz", "a.jpg more than once"]),
+        (["bad.pkl"], ["bad.pkl"]),
+        (["wide.pkl"], ["wide.pkl", "(2, 5)", "(n, 16)"]),
+        (["nan.pkl"], ["nan.pkl: b.jpg holds values that are not finite"]),
+        (["code.pkl"], ["code.pkl names posix.mkdir", "could run code"]),
+        (["wide.pkl", "--split", "val"], ["--split val", "wide.pkl"]),
+        (["wide.pkl", "--save-images", "out"], ["--save-images", "wide.pkl"]),
+        (["wide.pkl", "-o", "wide.pkl"], ["--output wide.pkl"]),
         (["wide.npy", "-o", "wide.npy"], ["--output wide.npy"]),
         (["wide.npy", "-o", "no/such/folder.csv"], ["no/such/folder.csv", "--output"]),
         (["wide.npy", "-o", "empty"], ["empty", "--output"]),
@@ -266,10 +349,12 @@ def test_errors_are_one_line(
     np.save("none.npy", np.zeros((0, 16), dtype=np.float32))
     np.savez("zip.npz", x=np.zeros(3))
     Path("zip.npz").rename("zip.npy")
+    save_archives_and_pickles()
     result = run("caption", *model, *arguments)
     assert result.status == 2
     assert all(part in result.err for part in parts), result.err
     assert len(result.err.splitlines()) == 1
+    assert not Path("ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,11 @@ def test_patches_through_all_stages(run: Any, coco: Path, tmp_path: Path, lm_fol
     image = coco / "val2017/000000000113.jpg"
     assert captioner.encode([image]).shape == (1, 16, 64)
     assert isinstance(captioner(rows[0]), str)
+    np.savez(tmp_path / "rows.npz", embedding=rows, name=np.array([f"{i}.jpg" for i in range(17)]))
+    named = run("caption", tmp_path / "rows.npz", "--model", tmp_path / "run", "--device", "cpu")
+    assert named.out.splitlines() == [
+        f"{i}.jpg: {line.split(': ', 1)[1]}" for i, line in enumerate(from_cache.out.splitlines())
+    ]
     np.save(tmp_path / "flat.npy", rows[:, 0])
     wrong = run("caption", tmp_path / "flat.npy", "--model", tmp_path / "run", "--device", "cpu")
     assert wrong.status == 2

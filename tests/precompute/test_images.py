@@ -1,13 +1,16 @@
 """Images are decoded as a viewer shows them, whatever their mode."""
 
+import io
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from clipcap.data.errors import ImageError
-from clipcap.precompute.images import open_image
+from clipcap.precompute.images import decode_image, open_image
 
 
 def first_pixel(path: Path) -> tuple[int, ...]:
@@ -96,6 +99,64 @@ def test_a_file_that_is_no_image_is_an_error(tmp_path: Path, content: bytes) -> 
     (tmp_path / "x.jpg").write_bytes(content)
     with pytest.raises(ImageError, match="not an image of a known format"):
         open_image(tmp_path / "x.jpg")
+
+
+def saved(format: str) -> bytes:
+    """A grey image of 40 x 30 pixels as Pillow saves it."""
+    content = io.BytesIO()
+    Image.new("RGB", (40, 30), (90, 90, 90)).save(content, format)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(("format", "feature"), [("AVIF", "avif"), ("JPEG2000", "jpg_2000"), ("WEBP", "webp")])
+def test_newer_formats_are_decoded_where_pillow_has_them(format: str, feature: str) -> None:
+    if feature not in features.get_supported():
+        pytest.skip(f"this Pillow has no {format}")
+    data = saved(format)
+    image = decode_image(data)
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+    assert np.abs(np.asarray(image).astype(int) - 90).max() <= 2
+    with pytest.raises(ImageError) as damaged:
+        decode_image(data[:-10])
+    assert "install" not in str(damaged.value)
+
+
+def test_heic_is_decoded_where_pillow_heif_is_installed() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    content = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (40, 30), (90, 90, 90))).save(content)
+    image = decode_image(content.getvalue())
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+    assert np.abs(np.asarray(image).astype(int) - 90).max() <= 2
+
+
+def test_heic_is_given_to_pillow_heif_or_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    registered: list[bool] = []
+    module = SimpleNamespace(register_heif_opener=lambda: registered.append(True))
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+    decode_image(saved("JPEG"))
+    assert registered == []
+    with pytest.raises(ImageError, match="not an image of a known format"):  # there is nothing after the header
+        decode_image(header)
+    assert registered == [True]
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # its import fails
+    with pytest.raises(ImageError, match="HEIC; to read it, install pillow-heif"):
+        decode_image(header)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (saved("PDF"), "a PDF document, not an image"),
+        (b"<!doctype html><title>404 Not Found</title>", "an HTML page, not an image"),
+        (b"\0\0\x01\xb3\x14\0\xf0\x13" + bytes(99), "a video, not an image"),  # Pillow opens it, and cannot load it
+    ],
+)
+def test_a_file_of_another_kind_is_named(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError) as error:
+        decode_image(data)
+    assert str(error.value) == reason
 
 
 def test_a_missing_or_truncated_image_is_an_error(tmp_path: Path) -> None:

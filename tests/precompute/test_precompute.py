@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
 from clipcap.precompute.dataset import understand
 from clipcap.precompute.encoders.base import Encoder
+from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.settings import PrecomputeSettings
 from clipcap.precompute.start import precompute
 
@@ -30,7 +32,7 @@ Options = list[object]
 def options(clip_folder: Path, tokenizer_folder: Path) -> Options:
     return [
         *("--encoder", clip_folder, "--tokenizer", tokenizer_folder),
-        *("--batch-size", 4, "--workers", 0, "--device", "cpu", "--shard-size", 7),
+        *("--batch-size", 4, "--workers", 0, "--device", "cpu", "--shard-size", 7, "--precision", "fp32"),
     ]
 
 
@@ -44,7 +46,7 @@ def contents(cache: Path) -> list[str]:
 
 def break_image(path: Path, how: str) -> None:
     data = path.read_bytes()
-    path.write_bytes({"truncated": data[: len(data) // 2], "text": b"<html>not found</html>", "empty": b""}[how])
+    path.write_bytes({"truncated": data[: len(data) // 2], "text": b"not found", "empty": b""}[how])
 
 
 def test_every_image_and_caption_is_in_the_cache_in_order(
@@ -83,7 +85,7 @@ def test_every_image_and_caption_is_in_the_cache_in_order(
 def test_embeddings_are_those_of_open_clip(
     coco: Path, tmp_path: Path, run: Any, options: Options, clip_folder: Path
 ) -> None:
-    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--precision", "fp32").status == 0
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
     for shard in all_tables(tmp_path / "c.h5"):
         pixels = torch.stack([transform(Image.open(coco / path)) for path in shard.path])
@@ -96,13 +98,13 @@ def test_each_image_is_encoded_once_whatever_its_number_of_captions(
     coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[int] = []
-    encode = Encoder.encode
+    start = Encoder.start
 
     def counted(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
         batches.append(len(pixels))
-        return encode(self, pixels)
+        return start(self, pixels)
 
-    monkeypatch.setattr(Encoder, "encode", counted)
+    monkeypatch.setattr(Encoder, "start", counted)
     assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
     # The first call finds the width. No batch reaches into the next shard of 7.
     assert batches == [1, 4, 3, 4, 3, 3]
@@ -125,6 +127,32 @@ def test_a_second_run_changes_nothing_in_a_finished_cache(
     assert result.status == 0
     assert "c.h5 is finished already" in result.err
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.h5")} == before
+
+
+def test_a_finished_cache_says_so_before_a_model_is_loaded_unless_only_the_model_can_tell(
+    coco: Path, tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = tmp_path / "clip"
+    shutil.copytree(clip_folder, clip)
+    options = [coco, "-o", tmp_path / "c.h5", "--encoder", clip, "--tokenizer", tokenizer_folder, "--device", "cpu"]
+    assert run("precompute", *options).status == 0
+    loaded: list[str] = []
+
+    def load(name: str, *arguments: Any, **named: Any) -> Encoder:
+        loaded.append(name)
+        return load_encoder(name, *arguments, **named)
+
+    monkeypatch.setattr("clipcap.precompute.start.load_encoder", load)
+    assert "finished already" in run("precompute", *options).err
+    assert "finished already" in run("precompute", *options, "--limit", 17).err  # the same images
+    assert loaded == []
+    for other in (["--batch-size", 5], ["--precision", "fp16"], ["--features", "pooled"], ["--limit", 9]):
+        assert run("precompute", *options, *other).status == 2
+    assert len(loaded) == 4
+    later = (tmp_path / "c.h5").stat().st_mtime + 10
+    os.utime(next(clip.iterdir()), (later, later))
+    assert "finished already" in run("precompute", *options).err  # with the same weights as before
+    assert len(loaded) == 5
 
 
 @pytest.mark.parametrize(
@@ -341,15 +369,15 @@ def test_weights_of_another_architecture_are_an_error(
 def test_an_image_whose_embedding_is_not_finite_is_skipped(
     coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = Encoder.encode
+    start = Encoder.start
 
     def overflowing(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
-        embedding = encode(self, pixels).clone()
+        embedding = start(self, pixels).clone()
         if len(embedding) == 4:
             embedding[1, 3], embedding[2, 0] = float("nan"), 70000.0  # the second is infinite in float16
         return embedding
 
-    monkeypatch.setattr(Encoder, "encode", overflowing)
+    monkeypatch.setattr(Encoder, "start", overflowing)
     assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
     first = read_shard(tmp_path / "c-00000.h5")
     assert first.failure_path == ["train2017/000000000102.jpg", "train2017/000000000103.jpg"]
@@ -361,14 +389,14 @@ def test_a_batch_that_does_not_fit_into_memory_is_encoded_in_halves(
     coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("precompute", coco, "-o", tmp_path / "a.h5", *options)
-    encode = Encoder.encode
+    start = Encoder.start
 
     def small(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
         if len(pixels) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return encode(self, pixels)
+        return start(self, pixels)
 
-    monkeypatch.setattr(Encoder, "encode", small)
+    monkeypatch.setattr(Encoder, "start", small)
     result = run("precompute", coco, "-o", tmp_path / "b.h5", *options)
     assert result.status == 0
     assert "a batch of 4 images" in result.err
@@ -496,7 +524,13 @@ def test_python_makes_the_same_cache_as_the_command(
     break_image(coco / "val2017/000000000115.jpg", "text")
     run("precompute", coco, "-o", tmp_path / "a.h5", *options)
     settings = PrecomputeSettings(
-        encoder=str(clip_folder), tokenizer=str(tokenizer_folder), batch_size=4, workers=0, device="cpu", shard_size=7
+        encoder=str(clip_folder),
+        tokenizer=str(tokenizer_folder),
+        batch_size=4,
+        workers=0,
+        device="cpu",
+        shard_size=7,
+        precision="fp32",
     )
     result = precompute(coco, str(tmp_path / "b.h5"), settings)
     assert contents(result.path) == contents(tmp_path / "a.h5")
@@ -567,7 +601,7 @@ def test_features_depend_on_the_format_unless_they_are_given() -> None:
     ("name", "value"),
     [
         *(("format", "cocoa"), ("features", "smells"), ("precision", "fp8"), ("val_fraction", 1.0), ("limit", 0)),
-        *(("batch_size", 0), ("workers", -1), ("shard_size", 0), ("batch_size", None)),
+        *(("batch_size", 0), ("workers", -1), ("shard_size", 0), ("views", None)),
     ],
 )
 def test_a_setting_that_is_not_allowed_is_an_error_that_names_it(name: str, value: object) -> None:

@@ -9,7 +9,7 @@ from clipcap.data.pretrained.device import PRECISIONS, autocast, choose_device, 
 
 
 @pytest.mark.parametrize(
-    ("kind", "bf16", "encoding", "training"),
+    ("kind", "bf16", "captioning", "training"),
     [
         ("cuda", True, "bf16", "bf16"),
         ("cuda", False, "fp32", "fp16"),
@@ -19,10 +19,10 @@ from clipcap.data.pretrained.device import PRECISIONS, autocast, choose_device, 
     ],
 )
 def test_auto_chooses_the_precision_of_the_device_and_the_stage(
-    monkeypatch: pytest.MonkeyPatch, kind: str, bf16: bool, encoding: str, training: str
+    monkeypatch: pytest.MonkeyPatch, kind: str, bf16: bool, captioning: str, training: str
 ) -> None:
     monkeypatch.setattr(device, "has_bf16", lambda _: bf16)
-    assert choose_precision("auto", torch.device(kind)) == encoding
+    assert choose_precision("auto", torch.device(kind)) == captioning
     assert choose_precision("auto", torch.device(kind), training=True) == training
 
 

@@ -77,9 +77,9 @@ def lines_for(path: Path) -> list[str]:
             "write the captions to a .csv with the columns image and caption",
         ),
         (
-            {"a.HEIC": ""},
-            "1 .heic",
-            "folder; a.HEIC is a .heic, which is not read",
+            {"a.SVG": ""},
+            "1 .svg",
+            "folder; a.SVG is a .svg, which is not read",
             "convert the images to JPEG or PNG",
         ),
         ({"all.zip": ""}, "1 .zip", "folder; all.zip is a .zip, which is not read", "unpack it, and give the folder"),
@@ -156,7 +156,7 @@ def test_images_that_are_read_without_captions_say_what_may_hold_them(tmp_path: 
         "write the captions to a .csv with the columns image and caption"
     ]
     assert len(read_source(tmp_path, "folder").notes) == 1  # that was asked for
-    (tmp_path / "c.xml").rename(tmp_path / "c.heic")
+    (tmp_path / "c.xml").rename(tmp_path / "c.svg")
     assert len(read_source(tmp_path).notes) == 1
 
 
