@@ -1,6 +1,6 @@
 """The errors that a user can cause and fix.
 
-A command shows one as a single line without a traceback, and exits with status 2.
+A command shows one as a single line without a traceback, or an `UnknownSourceError` as three, and exits with status 2.
 """
 
 
@@ -14,6 +14,10 @@ class UsageError(ClipCapError):
 
 class SourceError(ClipCapError):
     """A dataset is not recognised or is inconsistent, or most of its images cannot be read."""
+
+
+class UnknownSourceError(SourceError):
+    """No reader recognises a dataset. The message has three lines: what was found, the nearest format, the way out."""
 
 
 class CacheError(ClipCapError):

@@ -21,7 +21,7 @@ from typer.core import TyperCommand
 
 from clipcap.data.command.interrupt import remember_interrupts
 from clipcap.data.command.messages import show_messages
-from clipcap.data.errors import ClipCapError, one_line
+from clipcap.data.errors import ClipCapError, UnknownSourceError, one_line
 from clipcap.data.version import program_version
 
 LAST_GROUP = "Other"
@@ -124,7 +124,8 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
         if status == 130:  # typer's way to report Ctrl-C
             raise KeyboardInterrupt
     except ClipCapError as error:
-        status = _report(name, rename(one_line(error)), 2, debug)
+        message = str(error) if isinstance(error, UnknownSourceError) else one_line(error)
+        status = _report(name, rename(message), 2, debug)
     except KeyboardInterrupt:
         status = _report(name, "interrupted", 130, debug)
     except (BrokenPipeError, SystemExit) as error:

@@ -10,10 +10,11 @@ A format is one file of this folder with one `Reader` in it. To add a format:
 
 The images of a dataset are files below a folder, unless its source has a `store` (`data/stores/`).
 
-`karpathy.py` is a short example. The other files hold what readers share: `images.py` finds image files and builds the
-records of images, `rows.py` builds those of embeddings, and `csv_rows.py` reads CSV.
+`karpathy.py` is a short example. The other files hold what readers share: `finder.py` finds image files, `images.py`
+builds the records of images, `rows.py` builds those of embeddings, and `csv_rows.py` reads CSV.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from clipcap.data.errors import SourceError, UsageError
@@ -28,6 +29,7 @@ from clipcap.data.readers.karpathy import KarpathyReader
 from clipcap.data.readers.parquet import ParquetReader
 from clipcap.data.readers.pickles import ClipCapPickleReader, ClipXGptPickleReader
 from clipcap.data.readers.tables import TableReader
+from clipcap.data.readers.unknown import nearest_format, unknown_source
 from clipcap.data.readers.webdataset import WebDatasetReader
 from clipcap.data.records import Source
 
@@ -61,7 +63,8 @@ def read_source(path: Path, format: str | None = None, columns: Columns | None =
         columns: the columns of a table, where they should not be guessed.
 
     Raises:
-        SourceError: the path does not exist, no reader recognises it, or its content is not valid.
+        UnknownSourceError: no reader recognises the path.
+        SourceError: the path does not exist, or its content is not valid.
         UsageError: no reader has that name, or columns are given for a format without columns.
     """
     if format is not None and format not in READERS:
@@ -75,15 +78,15 @@ def read_source(path: Path, format: str | None = None, columns: Columns | None =
                 raise UsageError(
                     f"{path} has the format {name}, which has no columns; leave out the names of the columns"
                 )
-            return reader.read(path, columns)
-    expected = "; ".join(f"{name}: {reader.expected_layout}" for name, reader in READERS.items())
-    raise SourceError(f"{path} is not a dataset of a known format; expected one of {expected}; found {_contents(path)}")
+            source = reader.read(path, columns)
+            return source if format or name != "folder" else _with_hint(source, path)
+    raise unknown_source(path, READERS)
 
 
-def _contents(path: Path) -> str:
-    """Describe what is at the path, for the error."""
-    if path.is_file():
-        return f"a file of {path.stat().st_size:,} bytes"
-    names = sorted(child.name + ("/" if child.is_dir() else "") for child in path.iterdir())
-    shown = ", ".join(names[:8]) or "an empty folder"
-    return shown + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+def _with_hint(source: Source, path: Path) -> Source:
+    """Note what resembles captions beside images that were read without any."""
+    near = nearest_format(path, READERS)
+    if near is None or near.format == source.format:
+        return source
+    note = f"if there are captions: the nearest format is {near.format}; {near.fact}; to have them read, {near.fix}"
+    return replace(source, notes=[*source.notes, note])

@@ -12,8 +12,8 @@ from typing import Any
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.images import SUFFIXES, ImageFinder
-from clipcap.data.records import Record, Source
+from clipcap.data.readers.images import ImageFinder, Listing
+from clipcap.data.records import Source
 
 _NAME = re.compile(r"captions_(train|val)(2014|2017)\.json")
 _SINGLE_FILE = re.compile(r"captions_(train|val|test).*\.json")
@@ -39,30 +39,22 @@ class CocoReader(Reader):
 
     def _read_folder(self, path: Path) -> Source:
         folders, notes = self._choose(path)
-        records: dict[str, Record] = {}
-        missing: list[str] = []
-        unlisted: list[str] = []
-        for file, folder in folders.items():
+        prefixes = {file: folder.relative_to(path).as_posix() for file, folder in folders.items()}
+        listing = Listing(ImageFinder(path, prefixes.values()))
+        listed: dict[str, str] = {}
+        for file, prefix in prefixes.items():
             split, _ = _split_and_year(file)
-            here = {child.name for child in folder.iterdir()}
-            prefix = folder.relative_to(path).as_posix()
             entries, without_image = _entries(file)
             notes += _note_captions_without_image(file, without_image)
             for identifier, name, captions in entries:
-                if identifier in records:
-                    first = records[identifier].path
+                if identifier in listed:
+                    first = listed[identifier]
                     raise SourceError(
                         f"{file} lists image {identifier}, which is listed before as {first}; ids must be unique"
                     )
-                records[identifier] = Record(identifier, f"{prefix}/{name}", split, captions)
-                if name not in here and not (folder / name).is_file():
-                    missing.append(f"{prefix}/{name}")
-                here.discard(name)
-            images = sorted(name for name in here if Path(name).suffix.lower() in SUFFIXES)
-            unlisted.extend(f"{prefix}/{name}" for name in images)
-        return Source(
-            format="coco", root=path, records=list(records.values()), missing=missing, unlisted=unlisted, notes=notes
-        )
+                listed[identifier] = f"{prefix}/{name}"
+                listing.add(name, split, captions, id=identifier, folder=prefix)
+        return listing.source("coco", notes)
 
     def _choose(self, path: Path) -> tuple[dict[Path, Path], list[str]]:
         """Choose the annotation files of one year.
@@ -99,23 +91,12 @@ class CocoReader(Reader):
 def _read_single_file(file: Path) -> Source:
     """Read one annotation file; its images are beside it, or beside the `annotations/` that it is in."""
     root = file.parent.parent if file.parent.name == "annotations" else file.parent
-    finder = ImageFinder(root)
+    listing = Listing(ImageFinder(root))
     named = _SINGLE_FILE.match(file.name)
     entries, without_image = _entries(file)
-    records = [
-        Record(identifier, finder.find(name) or name, named[1] if named else None, captions)
-        for identifier, name, captions in entries
-    ]
-    used = {record.path for record in records}
-    existing = set(finder.paths)
-    return Source(
-        format="coco",
-        root=root,
-        records=records,
-        missing=[record.path for record in records if record.path not in existing],
-        unlisted=[path for path in finder.paths if path not in used],
-        notes=_note_captions_without_image(file, without_image),
-    )
+    for identifier, name, captions in entries:
+        listing.add(name, named[1] if named else None, captions, id=identifier)
+    return listing.source("coco", _note_captions_without_image(file, without_image))
 
 
 def _annotation_files(path: Path) -> list[Path]:

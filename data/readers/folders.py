@@ -3,11 +3,21 @@
 Folders named train, val or test at the top are the splits.
 """
 
+import os
+import posixpath
 from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.images import NO_CAPTIONS, ImageFinder, group_captions, known_split, read_lines, walk_images
+from clipcap.data.readers.images import (
+    NO_CAPTIONS,
+    ImageFinder,
+    group_captions,
+    is_image,
+    known_split,
+    read_lines,
+)
+from clipcap.data.readers.walk import Walk
 from clipcap.data.records import Source
 
 
@@ -17,7 +27,7 @@ class SidecarReader(Reader):
     expected_layout = "images with a .txt of the same name beside each"
 
     def matches(self, path: Path) -> bool:
-        return path.is_dir() and any(image.with_suffix(".txt").is_file() for image in walk_images(path))
+        return path.is_dir() and any(_has_sidecar(entries) for _, entries in Walk(path))
 
     def read(self, path: Path, columns: Columns) -> Source:
         finder = _find_images(path)
@@ -38,7 +48,7 @@ class FolderReader(Reader):
     expected_layout = "a folder of images"
 
     def matches(self, path: Path) -> bool:
-        return path.is_dir() and any(True for _ in walk_images(path))
+        return path.is_dir() and any(is_image(entry.name) for _, entries in Walk(path) for entry in entries)
 
     def read(self, path: Path, columns: Columns) -> Source:
         finder = _find_images(path)
@@ -53,6 +63,12 @@ def _find_images(path: Path) -> ImageFinder:
     if not finder.paths:
         raise SourceError(f"{path} holds no images")
     return finder
+
+
+def _has_sidecar(entries: list["os.DirEntry[str]"]) -> bool:
+    """Return whether one of the files of a folder is an image with its text file."""
+    texts = {entry.name for entry in entries if entry.name.endswith(".txt") and entry.is_file()}
+    return any(is_image(entry.name) and f"{posixpath.splitext(entry.name)[0]}.txt" in texts for entry in entries)
 
 
 def _split(image: str) -> str | None:

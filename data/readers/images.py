@@ -1,82 +1,124 @@
-"""Finds the image files of a dataset, and builds records from what an annotation file says about them."""
+"""What readers of images share: the finder of their files, the records of the images that they list, and texts."""
 
-import os
+import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
+from clipcap.data.readers.finder import SUFFIXES, ImageFinder, is_image, plain_path, walk_images
+from clipcap.data.readers.names import UNICODE_FORM
 from clipcap.data.records import SPLITS, Record, Source
 
-SUFFIXES = {
-    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif", ".heic", ".heif",
-}  # fmt: skip
+__all__ = [
+    "NO_CAPTIONS", "SUFFIXES", "ImageFinder", "Listing", "group_captions", "is_image", "known_split", "path_split",
+    "read_lines", "read_text", "walk_images",
+]  # fmt: skip
+
 NO_CAPTIONS = "no captions: this cache can be captioned, not trained on"  # a note
 _SPLIT_SYNONYMS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
-class ImageFinder:
-    """Finds the images below a folder by the names that annotation files use.
+class Listing:
+    """Builds the records of the images that a dataset lists: one per file, with the captions of all its names.
 
     Args:
-        root: the folder.
-
-    Attributes:
-        root: the folder.
-        paths: all images below it, relative to it, with forward slashes.
-
-    Raises:
-        SourceError: a folder cannot be read.
+        finder: finds the images; its root becomes the root of the source.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.paths: list[str] = []
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for image in walk_images(root):
-            path = image.relative_to(root).as_posix()
-            self.paths.append(path)
-            self._by_name[image.name].append(path)
-        self._known = set(self.paths)
+    def __init__(self, finder: ImageFinder) -> None:
+        self._finder = finder
+        self._records: dict[Hashable, Record] = {}  # by file
+        self._names: dict[Hashable, str] = {}  # the first name of each file
+        self._used: set[str] = set()
+        self._missing: list[str] = []
+        # What the notes say, each with an example: names, and in what they differ from their files.
+        self._inexact: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._ambiguous: list[tuple[str, Sequence[str]]] = []
+        self._renamed: dict[Hashable, tuple[str, str]] = {}
+        self._in_two_splits: dict[Hashable, str] = {}
 
-    def find(self, name: str) -> str | None:
-        """Return the path, relative to the root, of the image with that name; None if there is no or no single one.
+    def add(
+        self, name: str, split: str | None, captions: Iterable[str], id: str | None = None, folder: str = ""
+    ) -> None:
+        """Add an image; another name of a file that was added before adds its captions to that record.
 
-        Three matches are tried in this order: the whole path, the end of a path, and the bare file name. So a dataset
-        is found when it was unpacked into another folder, or without the folder that its names begin with.
+        Args:
+            name: of the image.
+            split: one of `SPLITS`, or None; of several names of a file, the first that has a split decides.
+            captions: of the image.
+            id: of the image; by default its path.
+            folder: the folder below the root that the name is relative to.
         """
-        name = name.replace("\\", "/").removeprefix("./")
-        if name in self._known:
-            return name
-        if name.startswith(f"{self.root.as_posix()}/"):
-            return self.find(name[len(self.root.as_posix()) + 1 :])
-        same_name = self._by_name.get(PurePosixPath(name).name, [])
-        same_end = [path for path in same_name if path.endswith(f"/{name}")]
-        found = same_end or same_name
-        return found[0] if len(found) == 1 else None
+        match = self._finder.match(name, folder)
+        found = match.path
+        path = found or posixpath.join(folder, name)
+        if found is None:
+            file: Hashable = ("missing", id or plain_path(path))
+            if match.paths:
+                self._ambiguous.append((name, match.paths))
+        else:
+            file = self._finder.file(path)
+            self._used.add(path)
+            if match.difference:
+                self._inexact[match.difference].append((name, path))
+        record = self._records.get(file)
+        if record is None:
+            self._records[file] = Record(id or path, path, split, tuple(captions))
+            self._names[file] = name
+            if found is None:
+                self._missing.append(path)
+        else:
+            self._merge(file, record, name, split, captions)
 
+    def _merge(self, file: Hashable, record: Record, name: str, split: str | None, captions: Iterable[str]) -> None:
+        first = self._names[file]
+        self._renamed.setdefault(file, (first, name))
+        if split and record.split and split != record.split:
+            self._in_two_splits.setdefault(file, f"{first} in {record.split}, {name} in {split}")
+        split = record.split or split
+        self._records[file] = replace(record, split=split, captions=(*record.captions, *captions))
 
-def walk_images(root: Path) -> Iterator[Path]:
-    """Yield every image below a folder, as `walk_files` does."""
-    return walk_files(root, tuple(SUFFIXES))
+    def source(self, format: str, notes: Iterable[str] = ()) -> Source:
+        """Return the source with all images that were added.
 
+        Args:
+            format: the reader's name.
+            notes: of the source; those about the names of images are added.
+        """
+        return Source(
+            format=format,
+            root=self._finder.root,
+            records=list(self._records.values()),
+            missing=self._missing,
+            unlisted=[path for path in self._finder.paths if path not in self._used],
+            notes=[*notes, *self._notes()],
+        )
 
-def walk_files(root: Path, endings: tuple[str, ...]) -> Iterator[Path]:
-    """Yield every file below a folder in sorted order, except hidden files and those in hidden folders.
-
-    Args:
-        root: the folder.
-        endings: in lower case; the name of a file ends with one of them, in any case.
-
-    Raises:
-        SourceError: a folder cannot be read.
-    """
-    for folder, folders, names in os.walk(root, onerror=_cannot_be_read, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(endings) and not name.startswith("."):
-                yield Path(folder) / name
+    def _notes(self) -> Iterator[str]:
+        for difference, pairs in self._inexact.items():
+            name, path = map(ascii if difference == UNICODE_FORM else str, pairs[0])
+            yield f"image names that {difference}: {len(pairs):,} (such as {name}, found as {path})"
+        if self._ambiguous:
+            name, (one, other, *_) = self._ambiguous[0]
+            yield (
+                f"image names that fit several files and count as missing: {len(self._ambiguous):,} (such as {name}, "
+                f"which fits {one} and {other}); list these images by their whole paths"
+            )
+        if self._renamed:
+            first, name = next(iter(self._renamed.values()))
+            yield (
+                f"images listed under several names, whose captions were joined: {len(self._renamed):,} (such as "
+                f"{first} and {name})"
+            )
+        if self._in_two_splits:
+            example = next(iter(self._in_two_splits.values()))
+            yield (
+                f"images listed in two splits under different names, which stay in the first: "
+                f"{len(self._in_two_splits):,} (such as {example})"
+            )
 
 
 def group_captions(
@@ -94,7 +136,7 @@ def group_captions(
         notes: of the source.
 
     Raises:
-        SourceError: an image is in two splits.
+        SourceError: one name is in two splits.
     """
     captions: dict[str, list[str]] = {}
     splits: dict[str, str | None] = {}
@@ -104,21 +146,10 @@ def group_captions(
         elif splits[name] != split:
             raise SourceError(f"{name} is in two splits, {splits[name]} and {split}; remove it from one of them")
         captions[name].extend(text for text in texts if text.strip())
-    records, missing = [], []
+    listing = Listing(finder)
     for name, texts in captions.items():
-        path = finder.find(name)
-        if path is None:
-            missing.append(name)
-        records.append(Record(path or name, path or name, splits[name], tuple(texts)))
-    used = {record.path for record in records}
-    return Source(
-        format=format,
-        root=finder.root,
-        records=records,
-        missing=missing,
-        unlisted=[path for path in finder.paths if path not in used],
-        notes=list(notes),
-    )
+        listing.add(name, splits[name], texts)
+    return listing.source(format, notes)
 
 
 def known_split(name: str) -> str | None:
@@ -163,7 +194,3 @@ def read_lines(file: Path) -> list[str]:
         SourceError: as `read_text`.
     """
     return read_text(file).split("\n")
-
-
-def _cannot_be_read(error: OSError) -> None:
-    raise SourceError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error

@@ -16,8 +16,9 @@ from typing import Any
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.images import NO_CAPTIONS, known_split, path_split, walk_files, walk_images
+from clipcap.data.readers.images import NO_CAPTIONS, known_split, path_split, walk_images
 from clipcap.data.readers.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMN
+from clipcap.data.readers.walk import walk_files
 from clipcap.data.records import Record, Source
 from clipcap.data.stores.parquet import ParquetStore, open_parquet, parquet_rows
 

@@ -9,6 +9,7 @@ after the end of their URL.
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,15 +17,8 @@ from urllib.parse import unquote, urlsplit
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.csv_rows import check_one_image, read_csv_rows
-from clipcap.data.readers.images import (
-    ImageFinder,
-    group_captions,
-    known_split,
-    path_split,
-    read_lines,
-    read_text,
-    walk_files,
-)
+from clipcap.data.readers.images import ImageFinder, group_captions, known_split, path_split, read_lines, read_text
+from clipcap.data.readers.walk import walk_files
 from clipcap.data.records import SPLITS, Source
 from clipcap.data.stores.parquet import open_parquet, parquet_rows
 
@@ -102,7 +96,7 @@ def _read_table(
     folder = name.removesuffix(file.name)  # "", or with a slash at its end
     notes.append(f"{name}: images from column {image!r}, captions from column {caption!r}")
     incomplete = 0
-    for number, values in table.rows(image, lambda name: finder.find(folder + name) is not None):
+    for number, values in table.rows(image, lambda own, name: _exists_alike(finder, folder + own, folder + name)):
         if not values.get(image) or values.get(caption) in (None, ""):
             incomplete += 1
             continue
@@ -135,17 +129,19 @@ class _Csv:
         first = next(self._rows, None)
         self.columns = [name.strip() for name in first.fields] if first else []
 
-    def rows(self, image_column: str, exists: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def rows(self, image_column: str, exists: Callable[[str, str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the line number and the values by column of each row.
 
         Args:
             image_column: the column of image names.
-            exists: whether an image exists, for `check_one_image`.
+            exists: whether an image exists, given the name of the row's image and the name in question; for
+                `check_one_image`.
         """
         width = len(self.columns)
         column = self.columns.index(image_column)
         for row in self._rows:
-            check_one_image(self._file, row, self._delimiter, column, width, exists)
+            own_name = row.fields[column] if column < len(row.fields) else ""
+            check_one_image(self._file, row, self._delimiter, column, width, partial(exists, own_name))
             # Kaggle's captions.txt does not quote the commas in its last column.
             fields = [*row.fields[: width - 1], self._delimiter.join(row.fields[width - 1 :])]
             yield row.number, dict(zip(self.columns, fields, strict=False))
@@ -175,7 +171,7 @@ class _JsonLines:
             self._rows.append((number, values))
         self.columns = list(self._rows[0][1]) if self._rows else []
 
-    def rows(self, image_column: str, exists: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def rows(self, image_column: str, exists: Callable[[str, str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the line number and the values of each row; the arguments are those of `_Csv.rows`."""
         yield from self._rows
 
@@ -195,12 +191,21 @@ class _Parquet:
         self._opened = open_parquet(file)
         self.columns: list[str] = self._opened.schema_arrow.names
 
-    def rows(self, image_column: str, exists: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def rows(self, image_column: str, exists: Callable[[str, str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the number, from 0, and the values of each row; the arguments are those of `_Csv.rows`."""
         yield from enumerate(parquet_rows(self._file, self._opened))
 
 
 _TABLES: dict[str, type[_Csv] | type[_JsonLines] | type[_Parquet]] = {".jsonl": _JsonLines, ".parquet": _Parquet}
+
+
+def _exists_alike(finder: ImageFinder, own_name: str, name: str) -> bool:
+    """Return whether an image has the name, exactly or with the difference that another name has from its image.
+
+    In a listing without suffixes, `dog` is an image; in other listings it is a word, although there is a `dog.jpg`.
+    """
+    match = finder.match(name)
+    return match.path is not None and match.difference in ("", finder.match(own_name).difference)
 
 
 def _column(file: Path, columns: list[str], wanted: str | None, known: Iterable[str], what: str, parameter: str) -> str:

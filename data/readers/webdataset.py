@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.images import NO_CAPTIONS, SUFFIXES, path_split, walk_files, walk_images
+from clipcap.data.readers.images import NO_CAPTIONS, SUFFIXES, path_split, walk_images
+from clipcap.data.readers.walk import walk_files
 from clipcap.data.records import Record, Source
 from clipcap.data.stores.tar import TarImage, TarStore, tar_members
 
@@ -40,8 +41,8 @@ class WebDatasetReader(Reader):
     expected_layout = "a .tar, or a folder of .tar files, with 000.jpg, 000.txt or 000.json (webdataset, img2dataset)"
 
     def matches(self, path: Path) -> bool:
-        if path.is_file():
-            return path.name.lower().endswith(_TARS + _COMPRESSED_TARS)
+        if not path.is_dir():
+            return path.is_file() and path.name.lower().endswith(_TARS + _COMPRESSED_TARS)
         compressed = False
         for file in walk_files(path, _TARS + _COMPRESSED_TARS):
             if file.name.lower().endswith(_TARS):

@@ -511,7 +511,7 @@ def test_repair_makes_only_the_shards_again_whose_checksum_is_wrong(
     ("arguments", "value"),
     [
         (lambda c, t: [c / "nowhere"], "nowhere"),
-        (lambda c, t: [c / "annotations"], "coco: annotations/"),
+        (lambda c, t: [c / "annotations"], "to fix this, give one of them, such as "),
         (lambda c, t: [c, "--format", "cocoa"], "--format cocoa"),
         (lambda c, t: [c, "--image-column", "file"], "columns"),
         (lambda c, t: [c, "--captions", c], "--captions"),

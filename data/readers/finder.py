@@ -1,0 +1,127 @@
+"""Finds the image files of a dataset by the names that annotation files use."""
+
+import os
+import posixpath
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from clipcap.data.readers.names import Match, NameIndex
+from clipcap.data.readers.walk import Walk, walk_files
+
+SUFFIXES = {
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif", ".heic", ".heif",
+}  # fmt: skip
+_ENDINGS = tuple(SUFFIXES)
+
+
+class ImageFinder:
+    """Finds the images of a dataset by name. One is made for each dataset, and no file is opened for it.
+
+    Args:
+        root: the folder of the dataset.
+        folders: those in it that hold the images; by default all of it.
+
+    Attributes:
+        root: the folder of the dataset.
+        paths: all images, relative to the root, with forward slashes.
+
+    Raises:
+        SourceError: a folder cannot be read.
+    """
+
+    def __init__(self, root: Path, folders: Iterable[str] = ("",)) -> None:
+        self.root = root
+        self.paths: list[str] = []
+        self._prefix = f"{root.as_posix()}/"
+        self._files: set[str] = set()
+        self._links: dict[str, str] = {}
+        self._linked: set[str] = set()  # paths that may be another name of a file that has several
+        by_inode: dict[int, str] = {}
+        for start in folders:
+            walk = Walk(root, start)
+            for folder, entries in sorted(walk, key=lambda found: found[0].split("/")):
+                prefix = f"{folder}/" if folder else ""
+                for entry in entries:
+                    path = prefix + entry.name
+                    self._files.add(path)
+                    if is_image(entry.name):
+                        self.paths.append(path)
+                    first = by_inode.setdefault(_inode(entry), path)
+                    if first != path:
+                        self._linked |= {first, path}
+            self._links |= walk.links
+        self._index = NameIndex(self.paths)
+
+    def match(self, name: str, folder: str = "") -> Match:
+        """Return the paths, relative to the root, of the images with that name.
+
+        Three matches are tried in this order: the whole path, the end of a path, and the bare file name. So a dataset
+        is found when it was unpacked into another folder, or without the folder that its names begin with. Each of
+        them may differ from the name as `NameIndex` allows.
+
+        Args:
+            name: a path with slashes of either kind, or the end of one.
+            folder: the folder below the root that the name is relative to; only images in it are found.
+        """
+        path = f"{folder}/{name}" if folder else name
+        if path in self._files:
+            return Match([path])
+        name = plain_path(name).removeprefix(self._prefix)
+        path = self._walked_path(posixpath.normpath(posixpath.join(folder, name)))
+        if path in self._files:
+            return Match([path])
+        match = self._index.match(name, folder)
+        if len(match.paths) > 1:
+            first = self.file(match.paths[0])
+            if all(self.file(path) == first for path in match.paths):
+                return replace(match, paths=match.paths[:1])
+        return match
+
+    def find(self, name: str) -> str | None:
+        """Return the path, relative to the root, of the image with that name; None if there is no or no single one."""
+        return self.match(name).path
+
+    def file(self, path: str) -> Hashable:
+        """Return a value that two paths of this finder share if and only if they are names of one file."""
+        if path not in self._linked:
+            return path
+        try:
+            status = (self.root / path).stat()
+        except OSError:
+            return path
+        return status.st_dev, status.st_ino
+
+    def _walked_path(self, path: str) -> str:
+        """Replace links to folders by the paths under which these folders were walked."""
+        if not self._links:
+            return path
+        folder, _, name = path.rpartition("/")
+        walked = ""
+        for part in folder.split("/"):
+            walked = posixpath.join(walked, part)
+            walked = self._links.get(walked, walked)
+        return posixpath.join(walked, name)
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file with this name is taken for an image."""
+    return name.lower().endswith(_ENDINGS)
+
+
+def plain_path(name: str) -> str:
+    """Return a path as it is compared: with forward slashes, and without `.` and what `..` removes."""
+    return posixpath.normpath(name.replace("\\", "/"))
+
+
+def walk_images(root: Path) -> Iterator[Path]:
+    """Yield every image below a folder, as `walk_files` does."""
+    return walk_files(root, _ENDINGS)
+
+
+def _inode(entry: "os.DirEntry[str]") -> int:
+    """Return the inode of the file, which may be that of another file on another device; it costs no `stat`."""
+    try:
+        return entry.stat().st_ino if entry.is_symlink() else entry.inode()
+    except OSError:  # a link to nothing
+        return entry.inode()
