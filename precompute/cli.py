@@ -11,6 +11,7 @@ from clipcap.data.command.config import Config, Preset
 from clipcap.data.command.options import on_command_line, with_settings
 from clipcap.data.command.progress import plural
 from clipcap.data.settings import changed_values, parameters_of
+from clipcap.precompute.part import WHOLE, Part
 from clipcap.precompute.presets import PRESETS
 from clipcap.precompute.settings import OUTPUT, PrecomputeSettings
 
@@ -25,7 +26,38 @@ clipcap-precompute coco/                                        # ViT-B-32 and G
 clipcap-precompute coco/ --dry-run                              # what coco/ is understood to be
 clipcap-precompute coco/ --preset clipxgpt-large -o large.h5    # a published recipe
 clipcap-precompute rows.npz --captions captions.csv             # existing embeddings
+clipcap-precompute coco/ -o shared/coco.h5 --part 1/4           # a quarter; other machines make the rest
 """
+
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Delete the existing cache, and make it again."),
+]
+Retokenize = Annotated[
+    bool,
+    typer.Option(
+        "--retokenize",
+        rich_help_panel=OUTPUT,
+        help="Give the finished cache the tokens of the tokenizer that is named; no image is read.",
+    ),
+]
+Repair = Annotated[
+    bool,
+    typer.Option(
+        "--repair",
+        rich_help_panel=OUTPUT,
+        help="Check every checksum of the cache first, and make the shards again that are broken.",
+    ),
+]
+PartName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        rich_help_panel=OUTPUT,
+        help="Make every N-th shard alone; other processes or machines make the other parts in the same folder, "
+        "and the last one to end writes the index. Default: all shards.",
+    ),
+]
 
 
 @command(app, examples=EXAMPLES, presets=lambda: {name: changed_values(settings) for name, settings in PRESETS.items()})
@@ -44,26 +76,10 @@ def precompute(
         Path,
         typer.Option("--output", "-o", rich_help_panel=OUTPUT, help="Cache to write. Its shards are named after it."),
     ] = Path("cache.h5"),
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Delete the existing cache, and make it again."),
-    ] = False,
-    retokenize: Annotated[
-        bool,
-        typer.Option(
-            "--retokenize",
-            rich_help_panel=OUTPUT,
-            help="Give the finished cache the tokens of the tokenizer that is named; no image is read.",
-        ),
-    ] = False,
-    repair: Annotated[
-        bool,
-        typer.Option(
-            "--repair",
-            rich_help_panel=OUTPUT,
-            help="Check every checksum of the cache first, and make the shards again that are broken.",
-        ),
-    ] = False,
+    overwrite: Overwrite = False,
+    retokenize: Retokenize = False,
+    repair: Repair = False,
+    part: PartName = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", rich_help_panel=OUTPUT, help="Print what SOURCE is understood to be; write nothing."),
@@ -81,13 +97,18 @@ def precompute(
     from clipcap.precompute import start
 
     try:
-        result = start.precompute(source, output, settings, overwrite=overwrite, retokenize=retokenize, repair=repair)
+        result = start.precompute(
+            source, output, settings, overwrite=overwrite, retokenize=retokenize, repair=repair,
+            part=Part.of(part) if part is not None else WHOLE,
+        )  # fmt: skip
     except start.Interrupted as interrupt:
         how = ", without --overwrite," if overwrite else ""
         logger.info(f"stopped after {plural(interrupt.shards, 'shard')}; run the same command again{how} to continue")
         raise
     if result.failures and not result.was_finished:
         logger.info(f"{plural(len(result.failures), 'skipped image')}; list them with: clipcap-inspect {output}")
+    if not result.is_complete:
+        logger.info(f"part {part} is done; the part that ends last writes {output}")
     _print_result(result)
 
 

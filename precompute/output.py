@@ -21,6 +21,7 @@ from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, Usa
 from clipcap.data.lock import hold_lock
 from clipcap.data.records import storable
 from clipcap.precompute.failures import Failure
+from clipcap.precompute.part import WHOLE, Part
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,15 @@ class Output:
 
     def shards(self) -> list[Path]:
         """Return the files beside the index that have the name of a shard, in order."""
-        pattern = re.compile(re.escape(self.index.stem) + r"-\d{5,}" + re.escape(self.index.suffix))
+        return [path for _, path in self.numbered_shards()]
+
+    def numbered_shards(self) -> list[tuple[int, Path]]:
+        """Return the number and the file of each of `shards`."""
+        pattern = re.compile(re.escape(self.index.stem) + r"-(\d{5,})" + re.escape(self.index.suffix))
         if not self.index.parent.is_dir():
             return []
-        return sorted(path for path in self.index.parent.iterdir() if pattern.fullmatch(path.name))
+        found = ((pattern.fullmatch(path.name), path) for path in self.index.parent.iterdir())
+        return sorted((int(match[1]), path) for match, path in found if match)
 
     @property
     def tokenizer(self) -> Path:
@@ -79,8 +85,8 @@ class Output:
         except OSError as error:
             raise ClipCapError(f"{folder} cannot be written to ({error.strerror}); give another `output`") from error
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Make the folder, and hold the lock of this output while inside the context.
+    def lock(self, part: Part = WHOLE) -> AbstractContextManager[None]:
+        """Make the folder, and hold the lock of this output, or of a part of it, while inside the context.
 
         Raises:
             UsageError: another process holds it.
@@ -91,7 +97,10 @@ class Output:
         except OSError as error:
             fact = f"the folder {self.index.parent} cannot be made ({error.strerror})"
             raise ClipCapError(f"{fact}; give another `output`") from error
-        return hold_lock(self.index.with_name(f".{self.index.name}.lock"), str(self.index))
+        if part == WHOLE:
+            return hold_lock(self.index.with_name(f".{self.index.name}.lock"), str(self.index))
+        name = f".{self.index.name}.part-{part.number}-of-{part.count}.lock"
+        return hold_lock(self.index.with_name(name), f"part {part} of {self.index}")
 
     def is_finished(self, fingerprint: Fingerprint) -> bool:
         """Return whether the cache exists and is complete. Files of an unfinished run with this fingerprint may exist.

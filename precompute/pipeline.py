@@ -19,7 +19,7 @@ and no worker can die alone.
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,7 +57,9 @@ class Embedded:
     encoding: float
 
 
-def embed(batches: Iterable[list[Item]], loader: Loader, encoder: Encoder, workers: int) -> Iterator[Embedded]:
+def embed(
+    batches: Iterable[list[Item]], loader: Loader, encoder: Encoder, workers: int
+) -> Generator[Embedded, None, None]:
     """Load and encode batches, in order.
 
     Args:

@@ -4,8 +4,9 @@ A shard is written whole or not at all, so that a later run continues after the 
 written, the next one is encoded. This module knows nothing of command lines.
 """
 
+import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from clipcap.precompute.failures import Failure, Failures
 from clipcap.precompute.images import decode_image
 from clipcap.precompute.loading import Item, Loader
 from clipcap.precompute.output import Output
+from clipcap.precompute.part import WHOLE, Part
 from clipcap.precompute.pipeline import NOT_FINITE, Embedded, embed
 from clipcap.precompute.shards import build_tables, plan_shards, store_tables
 from clipcap.precompute.views import view_counts
@@ -44,8 +46,9 @@ def encode_source(
     *,
     workers: int,
     strict: bool,
+    part: Part = WHOLE,
 ) -> list[Failure]:
-    """Encode all images that are not in finished shards of the output, then write the index.
+    """Encode all images that are not in finished shards of the output. If all shards are there then, write the index.
 
     Args:
         source: all its records have a split.
@@ -54,9 +57,10 @@ def encode_source(
         fingerprint: the recipe, which includes `batch_size` and `shard_size`.
         workers: number of threads that load images, and on a CPU encode them; 0 does everything in this thread.
         strict: whether the first image that cannot be read ends the run.
+        part: the shards that this run makes; other runs make the others, and the last one to end writes the index.
 
     Returns:
-        The images that could not be read.
+        The images in these shards that could not be read.
 
     Raises:
         SourceError: an image failed and `strict` is set, or more than half of the images failed. Finished shards stay.
@@ -64,22 +68,24 @@ def encode_source(
     """
     records = source.records
     plan = plan_shards(len(records), fingerprint.shard_size)
-    failures = Failures(total=len(records), strict=strict)
-    entries = _finished_shards(source, plan, output, fingerprint, failures)
+    own = {number: share for number, share in enumerate(plan) if part.has(number)}
+    total = sum(map(len, own.values()))
+    failures = Failures(total=total, strict=strict)
+    entries = _finished_shards(source, own, output, fingerprint, failures)
     done = sum(len(plan[number]) for number in entries)
     if done:
-        logger.info(f"continuing: {len(entries):,} of {len(plan):,} shards ({done:,} of {len(records):,} images) exist")
+        logger.info(f"continuing: {len(entries):,} of {len(own):,} shards ({done:,} of {total:,} images) exist")
 
     views = view_counts(records, fingerprint.views)
     height, width = encoder.preprocess["size"]
     loader = Loader(source.images, encoder.transform, (height, width))
-    todo = [number for number in range(len(plan)) if number not in entries]
+    todo = [number for number in own if number not in entries]
     batches = (
         [Item(records[i].path, views[i]) for i in batch]
         for number in todo
         for batch in _batches(plan[number], fingerprint.batch_size)
     )
-    embedded = embed(batches, loader, encoder, workers)
+    embedded = embed(batches, loader, encoder, workers)  # nothing starts before the first batch is taken
     writing: dict[int, Future[ShardEntry]] = {}
 
     def write(number: int, rows: NDArray[np.float16], reasons: list[str | None]) -> ShardEntry:
@@ -88,14 +94,21 @@ def encode_source(
         tables = build_tables([records[i] for i in share], rows, reasons, tokenizer, shard_views)
         return store_tables(output.shard(number), tables, fingerprint, number)
 
-    with Progress("encoding", "images", len(records), done) as progress, ThreadPoolExecutor(1) as writer:
+    with (
+        Progress("encoding", "images", total, done) as progress,
+        ThreadPoolExecutor(1) as writer,
+        contextlib.closing(embedded),
+    ):
         for number in todo:
             rows, reasons = _shard([records[i] for i in plan[number]], embedded, failures, progress)
             for future in writing.values():  # one shard at a time is written, and one is encoded
                 future.result()
             writing[number] = writer.submit(write, number, rows, reasons)
     entries |= {number: future.result() for number, future in writing.items()}
-    write_index(output.index, fingerprint, [entries[number] for number in range(len(plan))])
+    others = {number: share for number, share in enumerate(plan) if number not in own}
+    entries |= _shards_of_others(others, output, fingerprint)
+    if len(entries) == len(plan):
+        write_index(output.index, fingerprint, [entries[number] for number in range(len(plan))])
     return failures.found
 
 
@@ -139,16 +152,19 @@ def _shard(
 
 
 def _finished_shards(
-    source: Source, plan: list[range], output: Output, fingerprint: Fingerprint, failures: Failures
+    source: Source, plan: Mapping[int, range], output: Output, fingerprint: Fingerprint, failures: Failures
 ) -> dict[int, ShardEntry]:
-    """Find the shards that an earlier run finished, by number, and count the failures that they record."""
+    """Find the shards of this run that an earlier one finished, by number, and count the failures that they record."""
     entries: dict[int, ShardEntry] = {}
-    for number, share in enumerate(plan):
+    for number, share in plan.items():
         path = output.shard(number)
         if not path.exists():
             continue
         try:
-            entry, failed = _read_finished(path, number, len(share), fingerprint, source.images)
+            entry, failed = _read_finished(path, number, len(share), fingerprint)
+            readable = next((one.path for one in failed if _can_be_read_now(one, source.images)), None)
+            if readable is not None:
+                raise CacheError(f"{readable} can be read now")
         except CacheError as error:
             logger.info(f"{path.name} is rebuilt: {error}")
             continue
@@ -158,13 +174,20 @@ def _finished_shards(
     return entries
 
 
-def _read_finished(
-    path: Path, number: int, records: int, fingerprint: Fingerprint, images: ImageStore
-) -> tuple[ShardEntry, list[Failure]]:
-    """Read the entry and the failures of a shard that an earlier run wrote.
+def _shards_of_others(plan: Mapping[int, range], output: Output, fingerprint: Fingerprint) -> dict[int, ShardEntry]:
+    """Find the shards of other parts that are finished, by number."""
+    entries: dict[int, ShardEntry] = {}
+    for number, share in plan.items():
+        with contextlib.suppress(CacheError):  # it is not there, or about to be replaced
+            entries[number], _ = _read_finished(output.shard(number), number, len(share), fingerprint)
+    return entries
+
+
+def _read_finished(path: Path, number: int, records: int, fingerprint: Fingerprint) -> tuple[ShardEntry, list[Failure]]:
+    """Read the entry and the failures of a shard that another run wrote.
 
     Raises:
-        CacheError: the shard is damaged, belongs to another run, or records a failure of an image that can be read now.
+        CacheError: the shard is missing or damaged, or belongs to another run.
     """
     with open_hdf5(path) as file:
         entry = describe_shard(path, file)
@@ -173,15 +196,14 @@ def _read_finished(
     failed = [Failure(*failure) for failure in read_summary(path)[1]]
     if not same_number or entry.images + len(failed) != records or fingerprint.differences(recipe):
         raise CacheError(f"it is not shard {number} of this run")
-    for failure in failed:
-        if not failure.reason.startswith(NOT_FINITE) and _is_readable(images, failure.path):
-            raise CacheError(f"{failure.path} can be read now")
     return entry, failed
 
 
-def _is_readable(images: ImageStore, path: str) -> bool:
+def _can_be_read_now(failure: Failure, images: ImageStore) -> bool:
+    if failure.reason.startswith(NOT_FINITE):
+        return False
     try:
-        decode_image(images.read(path))
+        decode_image(images.read(failure.path))
     except ImageError:
         return False
     return True

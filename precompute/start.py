@@ -33,6 +33,7 @@ from clipcap.precompute.finished import is_finished
 from clipcap.precompute.imported import import_embeddings, recorded_names
 from clipcap.precompute.output import Output
 from clipcap.precompute.parallel import choose_workers
+from clipcap.precompute.part import WHOLE, Part
 from clipcap.precompute.retokenize import retokenize as retokenize_cache
 from clipcap.precompute.run import encode_source
 from clipcap.precompute.settings import DEFAULT_ENCODER, PrecomputeSettings
@@ -55,6 +56,8 @@ class PrecomputeResult:
         embedding_shape: of one image: (d,), or (t, d) for patches.
         failures: the images that are not in the cache, each with its `path` and `reason`.
         was_finished: whether the cache was finished before this call, which then changed nothing.
+        is_complete: whether all shards are there. False after a `part` that others have still to complete; all figures
+            are then those of the part.
     """
 
     path: Path
@@ -65,6 +68,7 @@ class PrecomputeResult:
     embedding_shape: tuple[int, ...]
     failures: list[Failure]
     was_finished: bool
+    is_complete: bool = True
 
 
 class Interrupted(KeyboardInterrupt):
@@ -87,6 +91,7 @@ def precompute(
     overwrite: bool = False,
     retokenize: bool = False,
     repair: bool = False,
+    part: Part = WHOLE,
 ) -> PrecomputeResult:
     """Encode each image of a dataset once, tokenise its captions, and write both to a cache.
 
@@ -108,6 +113,8 @@ def precompute(
         retokenize: give the finished cache at `output` the tokens of the `tokenizer` in the settings, and leave
             everything else as it is. No image is read.
         repair: read the whole cache first, and make the shards again whose checksum is wrong.
+        part: make these shards alone, while other processes or machines, with the same dataset and settings, make the
+            others in the same folder. Whoever ends last writes the index.
 
     Raises:
         SourceError: the dataset cannot be read, or more than half of its images cannot; with `strict`, any image.
@@ -121,7 +128,12 @@ def precompute(
     settings = settings or PrecomputeSettings()
     if retokenize and overwrite:
         raise UsageError("`retokenize` keeps the embeddings that `overwrite` deletes; leave one of them out")
+    if part != WHOLE and (overwrite or retokenize or repair):
+        name = "overwrite" if overwrite else "retokenize" if retokenize else "repair"
+        raise UsageError(f"`{name}` is for the whole cache, and `part` {part} for a part of it; leave one of them out")
     dataset, drawn = read_dataset(Path(source), settings)
+    if part != WHOLE and dataset.embedding is not None:
+        raise UsageError(f"`part` is for images, and {dataset.root} has embeddings; leave `part` {part} out")
     if retokenize:
         return _retokenize(dataset, Output(Path(output)), settings.tokenizer)
     check_missing(dataset, settings.strict)
@@ -135,19 +147,24 @@ def precompute(
             target.remove_broken()
     if dataset.embedding is None and not overwrite and is_finished(target, dataset, settings, split_seed):
         return _result(Cache.open(target.index), _check_finished(target, settings.strict), was_finished=True)
-    make_plan = _plan_encoding if dataset.embedding is None else _plan_import
-    plan = make_plan(dataset, target, settings, split_seed)
-    with target.lock():
+    if dataset.embedding is None:
+        plan = _plan_encoding(dataset, target, settings, split_seed, part)
+    else:
+        plan = _plan_import(dataset, target, settings, split_seed)
+    with target.lock(part):
         if overwrite:
             target.clear()
         finished = target.is_finished(plan.fingerprint)
-        if is_new(settings.tokenizer):
+        if is_new(settings.tokenizer) and part.number == 1:
             keep_tokenizer(plan.tokenizer, target.tokenizer)
         failures = _check_finished(target, settings.strict) if finished else plan.write()
-        cache = Cache.open(target.index)
+        if not target.index.exists():
+            result = _result_of_part(target, part, plan.fingerprint, failures)
+        else:
+            result = _result(Cache.open(target.index), failures, was_finished=finished)
     if not finished:
         log_failures(failures)
-    return _result(cache, failures, was_finished=finished)
+    return result
 
 
 def _result(cache: Cache, failures: list[Failure], *, was_finished: bool) -> PrecomputeResult:
@@ -160,6 +177,21 @@ def _result(cache: Cache, failures: list[Failure], *, was_finished: bool) -> Pre
         embedding_shape=cache.embedding_shape,
         failures=failures,
         was_finished=was_finished,
+    )
+
+
+def _result_of_part(output: Output, part: Part, fingerprint: Fingerprint, failures: list[Failure]) -> PrecomputeResult:
+    shards = [Cache.open(path) for number, path in output.numbered_shards() if part.has(number)]
+    return PrecomputeResult(
+        path=output.index,
+        images=sum(shard.images for shard in shards),
+        captions=sum(shard.captions for shard in shards),
+        tokens=sum(shard.tokens for shard in shards),
+        shards=len(shards),
+        embedding_shape=shards[0].embedding_shape if shards else (fingerprint.width,),
+        failures=failures,
+        was_finished=False,
+        is_complete=False,
     )
 
 
@@ -179,7 +211,9 @@ class _Plan:
     write: Callable[[], list[Failure]]
 
 
-def _plan_encoding(source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None) -> _Plan:
+def _plan_encoding(
+    source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None, part: Part
+) -> _Plan:
     """Load the models, and plan to encode the images."""
     name = settings.encoder or DEFAULT_ENCODER
     logger.info(f"{source.root}: {describe(source)}; loading {name}")
@@ -216,7 +250,7 @@ def _plan_encoding(source: Source, output: Output, settings: PrecomputeSettings,
     def write() -> list[Failure]:
         try:
             return encode_source(
-                source, output, encoder, tokenizer, fingerprint, workers=workers, strict=settings.strict
+                source, output, encoder, tokenizer, fingerprint, workers=workers, strict=settings.strict, part=part
             )
         except KeyboardInterrupt as interrupt:
             raise Interrupted(shards=len(output.shards())) from interrupt
