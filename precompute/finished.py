@@ -39,7 +39,8 @@ def is_finished(output: Output, source: Source, settings: PrecomputeSettings, sp
     }
     if any(value is not None and getattr(recipe, name) != value for name, value in wanted.items()):
         return False
-    if recipe.split_seed != split_seed or [shard.path for shard in cache.shards] != output.shards():
+    names = [[path.name for path in paths] for paths in ((shard.path for shard in cache.shards), output.shards())]
+    if recipe.split_seed != split_seed or names[0] != names[1]:
         return False
     encoder, pretrained = encoder_names(settings.encoder or DEFAULT_ENCODER, settings.pretrained)
     if recipe.encoder != encoder or pretrained not in (None, recipe.pretrained) or not recipe.checked:

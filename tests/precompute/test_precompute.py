@@ -134,7 +134,8 @@ def test_a_finished_cache_says_so_before_a_model_is_loaded_unless_only_the_model
 ) -> None:
     clip = tmp_path / "clip"
     shutil.copytree(clip_folder, clip)
-    options = [coco, "-o", tmp_path / "c.h5", "--encoder", clip, "--tokenizer", tokenizer_folder, "--device", "cpu"]
+    monkeypatch.chdir(tmp_path)
+    options = [coco, "-o", "c.h5", "--encoder", "clip", "--tokenizer", tokenizer_folder, "--device", "cpu"]
     assert run("precompute", *options).status == 0
     loaded: list[str] = []
 
