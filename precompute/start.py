@@ -136,9 +136,9 @@ def precompute(
         raise UsageError(f"`part` is for images, and {dataset.root} has embeddings; leave `part` {part} out")
     if retokenize:
         return _retokenize(dataset, Output(Path(output)), settings.tokenizer)
-    check_missing(dataset, settings.strict)
     for note in dataset.notes:
         logger.info(note)
+    check_missing(dataset, settings.strict)
     target = Output(Path(output))
     target.check_writable()
     split_seed = settings.seed if drawn else None
