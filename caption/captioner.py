@@ -32,6 +32,7 @@ from clipcap.data.errors import CheckpointError, ImageError, UsageError
 from clipcap.data.pretrained.device import autocast, choose_device, choose_precision
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.images import open_image, to_rgb
+from clipcap.precompute.loading import to_pixels
 from clipcap.train.foreign import load_foreign
 from clipcap.train.model.captioning import ClipCapModel
 from clipcap.train.model.checkpoint import CheckpointConfig, load_checkpoint
@@ -252,9 +253,9 @@ class Captioner:
             ImageError: the image cannot be read; the message names its file.
         """
         if isinstance(image, Image.Image):
-            return self.encoder.transform(to_rgb(image))
+            return to_pixels(to_rgb(image), self.encoder.transform)
         try:
-            return self.encoder.transform(open_image(Path(image)))
+            return to_pixels(open_image(Path(image)), self.encoder.transform)
         except ImageError as error:
             raise ImageError(f"{image}: {error}") from error
 

@@ -302,7 +302,7 @@ def _nothing(given: Sequence[str | Path], left_out: int) -> str:
 
 
 def _has_rows(path: Path) -> bool:
-    return path.suffix.lower() in ROW_FILES | CACHES
+    return path.suffix.lower() in ROW_FILES | CACHES and not path.is_dir()
 
 
 def _file_identity(path: Path) -> object:

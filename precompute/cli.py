@@ -105,7 +105,7 @@ def precompute(
         how = ", without --overwrite," if overwrite else ""
         logger.info(f"stopped after {plural(interrupt.shards, 'shard')}; run the same command again{how} to continue")
         raise
-    if result.failures and not result.was_finished:
+    if result.failures and result.is_complete and not result.was_finished:
         logger.info(f"{plural(len(result.failures), 'skipped image')}; list them with: clipcap-inspect {output}")
     if not result.is_complete:
         logger.info(f"part {part} is done; the part that ends last writes {output}")

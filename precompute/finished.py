@@ -45,6 +45,8 @@ def is_finished(output: Output, source: Source, settings: PrecomputeSettings, sp
     encoder, pretrained = encoder_names(settings.encoder or DEFAULT_ENCODER, settings.pretrained)
     if recipe.encoder != encoder or pretrained not in (None, recipe.pretrained) or not recipe.checked:
         return False
+    if pretrained is None and Path(recipe.pretrained).is_absolute():
+        return False  # weights of a file, and timm's own are asked for
     if _newest(Path(recipe.pretrained)) > output.index.stat().st_mtime:
         return False
     if is_new(settings.tokenizer):  # the captions, which are the same, decide its tokens
@@ -54,6 +56,6 @@ def is_finished(output: Output, source: Source, settings: PrecomputeSettings, sp
 
 
 def _newest(path: Path) -> float:
-    """Return when a file, or the newest file of a folder, was changed; 0 if it is neither, but the tag of weights."""
+    """Return when a file, or the newest file of a folder, was changed or put there; 0 for a tag of weights."""
     files = path.iterdir() if path.is_dir() else [path] if path.is_file() else []
-    return max((file.stat().st_mtime for file in files), default=0.0)
+    return max((max(status.st_mtime, status.st_ctime) for status in (file.stat() for file in files)), default=0.0)

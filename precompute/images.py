@@ -14,6 +14,7 @@ from clipcap.data.image_store import read_image_file
 # Pillow warns of large images and odd metadata, which do not keep an image from opening. Filters belong to the process:
 # threads that set and reset them around a call would leave them in any state.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+Image.init()  # threads that load Pillow's formats at the same moment may miss one
 
 
 def open_image(path: Path) -> Image.Image:

@@ -68,21 +68,19 @@ def embed(
         encoder: encodes them.
         workers: number of threads; 0 does everything in the caller's thread.
     """
-    if encoder.device.type == "cpu":
-        threads = max(1, available_cores() // max(1, workers))
-        logger.info(
-            f"{plural(max(1, workers), 'thread')} to load and encode, with {plural(threads, 'core')} each, in "
-            f"{encoder.precision}"
-        )
-        before = torch.get_num_threads()
-        begin = partial(torch.set_num_threads, threads)
-        try:
+    before = torch.get_num_threads()
+    try:
+        if encoder.device.type == "cpu":
+            cores = max(1, available_cores() // max(1, workers))
+            threads = plural(max(1, workers), "thread")
+            logger.info(f"{threads} to load and encode, with {plural(cores, 'core')} each, in {encoder.precision}")
+            begin = partial(torch.set_num_threads, cores)
             yield from map_in_order(partial(_load_and_encode, loader, encoder), batches, workers, begin=begin)
-        finally:
-            torch.set_num_threads(before)  # a library of torch's has one number for all threads
-    else:
-        logger.info(f"{plural(workers, 'thread')} to load images for {encoder.device}, in {encoder.precision}")
-        yield from load_ahead(batches, loader, encoder, workers)
+        else:
+            logger.info(f"{plural(workers, 'thread')} to load images for {encoder.device}, in {encoder.precision}")
+            yield from load_ahead(batches, loader, encoder, workers)
+    finally:
+        torch.set_num_threads(before)  # a library of torch's has one number for all threads
 
 
 def _load_and_encode(loader: Loader, encoder: Encoder, batch: list[Item]) -> Embedded:
@@ -97,8 +95,9 @@ def _load_and_encode(loader: Loader, encoder: Encoder, batch: list[Item]) -> Emb
 def load_ahead(batches: Iterable[list[Item]], loader: Loader, encoder: Encoder, workers: int) -> Iterator[Embedded]:
     """Load in threads and encode in this one, as is best on a GPU."""
     taken: list[list[Item]] = []
-    loaded = map_in_order(loader, _pieces(batches, taken), workers)
-    last: tuple[list[Item], Loaded, list[torch.Tensor], float] | None = None
+    # Resizing may start threads of its own, of which each of these gets one.
+    loaded = map_in_order(loader, _pieces(batches, taken), workers, begin=partial(torch.set_num_threads, 1))
+    last: tuple[list[Item], Loaded, list[_OnItsWay], float] | None = None
     while True:
         start = time.perf_counter()
         batch = _next_batch(loaded, taken)
@@ -106,17 +105,35 @@ def load_ahead(batches: Iterable[list[Item]], loader: Loader, encoder: Encoder, 
         queued = None
         if batch is not None:
             items, images = batch
-            queued = (items, images, [_start(encoder, part) for part in _parts(images, len(items))], loading)
+            queued = (items, images, [_OnItsWay(_start(encoder, part)) for part in _parts(images, len(items))], loading)
         if last is not None:
             items, images, started, waited = last
             start = time.perf_counter()
-            embedding = [part.float().cpu() for part in started]
+            embedding = [part.wait() for part in started]
             encoding = time.perf_counter() - start
             rows, reasons = _finite_rows(embedding, images.reasons, items, encoder)
             yield Embedded(rows=rows, reasons=reasons, loading=waited, encoding=encoding)
         if queued is None:
             return
         last = queued
+
+
+class _OnItsWay:
+    """Embeddings that a GPU copies to the CPU as soon as they are there, before it begins the next batch.
+
+    Args:
+        rows: on any device.
+    """
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self._rows = rows.float().to("cpu", non_blocking=rows.is_cuda)
+        self._ready = torch.cuda.current_stream(rows.device).record_event() if rows.is_cuda else None
+
+    def wait(self) -> torch.Tensor:
+        """Return them: float32, on the CPU."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        return self._rows
 
 
 def _pieces(batches: Iterable[list[Item]], taken: list[list[Item]]) -> Iterator[list[Item]]:

@@ -18,12 +18,10 @@ from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import ShardEntry, describe_shard, read_fingerprint, write_index
 from clipcap.data.cache.shard import open_hdf5, read_summary
 from clipcap.data.command.progress import Progress
-from clipcap.data.errors import CacheError, ImageError
-from clipcap.data.image_store import ImageStore
+from clipcap.data.errors import CacheError, UsageError
 from clipcap.data.records import Record, Source
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.failures import Failure, Failures
-from clipcap.precompute.images import decode_image
 from clipcap.precompute.loading import Item, Loader
 from clipcap.precompute.output import Output
 from clipcap.precompute.part import WHOLE, Part
@@ -63,7 +61,8 @@ def encode_source(
         The images in these shards that could not be read.
 
     Raises:
-        SourceError: an image failed and `strict` is set, or more than half of the images failed. Finished shards stay.
+        SourceError: an image failed and `strict` is set, or more than half of the images failed, or of the last 1,000.
+            Finished shards stay.
         ClipCapError: a shard cannot be written. Finished shards stay.
     """
     records = source.records
@@ -71,14 +70,14 @@ def encode_source(
     own = {number: share for number, share in enumerate(plan) if part.has(number)}
     total = sum(map(len, own.values()))
     failures = Failures(total=total, strict=strict)
-    entries = _finished_shards(source, own, output, fingerprint, failures)
+    views = view_counts(records, fingerprint.views)
+    height, width = encoder.preprocess["size"]
+    loader = Loader(source.images, encoder.transform, (height, width))
+    entries = _finished_shards(loader, own, output, fingerprint, failures)
     done = sum(len(plan[number]) for number in entries)
     if done:
         logger.info(f"continuing: {len(entries):,} of {len(own):,} shards ({done:,} of {total:,} images) exist")
 
-    views = view_counts(records, fingerprint.views)
-    height, width = encoder.preprocess["size"]
-    loader = Loader(source.images, encoder.transform, (height, width))
     todo = [number for number in own if number not in entries]
     batches = (
         [Item(records[i].path, views[i]) for i in batch]
@@ -108,7 +107,9 @@ def encode_source(
     others = {number: share for number, share in enumerate(plan) if number not in own}
     entries |= _shards_of_others(others, output, fingerprint)
     if len(entries) == len(plan):
-        write_index(output.index, fingerprint, [entries[number] for number in range(len(plan))])
+        # Where a part holds the lock of the whole, it writes the same index at this moment.
+        with contextlib.suppress(UsageError), contextlib.nullcontext() if part == WHOLE else output.lock():
+            write_index(output.index, fingerprint, [entries[number] for number in range(len(plan))])
     return failures.found
 
 
@@ -152,7 +153,7 @@ def _shard(
 
 
 def _finished_shards(
-    source: Source, plan: Mapping[int, range], output: Output, fingerprint: Fingerprint, failures: Failures
+    loader: Loader, plan: Mapping[int, range], output: Output, fingerprint: Fingerprint, failures: Failures
 ) -> dict[int, ShardEntry]:
     """Find the shards of this run that an earlier one finished, by number, and count the failures that they record."""
     entries: dict[int, ShardEntry] = {}
@@ -162,7 +163,7 @@ def _finished_shards(
             continue
         try:
             entry, failed = _read_finished(path, number, len(share), fingerprint)
-            readable = next((one.path for one in failed if _can_be_read_now(one, source.images)), None)
+            readable = next((one.path for one in failed if _can_be_loaded_now(one, loader)), None)
             if readable is not None:
                 raise CacheError(f"{readable} can be read now")
         except CacheError as error:
@@ -178,8 +179,13 @@ def _shards_of_others(plan: Mapping[int, range], output: Output, fingerprint: Fi
     """Find the shards of other parts that are finished, by number."""
     entries: dict[int, ShardEntry] = {}
     for number, share in plan.items():
-        with contextlib.suppress(CacheError):  # it is not there, or about to be replaced
-            entries[number], _ = _read_finished(output.shard(number), number, len(share), fingerprint)
+        path = output.shard(number)
+        if not path.exists():
+            continue
+        try:
+            entries[number], _ = _read_finished(path, number, len(share), fingerprint)
+        except CacheError as error:
+            logger.warning(f"{path.name} does not count: {error}; give all parts the same settings")
     return entries
 
 
@@ -194,16 +200,11 @@ def _read_finished(path: Path, number: int, records: int, fingerprint: Fingerpri
         recipe = read_fingerprint(path, file)
         same_number = file.attrs["shard"] == number
     failed = [Failure(*failure) for failure in read_summary(path)[1]]
-    if not same_number or entry.images + len(failed) != records or fingerprint.differences(recipe):
-        raise CacheError(f"it is not shard {number} of this run")
+    differences = fingerprint.differences(recipe)
+    if not same_number or entry.images + len(failed) != records or differences:
+        raise CacheError(f"it is not shard {number} of this run" + (f" ({differences[0]})" if differences else ""))
     return entry, failed
 
 
-def _can_be_read_now(failure: Failure, images: ImageStore) -> bool:
-    if failure.reason.startswith(NOT_FINITE):
-        return False
-    try:
-        decode_image(images.read(failure.path))
-    except ImageError:
-        return False
-    return True
+def _can_be_loaded_now(failure: Failure, loader: Loader) -> bool:
+    return not failure.reason.startswith(NOT_FINITE) and loader([Item(failure.path)]).reasons == [None]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
 from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import plural
-from clipcap.data.errors import SourceError, UsageError
+from clipcap.data.errors import CacheError, SourceError, UsageError
 from clipcap.data.pretrained.bundled import lasting_name
 from clipcap.data.pretrained.device import choose_device
 from clipcap.data.pretrained.new_tokenizer import is_new
@@ -117,7 +117,8 @@ def precompute(
             others in the same folder. Whoever ends last writes the index.
 
     Raises:
-        SourceError: the dataset cannot be read, or more than half of its images cannot; with `strict`, any image.
+        SourceError: the dataset cannot be read, or more than half of its images cannot, or of 1,000 in a row; with
+            `strict`, any image.
         ModelError: the encoder or the tokenizer cannot be loaded.
         UsageError: the settings do not fit the dataset or each other; `output` holds another cache and `overwrite` is
             not set; or another process writes to `output`.
@@ -128,6 +129,8 @@ def precompute(
     settings = settings or PrecomputeSettings()
     if retokenize and overwrite:
         raise UsageError("`retokenize` keeps the embeddings that `overwrite` deletes; leave one of them out")
+    if repair and (retokenize or overwrite):
+        raise UsageError("`repair` makes broken shards as they were; leave `retokenize` and `overwrite` out")
     if part != WHOLE and (overwrite or retokenize or repair):
         name = "overwrite" if overwrite else "retokenize" if retokenize else "repair"
         raise UsageError(f"`{name}` is for the whole cache, and `part` {part} for a part of it; leave one of them out")
@@ -158,10 +161,13 @@ def precompute(
         if is_new(settings.tokenizer) and part.number == 1:
             keep_tokenizer(plan.tokenizer, target.tokenizer)
         failures = _check_finished(target, settings.strict) if finished else plan.write()
-        if not target.index.exists():
+        try:
+            cache = Cache.open(target.index)
+            result = _result(cache, failures if part == WHOLE else target.failures(), was_finished=finished)
+        except CacheError:
+            if part == WHOLE:
+                raise
             result = _result_of_part(target, part, plan.fingerprint, failures)
-        else:
-            result = _result(Cache.open(target.index), failures, was_finished=finished)
     if not finished:
         log_failures(failures)
     return result
@@ -243,7 +249,6 @@ def _plan_encoding(
         shard_size=settings.shard_size_for(encoder.shape),
         version=program_version(),
         views=settings.views,
-        resizing=encoder.transform.resizing,
     )
     workers = choose_workers(settings.workers)
 

@@ -66,9 +66,11 @@ class RmokadyBeam(_UntilStopToken, BeamStrategy):
 
     def __init__(self, options: DecodeOptions | None = None) -> None:
         super().__init__(options)
-        for name in ("repetition_penalty", "length_penalty"):
-            if getattr(self.options, name) != 1:
-                raise UsageError(f"rmokady's beam search has no `{name}`; leave it out, or use `decode` greedy")
+        if self.options.repetition_penalty != 1:
+            fact = "rmokady's beam search has no `repetition_penalty`"
+            raise UsageError(f"{fact}; leave it out, or use `decode` greedy")
+        if self.options.length_penalty != 1:
+            raise UsageError("rmokady's beam search has no `length_penalty`; leave it out")
 
     def reset(self, images: torch.Tensor, limit: int) -> None:
         """Begin with one beam for each image; the others would be copies of it."""

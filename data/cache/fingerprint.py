@@ -50,7 +50,6 @@ class Fingerprint:
         shard_size: records of the source in each shard.
         version: version of the program.
         views: random crops and flips of each training image that were encoded besides the image.
-        resizing: what resized the images: `pillow`, or `tensor`, which is torchvision within two levels of Pillow.
     """
 
     encoder: str
@@ -71,7 +70,6 @@ class Fingerprint:
     shard_size: int
     version: str
     views: int = 0
-    resizing: str = "pillow"
 
     @classmethod
     def unchecked(cls, *, encoder: str, width: int, **known: Any) -> "Fingerprint":
@@ -106,7 +104,7 @@ class Fingerprint:
             CacheError: the text is not JSON, or a key is missing.
         """
         try:
-            content = {"views": 0, "resizing": "pillow", **json.loads(text)}  # version 0.1 did not record these
+            content = {"views": 0, **json.loads(text)}  # version 0.1 did not record views
             return cls(**{name: content[name] for name in cls.__dataclass_fields__})
         except (ValueError, KeyError, TypeError) as error:
             raise CacheError(f"its fingerprint cannot be read ({type(error).__name__}: {error})") from error

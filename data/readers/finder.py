@@ -25,6 +25,7 @@ class ImageFinder:
     Attributes:
         root: the folder of the dataset.
         paths: all images, relative to the root, with forward slashes.
+        links: for each link to a folder that was walked under another path, that path.
 
     Raises:
         SourceError: a folder cannot be read.
@@ -35,7 +36,7 @@ class ImageFinder:
         self.paths: list[str] = []
         self._prefix = f"{root.as_posix()}/"
         self._files: set[str] = set()
-        self._links: dict[str, str] = {}
+        self.links: dict[str, str] = {}
         self._linked: set[str] = set()  # paths that may be another name of a file that has several
         by_inode: dict[int, str] = {}
         for start in folders:
@@ -50,7 +51,7 @@ class ImageFinder:
                     first = by_inode.setdefault(_inode(entry), path)
                     if first != path:
                         self._linked |= {first, path}
-            self._links |= walk.links
+            self.links |= walk.links
         self._index = NameIndex(self.paths)
 
     def match(self, name: str, folder: str = "") -> Match:
@@ -64,19 +65,24 @@ class ImageFinder:
             name: a path with slashes of either kind, or the end of one.
             folder: the folder below the root that the name is relative to; only images in it are found.
         """
-        path = f"{folder}/{name}" if folder else name
-        if path in self._files:
-            return Match([path])
-        name = plain_path(name).removeprefix(self._prefix)
-        path = self._walked_path(posixpath.normpath(posixpath.join(folder, name)))
-        if path in self._files:
-            return Match([path])
-        match = self._index.match(name, folder)
+        whole = self.whole(name, folder)
+        if whole is not None:
+            return Match([whole])
+        match = self._index.match(plain_path(name).removeprefix(self._prefix), folder)
         if len(match.paths) > 1:
             first = self.file(match.paths[0])
             if all(self.file(path) == first for path in match.paths):
                 return replace(match, paths=match.paths[:1])
         return match
+
+    def whole(self, name: str, folder: str = "") -> str | None:
+        """Return the path of the file whose whole path the name is, through links or not; else None."""
+        path = f"{folder}/{name}" if folder else name
+        if path in self._files:
+            return path
+        name = plain_path(name).removeprefix(self._prefix)
+        path = self._walked_path(posixpath.normpath(posixpath.join(folder, name)))
+        return path if path in self._files else None
 
     def find(self, name: str) -> str | None:
         """Return the path, relative to the root, of the image with that name; None if there is no or no single one."""
@@ -90,17 +96,17 @@ class ImageFinder:
             status = (self.root / path).stat()
         except OSError:
             return path
-        return status.st_dev, status.st_ino
+        return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(self.root / path)
 
     def _walked_path(self, path: str) -> str:
         """Replace links to folders by the paths under which these folders were walked."""
-        if not self._links:
+        if not self.links:
             return path
         folder, _, name = path.rpartition("/")
         walked = ""
         for part in folder.split("/"):
             walked = posixpath.join(walked, part)
-            walked = self._links.get(walked, walked)
+            walked = self.links.get(walked, walked)
         return posixpath.join(walked, name)
 
 

@@ -4,7 +4,6 @@ Folders named train, val or test at the top are the splits.
 """
 
 import os
-import posixpath
 from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
@@ -27,7 +26,7 @@ class SidecarReader(Reader):
     expected_layout = "images with a .txt of the same name beside each"
 
     def matches(self, path: Path) -> bool:
-        return path.is_dir() and any(_has_sidecar(entries) for _, entries in Walk(path))
+        return path.is_dir() and any(_has_sidecar(path / folder, entries) for folder, entries in Walk(path))
 
     def read(self, path: Path, columns: Columns) -> Source:
         finder = _find_images(path)
@@ -35,7 +34,7 @@ class SidecarReader(Reader):
         for image in finder.paths:
             file = (path / image).with_suffix(".txt")
             if file.is_file():
-                rows.append((image, _split(image), read_lines(file)))
+                rows.append((image, _split(finder, image), read_lines(file)))
             else:
                 without.append(image)
         notes = [f"{len(without):,} images without a .txt were left out (such as {without[0]})"] if without else []
@@ -52,7 +51,7 @@ class FolderReader(Reader):
 
     def read(self, path: Path, columns: Columns) -> Source:
         finder = _find_images(path)
-        rows = [(image, _split(image), ()) for image in finder.paths]
+        rows = [(image, _split(finder, image), ()) for image in finder.paths]
         return group_captions("folder", finder, rows, [NO_CAPTIONS])
 
 
@@ -65,11 +64,15 @@ def _find_images(path: Path) -> ImageFinder:
     return finder
 
 
-def _has_sidecar(entries: list["os.DirEntry[str]"]) -> bool:
+def _has_sidecar(folder: Path, entries: list["os.DirEntry[str]"]) -> bool:
     """Return whether one of the files of a folder is an image with its text file."""
-    texts = {entry.name for entry in entries if entry.name.endswith(".txt") and entry.is_file()}
-    return any(is_image(entry.name) and f"{posixpath.splitext(entry.name)[0]}.txt" in texts for entry in entries)
+    if not any(entry.name.lower().endswith(".txt") for entry in entries):
+        return False
+    return any(is_image(entry.name) and (folder / entry.name).with_suffix(".txt").is_file() for entry in entries)
 
 
-def _split(image: str) -> str | None:
-    return known_split(PurePosixPath(image).parts[0])
+def _split(finder: ImageFinder, image: str) -> str | None:
+    """Return the split of an image: the name of the outermost folder, or of a link to it."""
+    folder = PurePosixPath(image).parts[0]
+    links = (known_split(link) for link, walked in finder.links.items() if walked == folder)
+    return known_split(folder) or next(filter(None, links), None)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.finder import SUFFIXES, ImageFinder, is_image, plain_path, walk_images
-from clipcap.data.readers.names import UNICODE_FORM
+from clipcap.data.readers.names import UNICODE_FORM, Match
 from clipcap.data.records import SPLITS, Record, Source
 
 __all__ = [
@@ -26,10 +26,13 @@ class Listing:
 
     Args:
         finder: finds the images; its root becomes the root of the source.
+        names: all names that will be added, where they are known: an image that is listed under its own path is not
+            taken for that of a name that is only similar.
     """
 
-    def __init__(self, finder: ImageFinder) -> None:
+    def __init__(self, finder: ImageFinder, names: Iterable[str] = ()) -> None:
         self._finder = finder
+        self._own = {finder.file(path) for path in map(finder.whole, names) if path is not None}
         self._records: dict[Hashable, Record] = {}  # by file
         self._names: dict[Hashable, str] = {}  # the first name of each file
         self._used: set[str] = set()
@@ -37,6 +40,7 @@ class Listing:
         # What the notes say, each with an example: names, and in what they differ from their files.
         self._inexact: dict[str, list[tuple[str, str]]] = defaultdict(list)
         self._ambiguous: list[tuple[str, Sequence[str]]] = []
+        self._similar: list[tuple[str, str]] = []
         self._renamed: dict[Hashable, tuple[str, str]] = {}
         self._in_two_splits: dict[Hashable, str] = {}
 
@@ -54,6 +58,9 @@ class Listing:
         """
         match = self._finder.match(name, folder)
         found = match.path
+        if found is not None and self._is_of_another(name, found, match.difference):
+            self._similar.append((name, found))
+            match, found = Match(), None
         path = found or posixpath.join(folder, name)
         if found is None:
             file: Hashable = ("missing", id or plain_path(path))
@@ -72,6 +79,12 @@ class Listing:
                 self._missing.append(path)
         else:
             self._merge(file, record, name, split, captions)
+
+    def _is_of_another(self, name: str, found: str, difference: str) -> bool:
+        """Whether the image of a name that differs from it is listed under its own name."""
+        plain, path = f"/{plain_path(name)}", f"/{found}"
+        differs = bool(difference) or not (plain.endswith(path) or path.endswith(plain))
+        return differs and self._finder.file(found) in self._own and self._finder.whole(name) is None
 
     def _merge(self, file: Hashable, record: Record, name: str, split: str | None, captions: Iterable[str]) -> None:
         first = self._names[file]
@@ -106,6 +119,12 @@ class Listing:
             yield (
                 f"image names that fit several files and count as missing: {len(self._ambiguous):,} (such as {name}, "
                 f"which fits {one} and {other}); list these images by their whole paths"
+            )
+        if self._similar:
+            name, path = self._similar[0]
+            yield (
+                f"image names that count as missing, for the image that is like them is listed under its own name: "
+                f"{len(self._similar):,} (such as {name}, and {path})"
             )
         if self._renamed:
             first, name = next(iter(self._renamed.values()))
@@ -146,7 +165,7 @@ def group_captions(
         elif splits[name] != split:
             raise SourceError(f"{name} is in two splits, {splits[name]} and {split}; remove it from one of them")
         captions[name].extend(text for text in texts if text.strip())
-    listing = Listing(finder)
+    listing = Listing(finder, captions)
     for name, texts in captions.items():
         listing.add(name, splits[name], texts)
     return listing.source(format, notes)

@@ -67,7 +67,7 @@ class NameIndex:
         if (name, folder, prefer) in self._ambiguous:  # thousands of folders may hold an image of the same name
             return self._ambiguous[name, folder, prefer]
         match = self._closest(name, folder)
-        if len(match.paths) > 1:
+        if len(match.paths) != 1:
             preferred = [path for path in match.paths if path.count("/") == prefer]
             match = self._ambiguous[name, folder, prefer] = replace(match, paths=preferred or match.paths)
         return match

@@ -9,20 +9,21 @@ Only the captions are read. The images stay where they are: `ParquetStore` reads
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.images import NO_CAPTIONS, known_split, path_split, walk_images
+from clipcap.data.readers.images import NO_CAPTIONS, SUFFIXES, known_split, path_split
 from clipcap.data.readers.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMN
 from clipcap.data.readers.walk import walk_files
 from clipcap.data.records import Record, Source
 from clipcap.data.stores.parquet import ParquetStore, open_parquet, parquet_rows
 
 _ENDINGS = (".parquet",)
+_OTHER_DATA = (*SUFFIXES, ".tar", ".npy", ".npz", ".pkl", ".pickle")
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "photo", *IMAGE_COLUMNS)
 _NUMBERED_CAPTION = re.compile(r"caption_?\d+", re.IGNORECASE)
 _LARGE_GROUP = 1 << 30  # bytes
@@ -41,7 +42,7 @@ class ParquetReader(Reader):
         try:
             return _guess_image(open_parquet(file).schema_arrow) is not None
         except SourceError:  # pyarrow is missing or the file is damaged: `read` says so, if there is nothing else
-            return path.is_file() or not any(True for _ in walk_images(path))
+            return path.is_file() or not any(True for _ in walk_files(path, _OTHER_DATA))
 
     def read(self, path: Path, columns: Columns) -> Source:
         root = path if path.is_dir() else path.parent
@@ -56,11 +57,16 @@ class ParquetReader(Reader):
         for file in files:
             name = file.relative_to(root).as_posix()
             split = path_split(name)
+            last = ""  # the image of the row before: some datasets have a row for each caption
             with open_parquet(file) as opened:
                 chosen.check(file, opened.schema_arrow)
                 for number, row in enumerate(_rows(file, opened, chosen)):
                     own = known_split(row.split) if row.split else None
                     without_split += own is None and bool(row.split)
+                    if row.name and row.name == last and records[-1].split == (own or split):
+                        records[-1] = replace(records[-1], captions=(*records[-1].captions, *row.captions))
+                        continue
+                    last = row.name
                     end = f"/{row.name}" if row.name else ""
                     image = f"{name}/{number}{end}"
                     records.append(Record(image, image, own or split, row.captions))

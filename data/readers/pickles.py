@@ -101,7 +101,7 @@ def _shift(file: Path, rows: list[int], count: int) -> int:
 
 
 def _is_pickle(path: Path) -> bool:
-    return path.is_file() and path.suffix in (".pkl", ".pickle")
+    return path.is_file() and path.suffix.lower() in (".pkl", ".pickle")
 
 
 def _head(path: Path) -> bytes:

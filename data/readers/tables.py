@@ -75,8 +75,18 @@ class TableReader(FileReader):
         found = self.find(path)
         metadata: list[Path] = []
         if path.is_dir() and (found is None or found.name in _METADATA):
-            metadata = [file for file in walk_files(path, _METADATA) if file.name in _METADATA and _is_metadata(file)]
-        return metadata or ([] if found is None else [found])
+            files = [file for file in walk_files(path, _METADATA) if file.name in _METADATA and _is_metadata(file)]
+            first: dict[Path, Path] = {}  # a folder may have the same table in several formats
+            for file in sorted(files, key=lambda file: _METADATA.index(file.name)):
+                first.setdefault(file.parent, file)
+            metadata = [file for file in files if first[file.parent] == file]
+        return [found] if found is not None and found not in metadata else metadata
+
+    def find(self, path: Path) -> Path | None:
+        """Return the table that `path` stands for: of one in several formats, the one that can be read as text."""
+        found = [file for file in (self.candidates(path) if path.is_dir() else [path]) if self.recognises(file)]
+        texts = [file for file in found if file.suffix != ".parquet"] or found
+        return texts[0] if len(texts) == 1 else None
 
 
 def _read_tables(files: list[Path], finder: ImageFinder, columns: Columns) -> Source:
@@ -104,7 +114,7 @@ def _read_table(
         path = folder + str(values[image]).strip()
         split = _split(where, values.get(SPLIT_COLUMN))
         if split is None and file.name in _METADATA:
-            split = path_split(str(PurePosixPath(path).parent))
+            split = path_split(str(PurePosixPath(finder.find(path) or PurePosixPath(path).name).parent))
         yield path, split, _texts(where, values[caption])
     if incomplete:
         notes.append(f"{incomplete:,} rows of {name} without an image or a caption were left out")

@@ -39,13 +39,15 @@ class Walk:
         Raises:
             SourceError: a folder cannot be read.
         """
-        seen: dict[tuple[int, int], str] = {}
+        seen: dict[tuple[int, int] | str, str] = {}
         folders, linked = deque([self._start]), deque[str]()
         while folders or linked:
             path = folders.popleft() if folders else linked.popleft()
             try:
                 status = (self._root / path).stat()
-                known = seen.setdefault((status.st_dev, status.st_ino), path)
+                # Some network drives give every folder the inode 0.
+                key = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(self._root / path)
+                known = seen.setdefault(key, path)
                 if known != path:
                     self.links[path] = known
                     continue

@@ -10,6 +10,7 @@ Only the headers and the captions are read. The images stay where they are: `Tar
 """
 
 import json
+import re
 import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from clipcap.data.stores.tar import TarImage, TarStore, tar_members
 _TARS = (".tar",)
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_SHARD = re.compile(r"\d{3,}\.tar")
+_OTHER_DATA = (*SUFFIXES, ".npy", ".npz", ".pkl", ".pickle")
 _CAPTION_KEYS = ("caption", "captions", "text", "TEXT")
 _MAX_CAPTIONS = 16 << 20  # bytes of one .txt or .json
 
@@ -43,12 +46,10 @@ class WebDatasetReader(Reader):
     def matches(self, path: Path) -> bool:
         if not path.is_dir():
             return path.is_file() and path.name.lower().endswith(_TARS + _COMPRESSED_TARS)
-        compressed = False
-        for file in walk_files(path, _TARS + _COMPRESSED_TARS):
-            if file.name.lower().endswith(_TARS):
-                return True
-            compressed = True
-        return compressed and not any(True for _ in walk_images(path))
+        tars = list(walk_files(path, _TARS + _COMPRESSED_TARS))
+        # Beside other data, only tars that are numbered are shards of images, and not somebody's backup.
+        shards = bool(tars) and all(_SHARD.search(tar.name.lower()) for tar in tars)
+        return shards or (bool(tars) and not any(True for _ in walk_files(path, _OTHER_DATA)))
 
     def read(self, path: Path, columns: Columns) -> Source:
         root = path if path.is_dir() else path.parent

@@ -9,14 +9,16 @@ B images, H x W pixels, d numbers in an embedding, t patches.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipcap.data.pretrained.device import dtype_of, has_bf16, to_device
-from clipcap.precompute.transform import Transform
+
+if TYPE_CHECKING:
+    from clipcap.precompute.loading import Transform
 
 Forward = Callable[[torch.Tensor], torch.Tensor]  # pixels, float (B, 3, H, W), become embeddings
 
@@ -44,7 +46,7 @@ class Encoder:
     weights_sha256: str
     quick_gelu: bool
     preprocess: dict[str, Any]
-    transform: Transform
+    transform: "Transform"
     features: str
     precision: str
     batch_size: int
@@ -55,6 +57,11 @@ class Encoder:
     def shape(self) -> tuple[int, ...]:
         """The shape of an embedding, (d,) or (t, d), found by encoding one black image."""
         return tuple(self.encode(torch.zeros(1, *self.preprocess["size"], 3, dtype=torch.uint8)).shape[1:])
+
+    @cached_property
+    def _mean_and_std(self) -> list[torch.Tensor]:
+        """Both on the device: copying them for each batch would wait for the batch before it."""
+        return [torch.tensor(self.preprocess[name], device=self.device).view(3, 1, 1) for name in ("mean", "std")]
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Encode images.
@@ -77,8 +84,7 @@ class Encoder:
         Returns:
             (B, d), or (B, t, d) for patches, on the encoder's device, in its precision, not normalised.
         """
-        mean = torch.tensor(self.preprocess["mean"], device=self.device).view(3, 1, 1)
-        std = torch.tensor(self.preprocess["std"], device=self.device).view(3, 1, 1)
+        mean, std = self._mean_and_std
         batch = to_device(pixels, self.device).permute(0, 3, 1, 2)  # (B, 3, H, W)
         batch = ((batch.float() / 255) - mean) / std
         return self._forward(batch.to(dtype_of(self.precision)))
@@ -109,8 +115,8 @@ def freeze(model: nn.Module, device: torch.device, precision: str) -> dict[str, 
     return {"precision": precision, "batch_size": batch_size, "device": device}
 
 
-def pixel_transform(whole: Any) -> Transform:
+def preprocessing_steps(whole: Any) -> "Transform":
     """Return a transform without its last two steps, to a normalised tensor, which run on the device."""
     *steps, to_tensor, normalize = whole.transforms
     assert [type(step).__name__ for step in (to_tensor, normalize)] == ["MaybeToTensor", "Normalize"], whole
-    return Transform(type(whole)(steps))
+    return type(whole)(steps)  # type: ignore[no-any-return]

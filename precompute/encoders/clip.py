@@ -2,7 +2,7 @@
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -10,10 +10,12 @@ from torch import nn
 from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.remote_code import remote_code_refused
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoders.base import Encoder, freeze, pixel_transform
+from clipcap.precompute.encoders.base import Encoder, freeze, preprocessing_steps
 from clipcap.precompute.encoders.clip_choice import EncoderChoice, choose_encoder, loading_error
 from clipcap.precompute.encoders.clip_features import FEATURES
-from clipcap.precompute.transform import Transform
+
+if TYPE_CHECKING:
+    from clipcap.precompute.loading import Transform
 
 
 def load_clip_encoder(
@@ -125,7 +127,7 @@ def freeze_tower(
     )
 
 
-def _image_transform(config: dict[str, Any]) -> Transform:
+def _image_transform(config: dict[str, Any]) -> "Transform":
     """Return open_clip's resizing and cropping."""
     transforms = importlib.import_module("open_clip.transform")
-    return pixel_transform(transforms.image_transform_v2(transforms.PreprocessCfg(**config), is_train=False))
+    return preprocessing_steps(transforms.image_transform_v2(transforms.PreprocessCfg(**config), is_train=False))

@@ -14,7 +14,7 @@ import torch
 from clipcap.data.errors import ModelError, UsageError, one_line
 from clipcap.data.pretrained.hub import use_hub_if_reachable
 from clipcap.data.pretrained.weights import weights_sha256
-from clipcap.precompute.encoders.base import Encoder, Forward, freeze, pixel_transform
+from clipcap.precompute.encoders.base import Encoder, Forward, freeze, preprocessing_steps
 from clipcap.precompute.settings import TIMM
 
 
@@ -61,7 +61,7 @@ def load_timm_encoder(
             "crop_mode": config["crop_mode"],
             "crop_pct": config["crop_pct"],
         },
-        transform=pixel_transform(transform),
+        transform=preprocessing_steps(transform),
         features=features,
         **freeze(model, device, precision),
         _forward=FEATURES[features](model),

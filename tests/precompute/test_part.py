@@ -78,3 +78,26 @@ def test_what_is_no_part_is_refused(text: str) -> None:
 def test_a_part_has_every_nth_shard() -> None:
     assert [shard for shard in range(10) if Part.of("2/3").has(shard)] == [1, 4, 7]
     assert all(WHOLE.has(shard) for shard in range(10))
+
+
+def test_parts_with_other_settings_are_told_that_they_do_not_count(tmp_path: Path, run: Any, options: Options) -> None:
+    command = ["precompute", *options, "-o", tmp_path / "c.h5"]
+    assert run(*command, "--part", "1/2").status == 0
+    shards = {path: path.rename(path.with_suffix(".aside")) for path in tmp_path.glob("c-*.h5")}
+    assert run(*command, "--part", "2/2", "--batch-size", 3).status == 0  # started before there was a shard
+    for path, aside in shards.items():
+        aside.rename(path)
+    result = run(*command, "--part", "1/2", "--batch-size", 3)
+    assert result.status == 2
+    assert "batch_size: 4, not 3" in result.err
+
+
+def test_a_shard_of_another_part_that_is_gone_is_waited_for(tmp_path: Path, run: Any, options: Options) -> None:
+    command = ["precompute", *options, "-o", tmp_path / "c.h5"]
+    assert run(*command).status == 0
+    (tmp_path / "c-00001.h5").unlink()
+    result = run(*command, "--part", "1/2")
+    assert result.status == 0
+    assert "part 1/2 is done" in result.err
+    assert run(*command, "--part", "2/2").status == 0
+    assert Cache.open(tmp_path / "c.h5").images == 17

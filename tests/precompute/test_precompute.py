@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -150,8 +151,10 @@ def test_a_finished_cache_says_so_before_a_model_is_loaded_unless_only_the_model
     for other in (["--batch-size", 5], ["--precision", "fp16"], ["--features", "pooled"], ["--limit", 9]):
         assert run("precompute", *options, *other).status == 2
     assert len(loaded) == 4
-    later = (tmp_path / "c.h5").stat().st_mtime + 10
-    os.utime(next(clip.iterdir()), (later, later))
+    weights = next(clip.glob("*.safetensors"))
+    time.sleep(0.05)  # longer than the clock of a file system
+    shutil.copy2(weights, tmp_path / "copy")
+    (tmp_path / "copy").replace(weights)  # an old file that was put there later
     assert "finished already" in run("precompute", *options).err  # with the same weights as before
     assert len(loaded) == 5
 

@@ -14,6 +14,7 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.errors import ModelError, UsageError
 from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.images import open_image
+from clipcap.precompute.loading import to_pixels
 from clipcap.precompute.settings import PrecomputeSettings
 
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def check_features(tmp_path: Path, name: str) -> None:
     features, pooled = own_features(name, file, images)
     for kind in ("pooled", "patches"):
         encoder = load_encoder(f"timm:{name}", str(file), device=CPU, features=kind)
-        found = encoder.encode(torch.stack([encoder.transform(image) for image in images]))
+        found = encoder.encode(torch.stack([to_pixels(image, encoder.transform) for image in images]))
         if kind == "pooled":
             torch.testing.assert_close(found, pooled, atol=1e-4, rtol=1e-4)
             continue
@@ -96,7 +97,7 @@ def test_embeddings_of_200_photographs_equal_those_of_timm(shared: Path) -> None
         features, pooled = own_features("tf_efficientnet_lite2", file, photos)
         cells = features.flatten(2).transpose(1, 2)
         for encoder, expected in zip(encoders, (pooled, cells), strict=True):
-            found = encoder.encode(torch.stack([encoder.transform(photo) for photo in photos]))
+            found = encoder.encode(torch.stack([to_pixels(photo, encoder.transform) for photo in photos]))
             assert found.shape == expected.shape
             nothing = expected.norm(dim=-1) == 0  # a cell may have no feature, and then no direction either
             assert not found[nothing].any()

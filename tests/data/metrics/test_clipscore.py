@@ -16,6 +16,7 @@ from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
 from clipcap.precompute.encoders.clip_text import load_text_tower
 from clipcap.precompute.encoders.load import load_encoder
+from clipcap.precompute.loading import to_pixels
 
 CPU = torch.device("cpu")
 Vector = Sequence[float]
@@ -40,7 +41,7 @@ def test_100_scenes_score_as_the_formula_says() -> None:
     samples = [dataset.make_sample(number, seed=77) for number in range(101)]
     captions = [samples[number + (number >= 50)][1][0] for number in range(100)]
     references = [list(texts[1:]) for _, texts, _ in samples[:100]]
-    pixels = torch.stack([encoder.transform(image) for _, _, image in samples[:100]])
+    pixels = torch.stack([to_pixels(image, encoder.transform) for _, _, image in samples[:100]])
 
     made_with = Fingerprint.unchecked(encoder="demo", width=512, weights_sha256=encoder.weights_sha256)
     tower = load_text_tower(made_with, device=CPU)

@@ -16,6 +16,7 @@ from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS, BUNDLED_LANGUAGE_MODELS, lasting_name
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
 from clipcap.precompute.encoders.load import load_encoder
+from clipcap.precompute.loading import to_pixels
 from clipcap.train.model.language_model import load_language_model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -90,7 +91,7 @@ def test_images_find_their_captions_among_50() -> None:
     model = open_clip.create_model(f"local-dir:{BUNDLED_ENCODERS['demo']}").eval()
     encoder, tokenizer = load_encoder("demo", device=torch.device("cpu")), load_tokenizer("demo")
     samples = [dataset.make_sample(number, seed=77) for number in range(50)]
-    pixels = torch.stack([encoder.transform(image) for _, _, image in samples])
+    pixels = torch.stack([to_pixels(image, encoder.transform) for _, _, image in samples])
     rows = [torch.tensor(row) for row in encode_captions(tokenizer, [captions[0] for _, captions, _ in samples])]
     text = torch.stack([torch.nn.functional.pad(row, (0, model.context_length - len(row))) for row in rows])
     with torch.inference_mode():

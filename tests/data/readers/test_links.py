@@ -193,3 +193,13 @@ def test_walking_costs_no_stat_of_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     files = {finder.file(path) for path in finder.paths}
     assert (len(finder.paths), len(files)) == (21, 20)
     assert stats[2:] == [tmp_path / "x/0.jpg", tmp_path / "x/link.jpg"]
+
+
+def test_a_link_that_is_named_after_a_split_names_the_split_of_its_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "first/a.jpg", "second/b.jpg")
+    (tmp_path / "train").symlink_to("first")
+    (tmp_path / "val").symlink_to("second")
+    assert [(record.path, record.split) for record in read_source(tmp_path).records] == [
+        ("first/a.jpg", "train"),
+        ("second/b.jpg", "val"),
+    ]

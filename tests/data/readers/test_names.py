@@ -167,3 +167,17 @@ def test_the_finder_takes_slashes_of_either_kind_and_paths_below_its_root(tmp_pa
 
 def test_the_two_unicode_forms_are_different_names() -> None:
     assert NFC != NFD == unicodedata.normalize("NFD", NFC)
+
+
+def test_an_image_that_is_listed_under_its_own_name_is_not_taken_for_a_similar_one(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1.jpg", "IMG_2.jpg", "all/3.jpg")
+    source = read_table(tmp_path, "cat/1.jpg", "dog/1.jpg", "IMG_2.jpg", "img_2.jpg", "all/3.jpg", "3.jpg")
+    assert [(record.path, record.captions) for record in source.records] == [
+        ("cat/1.jpg", ("c",)),
+        ("dog/1.jpg", ("c",)),
+        ("IMG_2.jpg", ("c",)),
+        ("img_2.jpg", ("c",)),
+        ("all/3.jpg", ("c", "c")),  # of which 3.jpg is the end
+    ]
+    assert source.missing == ["dog/1.jpg", "img_2.jpg"]
+    assert "under its own name: 2 (such as dog/1.jpg, and cat/1.jpg)" in notes(source)[0]

@@ -16,6 +16,7 @@ from clipcap.data.readers import Columns, read_source
 from clipcap.data.readers import parquet as parquet_reader
 from clipcap.data.readers.images import NO_CAPTIONS
 from clipcap.data.records import Source
+from small_world import make_tar
 
 IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
 
@@ -261,3 +262,24 @@ def test_large_groups_of_rows_are_noted(tmp_path: Path, monkeypatch: pytest.Monk
     write(tmp_path / "a.parquet", {"image": [b"A" * 2000], "text": ["one"]})
     write(tmp_path / "b.parquet", {"image": [b"A"], "text": ["one"]})
     assert read_source(tmp_path).notes[1].startswith("1 files (such as a.parquet) have groups of rows ")
+
+
+def test_rows_of_one_image_that_follow_each_other_are_one_record(tmp_path: Path) -> None:
+    columns = {
+        "image": [image(b"A", "a.jpg"), image(b"A", "a.jpg"), image(b"B", "b.jpg"), image(b"C"), image(b"D")],
+        "text": ["one", "two", "three", "four", "five"],
+    }
+    source = read_source(write(tmp_path / "x.parquet", columns))
+    assert captions(source) == {
+        "x.parquet/0/a.jpg": ("one", "two"),
+        "x.parquet/2/b.jpg": ("three",),
+        "x.parquet/3": ("four",),
+        "x.parquet/4": ("five",),
+    }
+    assert images(source) == [b"A", b"B", b"C", b"D"]
+
+
+def test_a_damaged_table_beside_tars_does_not_keep_them_from_being_read(tmp_path: Path) -> None:
+    make_tar(tmp_path / "00000.tar", {"a.jpg": b"A", "a.txt": b"text"})
+    (tmp_path / "00000.parquet").write_bytes(b"PAR1 cut off")
+    assert read_source(tmp_path).format == "webdataset"

@@ -220,15 +220,15 @@ def test_images_are_found_by_path_then_by_end_of_path_then_by_name(tmp_path: Pat
         "train/1.jpg",
         "2.jpg",
         "elsewhere\\2.jpg",
-        str(tmp_path / "x/val/2.jpg"),
+        str(tmp_path / "x/train/1.jpg"),
         "1.jpg",
         "./x/val/1.jpg",
     ]
     source = read(tmp_path, "t.csv", "path,caption\n" + "".join(f"{name},c\n" for name in rows))
     assert [(record.path, record.captions) for record in source.records] == [
         ("x/val/1.jpg", ("c", "c")),
-        ("x/train/1.jpg", ("c",)),
-        ("x/val/2.jpg", ("c", "c", "c")),
+        ("x/train/1.jpg", ("c", "c")),
+        ("x/val/2.jpg", ("c", "c")),
         ("1.jpg", ("c",)),
     ]
     assert source.missing == ["1.jpg"]  # two images have that name

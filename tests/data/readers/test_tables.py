@@ -185,3 +185,24 @@ def test_metadata_in_parquet_is_read_by_row(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "metadata.parquet")
     with pytest.raises(SourceError, match=r"metadata\.parquet row 0 has the split 'holdout'"):
         read_source(tmp_path)
+
+
+def test_a_table_in_two_formats_is_read_once(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    for name, column in (("metadata", "file_name"), ("captions", "image")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(b"")
+        (folder / f"{name}.csv").write_text(f"{column},text\na.jpg,one\n")
+        write_table(pyarrow.table({column: ["a.jpg"], "text": ["one"]}), folder / f"{name}.parquet")
+        assert captions(read_source(folder)) == {"a.jpg": ("one",)}
+
+
+def test_the_folders_above_the_dataset_are_no_splits(tmp_path: Path) -> None:
+    folder = tmp_path / "test" / "set"
+    imagefolder(folder, "metadata.csv")
+    text = (folder / "metadata.csv").read_text().replace("1.jpg", str(folder / "1.jpg"))
+    (folder / "metadata.csv").write_text(text)
+    assert [record.split for record in read_source(folder).records] == [None]

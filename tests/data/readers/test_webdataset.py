@@ -301,3 +301,14 @@ def test_txt_and_json_of_img2dataset_say_the_same(tmp_path: Path) -> None:
     make_tar(tmp_path / "a/0.tar", both)
     make_tar(tmp_path / "b/0.tar", {name: data for name, data in both.items() if not name.endswith(".txt")})
     assert read_source(tmp_path / "a").records == read_source(tmp_path / "b").records
+
+
+def test_a_tar_beside_other_data_is_a_dataset_only_if_it_is_numbered(tmp_path: Path) -> None:
+    for name in ("photos/backup.tar", "shards/00000.tar"):
+        (tmp_path / name).parent.mkdir()
+        make_tar(tmp_path / name, members(2))
+        (tmp_path / name).with_name("preview.png").write_bytes(b"")
+    assert read_source(tmp_path / "photos").format == "folder"
+    assert read_source(tmp_path / "shards").format == "webdataset"
+    (tmp_path / "photos/preview.png").unlink()
+    assert read_source(tmp_path / "photos").format == "webdataset"
