@@ -28,7 +28,7 @@ PRESETS: dict[str, TrainSettings] = {
     ),
     "photographs": TrainSettings(
         mapper="transformer", prefix_length=8, mapper_options={"layers": 2}, lm="new:6x384", dropout=0.3,
-        optimizer="muon", epochs=5, batch_size=80, lr=1.2e-3, ema=0.998, label_smoothing=0.1, metric="cider",
+        optimizer="muon", epochs=5, batch_size=80, lr=2e-3, ema=0.998, label_smoothing=0.1, metric="cider",
     ),
     "visual-tokens": TrainSettings(
         mapper="linear", prefix_length=5, mapper_options={"tanh": True},
