@@ -128,7 +128,8 @@ class Captioner:
                 self.settings.encoder,
                 self.settings.pretrained,
                 device=self.device,
-                precision=self.settings.precision,
+                # A few photographs are worth the time of fp32 on a CPU; on a GPU, the encoder chooses what suits it.
+                precision=self.precision if self.device.type == "cpu" else self.settings.precision,
             )
         return self._encoder
 
