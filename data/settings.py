@@ -136,8 +136,8 @@ def precision_setting(group: str) -> Any:
     """The parameter `precision` of the stages that only run a model: stage 1 and captioning."""
     return setting(
         "auto",
-        "Precision of the computation. auto takes bf16 on a GPU that has it, and in stage 1, for most encoders, also on "
-        "a CPU that has it; else fp32.",
+        "Precision of the computation. auto takes bf16 on a GPU that has it, and in stage 1, for most encoders, also "
+        "on a CPU that has it; else fp32.",
         group=group, choices=("auto", *PRECISIONS),
     )  # fmt: skip
 
