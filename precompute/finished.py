@@ -30,7 +30,6 @@ def is_finished(output: Output, source: Source, settings: PrecomputeSettings, sp
     wanted = {
         "source_format": source.format,
         "source_sha256": source.sha256(),
-        "split_seed": split_seed,
         "views": settings.views,
         "features": settings.features_for(source.format),
         "precision": None if settings.precision == "auto" else settings.precision,

@@ -157,12 +157,9 @@ def _finished_shards(
 ) -> dict[int, ShardEntry]:
     """Find the shards of this run that an earlier one finished, by number, and count the failures that they record."""
     entries: dict[int, ShardEntry] = {}
-    for number, share in plan.items():
-        path = output.shard(number)
-        if not path.exists():
-            continue
+    for number, path in _existing(plan, output):
         try:
-            entry, failed = _read_finished(path, number, len(share), fingerprint)
+            entry, failed = _read_finished(path, number, len(plan[number]), fingerprint)
             readable = next((one.path for one in failed if _can_be_loaded_now(one, loader)), None)
             if readable is not None:
                 raise CacheError(f"{readable} can be read now")
@@ -178,15 +175,17 @@ def _finished_shards(
 def _shards_of_others(plan: Mapping[int, range], output: Output, fingerprint: Fingerprint) -> dict[int, ShardEntry]:
     """Find the shards of other parts that are finished, by number."""
     entries: dict[int, ShardEntry] = {}
-    for number, share in plan.items():
-        path = output.shard(number)
-        if not path.exists():
-            continue
+    for number, path in _existing(plan, output):
         try:
-            entries[number], _ = _read_finished(path, number, len(share), fingerprint)
+            entries[number], _ = _read_finished(path, number, len(plan[number]), fingerprint)
         except CacheError as error:
             logger.warning(f"{path.name} does not count: {error}; give all parts the same settings")
     return entries
+
+
+def _existing(plan: Mapping[int, range], output: Output) -> Iterator[tuple[int, Path]]:
+    """Yield the number and the file of the shards of a plan that are there, finished or not."""
+    return ((number, output.shard(number)) for number in plan if output.shard(number).exists())
 
 
 def _read_finished(path: Path, number: int, records: int, fingerprint: Fingerprint) -> tuple[ShardEntry, list[Failure]]:

@@ -8,6 +8,7 @@ from runs import files
 
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import UsageError
+from clipcap.precompute.output import Output
 from clipcap.precompute.part import WHOLE, Part
 from small_world import make_coco, small_models
 
@@ -80,7 +81,9 @@ def test_a_part_has_every_nth_shard() -> None:
     assert all(WHOLE.has(shard) for shard in range(10))
 
 
-def test_parts_with_other_settings_are_told_that_they_do_not_count(tmp_path: Path, run: Any, options: Options) -> None:
+def test_parts_with_other_settings_are_told_that_they_do_not_count(
+    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ["precompute", *options, "-o", tmp_path / "c.h5"]
     assert run(*command, "--part", "1/2").status == 0
     shards = {path: path.rename(path.with_suffix(".aside")) for path in tmp_path.glob("c-*.h5")}
@@ -90,6 +93,12 @@ def test_parts_with_other_settings_are_told_that_they_do_not_count(tmp_path: Pat
     result = run(*command, "--part", "1/2", "--batch-size", 3)
     assert result.status == 2
     assert "batch_size: 4, not 3" in result.err
+    # Where the shards of the other part come only while this one runs, it ends, and says so.
+    monkeypatch.setattr(Output, "is_finished", lambda *_: False)
+    result = run(*command, "--part", "2/2", "--batch-size", 3)
+    assert result.status == 0
+    assert "c-00000.h5 does not count: it is not shard 0 of this run (batch_size: 3, not 4)" in result.err
+    assert not (tmp_path / "c.h5").exists()
 
 
 def test_a_shard_of_another_part_that_is_gone_is_waited_for(tmp_path: Path, run: Any, options: Options) -> None:
