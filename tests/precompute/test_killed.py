@@ -112,6 +112,7 @@ def test_a_second_run_into_the_same_output_is_refused_and_a_killed_one_does_not_
     process = spawn("precompute", *arguments)
     wait_for(process, "c-*.h5", tmp_path)
     process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)  # its threads stop a moment later, and until then write
     try:
         before = {path: path.read_bytes() for path in tmp_path.glob("*c*.h5*")}
         for more in ([], ["--overwrite"]):
