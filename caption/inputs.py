@@ -176,7 +176,8 @@ class _Images:
         loader = Loader(FolderStore(Path()), encoder.transform, (height, width))
         items = ([Item(str(self.paths[number])) for number in batch] for batch in needed)
         loaded = map_in_order(loader, items, choose_workers() if len(needed) > 1 else 0)
-        for batch, (pixels, reasons) in zip(needed, loaded, strict=True):
+        for batch, (pixels, outcomes) in zip(needed, loaded, strict=True):
+            reasons = [outcome if isinstance(outcome, str) else None for outcome in outcomes]
             nothing = torch.empty(0, *encoder.shape)
             yield self._group(batch, reasons, encoder.encode(pixels) if len(pixels) else nothing)
 

@@ -5,10 +5,23 @@ import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from clipcap.data.errors import ImageError
 
 MAX_BYTES = 1 << 30  # of one image file
+
+
+class FileStamp(NamedTuple):
+    """What tells at a glance that a file is not the one that it was.
+
+    Attributes:
+        size: in bytes.
+        time: of its last change, in nanoseconds since 1970.
+    """
+
+    size: int
+    time: int
 
 
 class ImageStore(ABC):
@@ -25,6 +38,18 @@ class ImageStore(ABC):
             ImageError: it does not exist or cannot be read.
         """
 
+    @abstractmethod
+    def stamp(self, path: str) -> FileStamp:
+        """Return the stamp of the file that holds an image, without reading it.
+
+        Args:
+            path: as in `Record.path`.
+
+        Raises:
+            ImageError: it does not exist.
+            OSError: it cannot be found out, as where a disk does not answer.
+        """
+
 
 @dataclass(frozen=True)
 class FolderStore(ImageStore):
@@ -38,6 +63,20 @@ class FolderStore(ImageStore):
 
     def read(self, path: str) -> bytes:
         return read_image_file(self.root / path)
+
+    def stamp(self, path: str) -> FileStamp:
+        return file_stamp(self.root / path)
+
+
+def file_stamp(path: Path) -> FileStamp:
+    """Return the stamp of a file. `ImageStore.stamp` has the errors."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError("there is no such file") from error
+    except ValueError as error:
+        raise ImageError("its name holds a NUL character") from error
+    return FileStamp(status.st_size, status.st_mtime_ns)
 
 
 def read_image_file(path: Path) -> bytes:

@@ -26,6 +26,7 @@ clipcap-precompute coco/                                        # ViT-B-32 and G
 clipcap-precompute coco/ --dry-run                              # what coco/ is understood to be
 clipcap-precompute coco/ --preset clipxgpt-large -o large.h5    # a published recipe
 clipcap-precompute rows.npz --captions captions.csv             # existing embeddings
+clipcap-precompute coco/ -o all.h5 --reuse cache.h5             # what cache.h5 has is copied, and the rest encoded
 clipcap-precompute coco/ -o shared/coco.h5 --part 1/4           # a quarter; other machines make the rest
 """
 
@@ -47,6 +48,15 @@ Repair = Annotated[
         "--repair",
         rich_help_panel=OUTPUT,
         help="Check every checksum of the cache first, and make the shards again that are broken.",
+    ),
+]
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--reuse",
+        metavar="CACHE",
+        rich_help_panel=OUTPUT,
+        help="Copy what another cache of the same encoder has of these images; may be given several times.",
     ),
 ]
 PartName = Annotated[
@@ -79,6 +89,7 @@ def precompute(
     overwrite: Overwrite = False,
     retokenize: Retokenize = False,
     repair: Repair = False,
+    reuse: Reuse = None,
     part: PartName = None,
     dry_run: Annotated[
         bool,
@@ -99,7 +110,7 @@ def precompute(
     try:
         result = start.precompute(
             source, output, settings, overwrite=overwrite, retokenize=retokenize, repair=repair,
-            part=Part.of(part) if part is not None else WHOLE,
+            part=Part.of(part) if part is not None else WHOLE, reuse=reuse or (),
         )  # fmt: skip
     except start.Interrupted as interrupt:
         how = ", without --overwrite," if overwrite else ""

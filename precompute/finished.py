@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from clipcap.data.cache.index import Cache
-from clipcap.data.errors import CacheError
 from clipcap.data.pretrained.bundled import lasting_name
 from clipcap.data.pretrained.new_tokenizer import is_new
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
@@ -11,6 +9,7 @@ from clipcap.data.records import Source
 from clipcap.precompute.encoders.load import encoder_names
 from clipcap.precompute.output import Output
 from clipcap.precompute.settings import DEFAULT_ENCODER, PrecomputeSettings
+from clipcap.precompute.survey import Survey
 
 
 def is_finished(output: Output, source: Source, settings: PrecomputeSettings, split_seed: int | None) -> bool:
@@ -22,14 +21,11 @@ def is_finished(output: Output, source: Source, settings: PrecomputeSettings, sp
     Raises:
         UsageError, ModelError: as `load_encoder` and `load_tokenizer`, of a name that is not known.
     """
-    try:
-        cache = Cache.open(output.index)
-    except CacheError:
+    cache = output.finished()
+    if cache is None:
         return False
     recipe = cache.fingerprint
     wanted = {
-        "source_format": source.format,
-        "source_sha256": source.sha256(),
         "views": settings.views,
         "features": settings.features_for(source.format),
         "precision": None if settings.precision == "auto" else settings.precision,
@@ -38,8 +34,7 @@ def is_finished(output: Output, source: Source, settings: PrecomputeSettings, sp
     }
     if any(value is not None and getattr(recipe, name) != value for name, value in wanted.items()):
         return False
-    names = [[path.name for path in paths] for paths in ((shard.path for shard in cache.shards), output.shards())]
-    if recipe.split_seed != split_seed or names[0] != names[1]:
+    if recipe.split_seed != split_seed:
         return False
     encoder, pretrained = encoder_names(settings.encoder or DEFAULT_ENCODER, settings.pretrained)
     if recipe.encoder != encoder or pretrained not in (None, recipe.pretrained) or not recipe.checked:
@@ -48,10 +43,23 @@ def is_finished(output: Output, source: Source, settings: PrecomputeSettings, sp
         return False  # weights of a file, and timm's own are asked for
     if _newest(Path(recipe.pretrained)) > output.index.stat().st_mtime:
         return False
-    if is_new(settings.tokenizer):  # the captions, which are the same, decide its tokens
-        return recipe.tokenizer == settings.tokenizer and (output.tokenizer / "tokenizer.json").is_file()
-    same_name = recipe.tokenizer == lasting_name(settings.tokenizer)
-    return same_name and recipe.tokenizer_sha256 == tokenizer_sha256(load_tokenizer(settings.tokenizer))
+    if recipe.tokenizer != lasting_name(settings.tokenizer):
+        return False
+    if is_new(settings.tokenizer):
+        same_tokens = output.kept_tokenizer(settings.tokenizer) is not None
+    else:
+        same_tokens = recipe.tokenizer_sha256 == tokenizer_sha256(load_tokenizer(settings.tokenizer))
+    return same_tokens and has_all(output, source)
+
+
+def has_all(output: Output, source: Source) -> bool:
+    """Return whether the output is complete and has what the source has, and nothing else."""
+    cache = output.finished()
+    if cache is None or cache.fingerprint.source_sha256 != source.sha256():
+        return False
+    survey = Survey(source, cache.fingerprint.views)
+    survey.add_output(output, cache.fingerprint)
+    return survey.is_complete
 
 
 def _newest(path: Path) -> float:

@@ -12,6 +12,7 @@ from PIL import Image
 from clipcap.data.errors import ImageError
 from clipcap.data.image_store import ImageStore
 from clipcap.precompute.images import decode_image
+from clipcap.precompute.stamp import Stamp, read_stamped
 from clipcap.precompute.views import random_view
 
 MAX_ASPECT_RATIO = 200  # long side to short side
@@ -38,11 +39,11 @@ class Loaded(NamedTuple):
 
     Attributes:
         pixels: uint8 (m, H, W, 3), the images that could be read, each with its views after it.
-        reasons: for each image None, or why it could not be read.
+        outcomes: for each image its stamp, or why it could not be read.
     """
 
     pixels: torch.Tensor
-    reasons: list[str | None]
+    outcomes: list[Stamp | str]
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,28 @@ class Loader:
     def __call__(self, items: Sequence[Item]) -> Loaded:
         """Load images."""
         pixels = [torch.empty(0, *self.size, 3, dtype=torch.uint8)]
-        reasons: list[str | None] = []
+        outcomes: list[Stamp | str] = []
         for path, views in items:
             try:
-                image = decode_image(self.store.read(path))
+                data, stamp = read_stamped(self.store, path)
+                image = decode_image(data)
                 pixels.append(to_pixels(image, self.transform)[None])
             except ImageError as error:
-                reasons.append(str(error))
+                outcomes.append(str(error))
                 continue
             name = PurePosixPath(path).name
             pixels += [random_view(image, self.size, name, number)[None] for number in range(views)]
-            reasons.append(None)
-        return Loaded(torch.cat(pixels), reasons)
+            outcomes.append(stamp)
+        return Loaded(torch.cat(pixels), outcomes)
+
+
+def can_be_loaded(store: ImageStore, path: str) -> bool:
+    """Return whether an image can be read, decoded and cropped."""
+    try:
+        check_shape(decode_image(store.read(path)))
+    except ImageError:
+        return False
+    return True
 
 
 def to_pixels(image: Image.Image, transform: Transform) -> torch.Tensor:
@@ -89,7 +100,12 @@ def to_pixels(image: Image.Image, transform: Transform) -> torch.Tensor:
     Raises:
         ImageError: the image is so narrow that resizing its short side would make the long one enormous.
     """
+    check_shape(image)
+    return torch.from_numpy(np.array(transform(image), dtype=np.uint8))
+
+
+def check_shape(image: Image.Image) -> None:
+    """Raise the ImageError of `to_pixels`."""
     if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
         width, height = image.size
         raise ImageError(f"{width:,} x {height:,} pixels: too narrow to be cropped to a square")
-    return torch.from_numpy(np.array(transform(image), dtype=np.uint8))

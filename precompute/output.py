@@ -17,8 +17,9 @@ from clipcap.data.cache.index import (
     tokenizer_folder,
 )
 from clipcap.data.cache.shard import open_hdf5, read_summary
-from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, UsageError, one_line
+from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, ModelError, UsageError, one_line
 from clipcap.data.lock import hold_lock
+from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.records import storable
 from clipcap.precompute.failures import Failure
 from clipcap.precompute.part import WHOLE, Part
@@ -102,8 +103,12 @@ class Output:
         name = f".{self.index.name}.part-{part.number}-of-{part.count}.lock"
         return hold_lock(self.index.with_name(name), f"part {part} of {self.index}")
 
-    def is_finished(self, fingerprint: Fingerprint) -> bool:
-        """Return whether the cache exists and is complete. Files of an unfinished run with this fingerprint may exist.
+    def check_recipe(self, fingerprint: Fingerprint, *, may_grow: bool) -> None:
+        """Check that the files that exist have the same recipe.
+
+        Args:
+            fingerprint: the recipe.
+            may_grow: whether they may come from another state of the dataset.
 
         Raises:
             UsageError: a file was made with another recipe or from another source.
@@ -111,18 +116,32 @@ class Output:
         """
         for path in self._existing():
             recipe = self._read_recipe(path, replace_index=False)
-            differences = recipe.differences(fingerprint) if recipe is not None else []
+            if recipe is None:
+                continue
+            differences = recipe.recipe_differences(fingerprint) if may_grow else recipe.differences(fingerprint)
             if differences:
                 raise UsageError(
                     f"{path} is from another run ({'; '.join(differences)}); give another `output`, or `overwrite` to "
                     "replace it"
                 )
+
+    def finished(self) -> Cache | None:
+        """Return the cache if it is whole, and lists the shards that are there and no others; else None."""
         try:
             cache = Cache.open(self.index)
         except CacheError:
-            return False  # unfinished or damaged; the run makes the shards that are missing or broken
-        expected = [self.shard(number).name for number in range(len(cache.shards))]
-        return [entry.path.name for entry in cache.shards] == expected
+            return None
+        return cache if [shard.path.name for shard in cache.shards] == [path.name for path in self.shards()] else None
+
+    def kept_tokenizer(self, name: str) -> Path | None:
+        """Return the folder of the new tokenizer that made the tokens of these shards, such as one named `new:5000`."""
+        try:
+            found = tokenizer_sha256(load_tokenizer(str(self.tokenizer)))
+        except ModelError:
+            return None
+        recipes = (self._read_recipe(path, replace_index=True) for path in self._existing())
+        known = {(recipe.tokenizer, recipe.tokenizer_sha256) for recipe in recipes if recipe is not None}
+        return self.tokenizer if known == {(name, found)} else None
 
     def clear(self) -> None:
         """Remove the index and the shards, if all of them belong to this program.

@@ -31,6 +31,7 @@ from clipcap.data.command.progress import plural
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.loading import Item, Loaded, Loader
 from clipcap.precompute.parallel import available_cores, map_in_order
+from clipcap.precompute.stamp import Stamp
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,12 @@ class Embedded:
 
     Attributes:
         rows: float16 (m, d) or (m, t, d), of the images that did not fail, each with the rows of its views after it.
-        reasons: for each image None, or why it has no row.
+        outcomes: for each image its stamp, or why it has no row.
         loading, encoding: seconds; on a GPU, those in which images and the GPU were waited for.
     """
 
     rows: Rows
-    reasons: list[str | None]
+    outcomes: list[Stamp | str]
     loading: float
     encoding: float
 
@@ -88,8 +89,8 @@ def _load_and_encode(loader: Loader, encoder: Encoder, batch: list[Item]) -> Emb
     loaded = loader(batch)
     middle = time.perf_counter()
     embedding = [_start(encoder, part).float() for part in _parts(loaded, len(batch))]
-    rows, reasons = _finite_rows(embedding, loaded.reasons, batch, encoder)
-    return Embedded(rows=rows, reasons=reasons, loading=middle - start, encoding=time.perf_counter() - middle)
+    rows, outcomes = _finite_rows(embedding, loaded.outcomes, batch, encoder)
+    return Embedded(rows=rows, outcomes=outcomes, loading=middle - start, encoding=time.perf_counter() - middle)
 
 
 def load_ahead(batches: Iterable[list[Item]], loader: Loader, encoder: Encoder, workers: int) -> Iterator[Embedded]:
@@ -111,8 +112,8 @@ def load_ahead(batches: Iterable[list[Item]], loader: Loader, encoder: Encoder, 
             start = time.perf_counter()
             embedding = [part.wait() for part in started]
             encoding = time.perf_counter() - start
-            rows, reasons = _finite_rows(embedding, images.reasons, items, encoder)
-            yield Embedded(rows=rows, reasons=reasons, loading=waited, encoding=encoding)
+            rows, outcomes = _finite_rows(embedding, images.outcomes, items, encoder)
+            yield Embedded(rows=rows, outcomes=outcomes, loading=waited, encoding=encoding)
         if queued is None:
             return
         last = queued
@@ -150,9 +151,9 @@ def _next_batch(pieces: Iterator[Loaded], taken: list[list[Item]]) -> tuple[list
         return None
     batch = taken.pop(0)
     parts = [first]
-    while sum(len(part.reasons) for part in parts) < len(batch):
+    while sum(len(part.outcomes) for part in parts) < len(batch):
         parts.append(next(pieces))
-    return batch, Loaded(torch.cat([part.pixels for part in parts]), [r for part in parts for r in part.reasons])
+    return batch, Loaded(torch.cat([part.pixels for part in parts]), [one for part in parts for one in part.outcomes])
 
 
 def _parts(loaded: Loaded, images: int) -> Sequence[torch.Tensor]:
@@ -173,27 +174,27 @@ def _start(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _finite_rows(
-    embedding: Sequence[torch.Tensor], reasons: Sequence[str | None], batch: Sequence[Item], encoder: Encoder
-) -> tuple[Rows, list[str | None]]:
+    embedding: Sequence[torch.Tensor], outcomes: Sequence[Stamp | str], batch: Sequence[Item], encoder: Encoder
+) -> tuple[Rows, list[Stamp | str]]:
     """Convert embeddings to float16. An image one of whose embeddings is not finite there, fails.
 
     Args:
         embedding: float32 (m, d) or (m, t, d), in parts, as `Loaded.pixels`.
-        reasons: for each of the B images in the batch, None or why it could not be read.
+        outcomes: for each of the B images in the batch, its stamp or why it could not be read.
         batch: the B images.
         encoder: made the embeddings.
 
     Returns:
-        float16 (m', d) or (m', t, d), and for each of the B images None or why it has no row.
+        float16 (m', d) or (m', t, d), and for each of the B images its stamp, or why it has no row.
     """
     if not embedding:
-        return np.empty((0, *encoder.shape), dtype=np.float16), list(reasons)
+        return np.empty((0, *encoder.shape), dtype=np.float16), list(outcomes)
     with np.errstate(over="ignore"):  # numbers that are too large become infinite, and are found below
         rows = np.concatenate([part.numpy().astype(np.float16) for part in embedding])
     finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
-    pictures = [1 + item.views for item, reason in zip(batch, reasons, strict=True) if reason is None]
+    pictures = [1 + item.views for item, one in zip(batch, outcomes, strict=True) if isinstance(one, Stamp)]
     image_is_finite = np.logical_and.reduceat(finite, np.cumsum([0, *pictures[:-1]]))
     next_is_finite = iter(image_is_finite.tolist())
     not_finite = f"{NOT_FINITE} (computed in {encoder.precision})"
-    all_reasons = [(None if next(next_is_finite) else not_finite) if reason is None else reason for reason in reasons]
-    return rows[np.repeat(image_is_finite, pictures)], all_reasons
+    checked = [one if isinstance(one, str) or next(next_is_finite) else not_finite for one in outcomes]
+    return rows[np.repeat(image_is_finite, pictures)], checked

@@ -60,7 +60,7 @@ def _convert(listed: ShardEntry, tokenizer: "PreTrainedTokenizerBase", new: Fing
     """Give one shard its new tokens, unless an interrupted call did so already."""
     with open_hdf5(listed.path) as file:
         found = describe_shard(listed.path, file)
-        if not read_fingerprint(listed.path, file).differences(new):
+        if not read_fingerprint(listed.path, file).recipe_differences(new):
             return found
     tables = read_shard(listed.path)
     content = tables.content()

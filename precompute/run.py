@@ -6,28 +6,29 @@ written, the next one is encoded. This module knows nothing of command lines.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipcap.data.cache.fingerprint import Fingerprint
-from clipcap.data.cache.index import ShardEntry, describe_shard, read_fingerprint, write_index
-from clipcap.data.cache.shard import open_hdf5, read_summary
-from clipcap.data.command.progress import Progress
-from clipcap.data.errors import CacheError, UsageError
+from clipcap.data.cache.index import Cache, write_index
+from clipcap.data.command.progress import Progress, plural
+from clipcap.data.errors import UsageError
 from clipcap.data.records import Record, Source
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.failures import Failure, Failures
 from clipcap.precompute.loading import Item, Loader
 from clipcap.precompute.output import Output
 from clipcap.precompute.part import WHOLE, Part
-from clipcap.precompute.pipeline import NOT_FINITE, Embedded, embed
-from clipcap.precompute.shards import build_tables, plan_shards, store_tables
-from clipcap.precompute.views import view_counts
+from clipcap.precompute.pipeline import Embedded, embed
+from clipcap.precompute.plan import Plan, Records, plan_output
+from clipcap.precompute.rows import Rows
+from clipcap.precompute.stamp import Stamp
+from clipcap.precompute.views import views_of
+from clipcap.precompute.writer import ShardWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,17 +46,21 @@ def encode_source(
     workers: int,
     strict: bool,
     part: Part = WHOLE,
+    reuse: Sequence[Cache] = (),
+    limit: int | None = None,
 ) -> list[Failure]:
-    """Encode all images that are not in finished shards of the output. If all shards are there then, write the index.
+    """Encode all images that no shard has yet. If the output then has all that it should, write the index.
 
     Args:
         source: all its records have a split.
-        output: where the cache goes, locked. Shards with the same fingerprint are kept.
+        output: where the cache goes, locked. Its shards have the same recipe.
         encoder, tokenizer: those that the fingerprint describes.
         fingerprint: the recipe, which includes `batch_size` and `shard_size`.
         workers: number of threads that load images, and on a CPU encode them; 0 does everything in this thread.
         strict: whether the first image that cannot be read ends the run.
         part: the shards that this run makes; other runs make the others, and the last one to end writes the index.
+        reuse: caches of the same encoder, whose rows are copied.
+        limit: how many images the source was limited to, if it was.
 
     Returns:
         The images in these shards that could not be read.
@@ -63,147 +68,115 @@ def encode_source(
     Raises:
         SourceError: an image failed and `strict` is set, or more than half of the images failed, or of the last 1,000.
             Finished shards stay.
-        ClipCapError: a shard cannot be written. Finished shards stay.
+        UsageError: more than half of the images in the output would leave it, or some because of `limit`.
+        ClipCapError: a shard cannot be written, or is damaged. Finished shards stay.
     """
-    records = source.records
-    plan = plan_shards(len(records), fingerprint.shard_size)
-    own = {number: share for number, share in enumerate(plan) if part.has(number)}
+    plan = plan_output(source, output, fingerprint, reuse, limit)
+    own = {number: share for number, share in plan.shards.items() if part.has(number)}
     total = sum(map(len, own.values()))
     failures = Failures(total=total, strict=strict)
-    views = view_counts(records, fingerprint.views)
+    for number in own.keys() & plan.finished.keys():
+        for failure in plan.survey.failures[number]:
+            failures.add(failure)
+    to_encode = {number: plan.to_encode(number) for number in plan.to_write() if number in own}
+    done = total - sum(map(len, to_encode.values()))
+    _announce(plan, own, done, output)
+
     height, width = encoder.preprocess["size"]
     loader = Loader(source.images, encoder.transform, (height, width))
-    entries = _finished_shards(loader, own, output, fingerprint, failures)
-    done = sum(len(plan[number]) for number in entries)
-    if done:
-        logger.info(f"continuing: {len(entries):,} of {len(own):,} shards ({done:,} of {total:,} images) exist")
-
-    todo = [number for number in own if number not in entries]
     batches = (
-        [Item(records[i].path, views[i]) for i in batch]
-        for number in todo
-        for batch in _batches(plan[number], fingerprint.batch_size)
+        [Item(source.records[i].path, views_of(source.records[i], fingerprint.views)) for i in batch]
+        for numbers in to_encode.values()
+        for batch in _batches(numbers, fingerprint.batch_size)
     )
     embedded = embed(batches, loader, encoder, workers)  # nothing starts before the first batch is taken
-    writing: dict[int, Future[ShardEntry]] = {}
-
-    def write(number: int, rows: NDArray[np.float16], reasons: list[str | None]) -> ShardEntry:
-        share = plan[number]
-        shard_views = [views[i] for i in share] if fingerprint.views else None
-        tables = build_tables([records[i] for i in share], rows, reasons, tokenizer, shard_views)
-        return store_tables(output.shard(number), tables, fingerprint, number)
-
     with (
         Progress("encoding", "images", total, done) as progress,
-        ThreadPoolExecutor(1) as writer,
+        ShardWriter(plan, output, tokenizer, fingerprint) as writer,
         contextlib.closing(embedded),
     ):
-        for number in todo:
-            rows, reasons = _shard([records[i] for i in plan[number]], embedded, failures, progress)
-            for future in writing.values():  # one shard at a time is written, and one is encoded
-                future.result()
-            writing[number] = writer.submit(write, number, rows, reasons)
-    entries |= {number: future.result() for number, future in writing.items()}
-    others = {number: share for number, share in enumerate(plan) if number not in own}
-    entries |= _shards_of_others(others, output, fingerprint)
-    if len(entries) == len(plan):
+        taker = _Taker(source.records, fingerprint.views, encoder.shape, embedded, failures, progress, writer.check)
+        for number, numbers in to_encode.items():
+            writer.put(number, taker.take(numbers))
+        entries = plan.finished | writer.entries()
+    if part != WHOLE:  # what the others have made meanwhile
+        plan = plan_output(source, output, fingerprint)
+        entries = plan.finished
+    if entries.keys() == plan.shards.keys():
         # Where a part holds the lock of the whole, it writes the same index at this moment.
         with contextlib.suppress(UsageError), contextlib.nullcontext() if part == WHOLE else output.lock():
-            write_index(output.index, fingerprint, [entries[number] for number in range(len(plan))])
+            write_index(output.index, fingerprint, [entries[number] for number in sorted(entries)])
+            for number in plan.empty:
+                output.shard(number).unlink(missing_ok=True)
     return failures.found
 
 
-def _batches(share: range, batch_size: int) -> Iterator[range]:
+def _announce(plan: Plan, own: Mapping[int, Records], done: int, output: Output) -> None:
+    """Say what exists already, and what has changed since."""
+    survey, total = plan.survey, sum(map(len, own.values()))
+    finished = own.keys() & plan.finished.keys()
+    if finished and not output.index.exists():
+        images = sum(len(own[number]) for number in finished)
+        logger.info(f"continuing: {len(finished):,} of {len(own):,} shards ({images:,} of {total:,} images) exist")
+    elif done:
+        logger.info(f"{plural(total - done, 'image')} to encode, {done:,} known")
+    changes = {
+        "changed": survey.changed,
+        "to be read now": survey.readable,
+        "gone": survey.lost,
+        "with other captions or another split": survey.rewritten,
+    }
+    if any(changes.values()):
+        logger.info(", ".join(f"{count:,} {what}" for what, count in changes.items() if count))
+
+
+def _batches(records: Records, batch_size: int) -> Iterator[Records]:
     """Divide the records of one shard into batches.
 
     No batch reaches into the next shard, so the content of a shard does not depend on where a run began.
     """
-    return (share[start : start + batch_size] for start in range(0, len(share), batch_size))
+    return (records[start : start + batch_size] for start in range(0, len(records), batch_size))
 
 
-def _shard(
-    records: list[Record], embedded: Iterator[Embedded], failures: Failures, progress: Progress
-) -> tuple[NDArray[np.float16], list[str | None]]:
-    """Take the batches of one shard, and count the images that fail.
+@dataclass(frozen=True)
+class _Taker:
+    """Takes the batches of one shard after the other, and counts the images that fail.
 
-    Args:
-        records: of the shard.
-        embedded: the batches, of which those of the shard are next.
+    Attributes:
+        records: all records.
+        views: that each training image has.
+        shape: of an embedding.
+        embedded: the batches, of which those of the next shard are next.
         failures: counts the images.
         progress: shows the images that are done, and which share of the time loading takes.
-
-    Returns:
-        float16 (m, d) or (m, t, d), the rows of the images that did not fail, each with the rows of its views after
-        it; and for each record None or its reason.
+        check: raises what ends the run, if it is known already.
     """
-    rows: list[NDArray[np.float16]] = []
-    reasons: list[str | None] = []
-    loading = encoding = 0.0
-    while len(reasons) < len(records):
-        batch = next(embedded)
-        for reason in batch.reasons:
-            failures.count(records[len(reasons)].path, reason)
-            reasons.append(reason)
-        rows.append(batch.rows)
-        loading, encoding = loading + batch.loading, encoding + batch.encoding
-        skipped = sum(reason is not None for reason in batch.reasons)
-        remark = f"{loading / max(loading + encoding, 1e-9):.0%} loading"
-        progress.advance(len(batch.reasons), skipped=skipped, remark=remark)
-    return np.concatenate(rows), reasons
 
+    records: Sequence[Record]
+    views: int
+    shape: tuple[int, ...]
+    embedded: Iterator[Embedded]
+    failures: Failures
+    progress: Progress
+    check: Callable[[], None]
 
-def _finished_shards(
-    loader: Loader, plan: Mapping[int, range], output: Output, fingerprint: Fingerprint, failures: Failures
-) -> dict[int, ShardEntry]:
-    """Find the shards of this run that an earlier one finished, by number, and count the failures that they record."""
-    entries: dict[int, ShardEntry] = {}
-    for number, path in _existing(plan, output):
-        try:
-            entry, failed = _read_finished(path, number, len(plan[number]), fingerprint)
-            readable = next((one.path for one in failed if _can_be_loaded_now(one, loader)), None)
-            if readable is not None:
-                raise CacheError(f"{readable} can be read now")
-        except CacheError as error:
-            logger.info(f"{path.name} is rebuilt: {error}")
-            continue
-        entries[number] = entry
-        for failure in failed:
-            failures.add(failure)
-    return entries
-
-
-def _shards_of_others(plan: Mapping[int, range], output: Output, fingerprint: Fingerprint) -> dict[int, ShardEntry]:
-    """Find the shards of other parts that are finished, by number."""
-    entries: dict[int, ShardEntry] = {}
-    for number, path in _existing(plan, output):
-        try:
-            entries[number], _ = _read_finished(path, number, len(plan[number]), fingerprint)
-        except CacheError as error:
-            logger.warning(f"{path.name} does not count: {error}; give all parts the same settings")
-    return entries
-
-
-def _existing(plan: Mapping[int, range], output: Output) -> Iterator[tuple[int, Path]]:
-    """Yield the number and the file of the shards of a plan that are there, finished or not."""
-    return ((number, output.shard(number)) for number in plan if output.shard(number).exists())
-
-
-def _read_finished(path: Path, number: int, records: int, fingerprint: Fingerprint) -> tuple[ShardEntry, list[Failure]]:
-    """Read the entry and the failures of a shard that another run wrote.
-
-    Raises:
-        CacheError: the shard is missing or damaged, or belongs to another run.
-    """
-    with open_hdf5(path) as file:
-        entry = describe_shard(path, file)
-        recipe = read_fingerprint(path, file)
-        same_number = file.attrs["shard"] == number
-    failed = [Failure(*failure) for failure in read_summary(path)[1]]
-    differences = fingerprint.differences(recipe)
-    if not same_number or entry.images + len(failed) != records or differences:
-        raise CacheError(f"it is not shard {number} of this run" + (f" ({differences[0]})" if differences else ""))
-    return entry, failed
-
-
-def _can_be_loaded_now(failure: Failure, loader: Loader) -> bool:
-    return not failure.reason.startswith(NOT_FINITE) and loader([Item(failure.path)]).reasons == [None]
+    def take(self, numbers: Records) -> Rows:
+        """Return the rows of the records of a shard that are encoded."""
+        records = [self.records[i] for i in numbers]
+        rows: list[NDArray[np.float16]] = [np.empty((0, *self.shape), np.float16)]
+        outcomes: list[Stamp | str] = []
+        loading = encoding = 0.0
+        while len(outcomes) < len(records):
+            batch = next(self.embedded)
+            for outcome in batch.outcomes:
+                self.failures.count(records[len(outcomes)].path, outcome if isinstance(outcome, str) else None)
+                outcomes.append(outcome)
+            rows.append(batch.rows)
+            loading, encoding = loading + batch.loading, encoding + batch.encoding
+            skipped = sum(isinstance(outcome, str) for outcome in batch.outcomes)
+            remark = f"{loading / max(loading + encoding, 1e-9):.0%} loading"
+            self.progress.advance(len(batch.outcomes), skipped=skipped, remark=remark)
+            self.check()
+        pairs = zip(records, outcomes, strict=True)
+        counts = [0 if isinstance(one, str) else 1 + views_of(record, self.views) for record, one in pairs]
+        return Rows(numbers, np.concatenate(rows), np.array(counts, np.int64), outcomes)

@@ -1,5 +1,6 @@
 """Shards of the cache that stage 1 writes: which records belong to each, their tables, and their files."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import ShardEntry
-from clipcap.data.cache.shard import ShardTables, write_shard
+from clipcap.data.cache.shard import SUM_BYTES, ShardTables, write_shard
 from clipcap.data.pretrained.tokenizer import encode_captions
 from clipcap.data.records import SPLITS, Record, storable
+from clipcap.precompute.stamp import Stamp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +27,7 @@ def plan_shards(records: int, shard_size: int) -> list[range]:
 def build_tables(
     records: list[Record],
     embedding: NDArray[Any],
-    reasons: list[str | None],
+    outcomes: Sequence[Stamp | str | None],
     tokenizer: "PreTrainedTokenizerBase",
     views: list[int] | None = None,
 ) -> ShardTables:
@@ -33,22 +35,24 @@ def build_tables(
 
     Args:
         records: all n records of the shard.
-        embedding: float16 (m, d) or (m, t, d): a row for each record whose reason is None, in their order, each with
-            the rows of its views after it.
-        reasons: for each of the n records, None, or why it has no row.
+        embedding: float16 (m, d) or (m, t, d): a row for each record that has one, in their order, each with the rows
+            of its views after it.
+        outcomes: for each of the n records, its image's stamp; None where its row was made elsewhere; or why it has no
+            row.
         tokenizer: of the language model.
         views: for each of the n records, the number of its views; None if the cache has no views.
     """
     view = first_view = None
     if views is not None:
-        kept_views = [count for count, reason in zip(views, reasons, strict=True) if reason is None]
+        kept_views = [count for count, one in zip(views, outcomes, strict=True) if not isinstance(one, str)]
         first_view = np.cumsum([0, *kept_views], dtype=np.int64)
         is_view = np.ones(len(embedding), dtype=bool)
         is_view[first_view[:-1] + np.arange(len(kept_views))] = False
         embedding, view = embedding[~is_view], embedding[is_view]
-    kept = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
-    failed = [(record.path, reason) for record, reason in zip(records, reasons, strict=True) if reason is not None]
-    captions = [[text for text in map(storable, record.captions) if text.strip()] for record in kept]
+    kept = [record for record, one in zip(records, outcomes, strict=True) if not isinstance(one, str)]
+    failed = [(record.path, one) for record, one in zip(records, outcomes, strict=True) if isinstance(one, str)]
+    stamps = [one for one in outcomes if isinstance(one, Stamp)]
+    captions = [stored_captions(record) for record in kept]
     tables = ShardTables(
         embedding=embedding,
         id=[storable(record.id) for record in kept],
@@ -63,7 +67,16 @@ def build_tables(
         view=view,
         first_view=first_view,
     )
+    if stamps and len(stamps) == len(kept):
+        sums = np.frombuffer(b"".join(stamp.sum for stamp in stamps), np.uint8).reshape(-1, SUM_BYTES)
+        files = np.array([stamp.file for stamp in stamps], np.int64).reshape(-1, 2)
+        tables = replace(tables, sum=sums, file_size=files[:, 0].copy(), file_time=files[:, 1].copy())
     return with_tokens(tables, tokenizer)
+
+
+def stored_captions(record: Record) -> list[str]:
+    """Return the captions of a record as a cache has them: without the empty ones."""
+    return [text for text in map(storable, record.captions) if text.strip()]
 
 
 def with_tokens(tables: ShardTables, tokenizer: "PreTrainedTokenizerBase") -> ShardTables:

@@ -9,7 +9,7 @@ Knows nothing of command lines.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from clipcap.precompute.dataset import check_missing, describe, read_dataset
 from clipcap.precompute.encoders.clip import quick_gelu_twin
 from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.failures import Failure, log_failures
-from clipcap.precompute.finished import is_finished
+from clipcap.precompute.finished import has_all, is_finished
 from clipcap.precompute.imported import import_embeddings, recorded_names
 from clipcap.precompute.output import Output
 from clipcap.precompute.parallel import choose_workers
@@ -92,13 +92,15 @@ def precompute(
     retokenize: bool = False,
     repair: bool = False,
     part: Part = WHOLE,
+    reuse: Sequence[str | Path] = (),
 ) -> PrecomputeResult:
     """Encode each image of a dataset once, tokenise its captions, and write both to a cache.
 
     A dataset of existing embeddings (see the formats of `PrecomputeSettings.format`) is imported without an encoder.
 
     After an interruption, the same call continues after the finished shards. If the cache is finished already, it
-    changes nothing. An image that cannot be read is skipped and recorded in the cache. Progress and warnings are
+    changes nothing. If the dataset has changed since, the cache follows: new and changed images are encoded, and all
+    others are not. An image that cannot be read is skipped and recorded in the cache. Progress and warnings are
     logged below the logger `clipcap`.
 
         result = precompute("coco", "small.h5", PrecomputeSettings(limit=200, device="cpu"))
@@ -115,13 +117,14 @@ def precompute(
         repair: read the whole cache first, and make the shards again whose checksum is wrong.
         part: make these shards alone, while other processes or machines, with the same dataset and settings, make the
             others in the same folder. Whoever ends last writes the index.
+        reuse: other caches of the same encoder. What they have of the images is copied.
 
     Raises:
         SourceError: the dataset cannot be read, or more than half of its images cannot, or of 1,000 in a row; with
             `strict`, any image.
         ModelError: the encoder or the tokenizer cannot be loaded.
         UsageError: the settings do not fit the dataset or each other; `output` holds another cache and `overwrite` is
-            not set; or another process writes to `output`.
+            not set; another process writes to `output`; or a cache to `reuse` has another recipe.
         CacheError: a file in the way does not belong to this program; it is not replaced.
         ClipCapError: a file cannot be written.
         Interrupted: Ctrl-C while images were encoded; it is a KeyboardInterrupt.
@@ -151,13 +154,18 @@ def precompute(
     if dataset.embedding is None and not overwrite and is_finished(target, dataset, settings, split_seed):
         return _result(Cache.open(target.index), _check_finished(target, settings.strict), was_finished=True)
     if dataset.embedding is None:
-        plan = _plan_encoding(dataset, target, settings, split_seed, part)
+        caches = _open_caches(reuse, target)
+        kept = None if overwrite or not is_new(settings.tokenizer) else target.kept_tokenizer(settings.tokenizer)
+        plan = _plan_encoding(dataset, target, settings, split_seed, part, caches, kept)
+    elif reuse:
+        raise UsageError(f"`reuse` is for images, and {dataset.root} has embeddings; leave `reuse` out")
     else:
         plan = _plan_import(dataset, target, settings, split_seed)
     with target.lock(part):
         if overwrite:
             target.clear()
-        finished = target.is_finished(plan.fingerprint)
+        target.check_recipe(plan.fingerprint, may_grow=dataset.embedding is None)
+        finished = plan.is_finished()
         if is_new(settings.tokenizer) and part.number == 1:
             keep_tokenizer(plan.tokenizer, target.tokenizer)
         failures = _check_finished(target, settings.strict) if finished else plan.write()
@@ -210,15 +218,22 @@ def _retokenize(source: Source, output: Output, tokenizer: str) -> PrecomputeRes
 
 @dataclass(frozen=True)
 class _Plan:
-    """The recipe of a cache, its tokenizer, and the function that writes it and returns what failed."""
+    """The recipe of a cache, its tokenizer, whether it is finished, and what writes it and returns what failed."""
 
     fingerprint: Fingerprint
     tokenizer: "PreTrainedTokenizerBase"
+    is_finished: Callable[[], bool]
     write: Callable[[], list[Failure]]
 
 
 def _plan_encoding(
-    source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None, part: Part
+    source: Source,
+    output: Output,
+    settings: PrecomputeSettings,
+    split_seed: int | None,
+    part: Part,
+    reuse: Sequence[Cache],
+    kept_tokenizer: Path | None,
 ) -> _Plan:
     """Load the models, and plan to encode the images."""
     name = settings.encoder or DEFAULT_ENCODER
@@ -229,7 +244,7 @@ def _plan_encoding(
     twin = quick_gelu_twin(encoder)
     if twin is not None:
         logger.info(f"computing with GELU; if OpenAI trained {settings.pretrained}, give the `encoder` {twin}")
-    tokenizer = choose_tokenizer(settings.tokenizer, source)
+    tokenizer = choose_tokenizer(settings.tokenizer, source, kept_tokenizer)
     fingerprint = Fingerprint(
         encoder=encoder.name,
         pretrained=encoder.pretrained,
@@ -250,17 +265,42 @@ def _plan_encoding(
         version=program_version(),
         views=settings.views,
     )
+    _check_reuse(reuse, fingerprint)
     workers = choose_workers(settings.workers)
 
     def write() -> list[Failure]:
         try:
             return encode_source(
-                source, output, encoder, tokenizer, fingerprint, workers=workers, strict=settings.strict, part=part
-            )
+                source, output, encoder, tokenizer, fingerprint, workers=workers, strict=settings.strict, part=part,
+                reuse=reuse, limit=settings.limit,
+            )  # fmt: skip
         except KeyboardInterrupt as interrupt:
             raise Interrupted(shards=len(output.shards())) from interrupt
 
-    return _Plan(fingerprint, tokenizer, write)
+    return _Plan(fingerprint, tokenizer, partial(has_all, output, source), write)
+
+
+def _open_caches(paths: Sequence[str | Path], output: Output) -> list[Cache]:
+    """Open the caches that are reused.
+
+    Raises:
+        UsageError: one of them is the output.
+        CacheError: one cannot be opened.
+    """
+    for path in paths:
+        if Path(path).resolve() == output.index.resolve():
+            raise UsageError(f"`reuse` {path} is the output itself, whose rows are kept anyway; leave it out")
+    return [Cache.open(Path(path)) for path in paths]
+
+
+def _check_reuse(caches: Sequence[Cache], fingerprint: Fingerprint) -> None:
+    """Raise the UsageError of a cache whose rows mean something else."""
+    for cache in caches:
+        differences = cache.fingerprint.reuse_differences(fingerprint)
+        if cache.fingerprint.views < fingerprint.views:
+            differences.append(f"views: {cache.fingerprint.views}, not {fingerprint.views}")
+        if differences:
+            raise UsageError(f"`reuse` {cache.path} has other embeddings ({'; '.join(differences)}); leave it out")
 
 
 def _plan_import(source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None) -> _Plan:
@@ -289,7 +329,7 @@ def _plan_import(source: Source, output: Output, settings: PrecomputeSettings, s
         version=program_version(),
     )
     write = partial(import_embeddings, source, output, tokenizer, fingerprint, strict=settings.strict)
-    return _Plan(fingerprint, tokenizer, write)
+    return _Plan(fingerprint, tokenizer, lambda: output.finished() is not None, write)
 
 
 def _check_finished(output: Output, strict: bool) -> list[Failure]:

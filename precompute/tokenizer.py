@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def choose_tokenizer(name: str, source: Source) -> "PreTrainedTokenizerBase":
+def choose_tokenizer(name: str, source: Source, kept: Path | None = None) -> "PreTrainedTokenizerBase":
     """Load a tokenizer, or train one on the captions of a dataset's training images.
 
     Args:
         name: as `load_tokenizer` takes it, or `new:5000` for a new one of so many tokens.
         source: the dataset, with splits.
+        kept: the folder of the new one that the cache has already. It stays, for models are trained on its tokens.
 
     Raises:
         UsageError: the number of tokens is not allowed.
         SourceError: the dataset has no training captions.
         ModelError: the tokenizer cannot be loaded.
     """
-    if not is_new(name):
-        return load_tokenizer(name)
+    if not is_new(name) or kept is not None:
+        return load_tokenizer(name if kept is None else str(kept))
     size = new_size(name)
     captions = [storable(text) for record in source.records if record.split == "train" for text in record.captions]
     if not captions:

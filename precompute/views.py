@@ -15,9 +15,9 @@ _LOCK = threading.Lock()  # torchvision draws from torch's one generator, which 
 SMALLEST = 0.6  # area of a crop at least, as a share of the largest square in the image
 
 
-def view_counts(records: list[Record], views: int) -> list[int]:
-    """Return how many views each record has: `views` for a training image, none for others, which are only measured."""
-    return [views if record.split == "train" else 0 for record in records]
+def views_of(record: Record, views: int) -> int:
+    """Return how many views a record has: `views` for a training image, none for others, which are only measured."""
+    return views if record.split == "train" else 0
 
 
 def random_view(image: Image.Image, size: tuple[int, int], name: str, number: int) -> torch.Tensor:

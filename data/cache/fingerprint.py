@@ -13,6 +13,8 @@ from clipcap.data.errors import CacheError
 
 # Fields that say where something came from. They do not change a number in the tables.
 _PROVENANCE = ("pretrained", "tokenizer", "version")
+# Fields that describe the dataset. It may grow after some shards were written.
+_DATASET = ("source_format", "source_sha256")
 # What messages call the fields that hold a hash.
 _LABELS = {
     "weights_sha256": "weights of the encoder",
@@ -113,6 +115,14 @@ class Fingerprint:
         """Return the fields that differ, such as `encoder: ViT-B-32, not RN50`, without those that say only origins."""
         names = [name for name in self.__dataclass_fields__ if name not in _PROVENANCE]
         return self._compare(other, names)
+
+    def recipe_differences(self, other: "Fingerprint") -> list[str]:
+        """Return the differences that keep rows out of one cache: all but what describes the dataset."""
+        return self._compare(other, [n for n in self.__dataclass_fields__ if n not in (*_PROVENANCE, *_DATASET)])
+
+    def reuse_differences(self, other: "Fingerprint") -> list[str]:
+        """Return what keeps rows with this fingerprint from being copied into a cache with the other one."""
+        return self._compare(other, [*_ENCODER, "precision"])
 
     def encoder_differences(self, other: "Fingerprint") -> list[str]:
         """Return what makes the embeddings differ in meaning, as far as is known; empty if they can be mixed."""

@@ -144,11 +144,29 @@ def check_content(shard: ShardEntry) -> None:
         DamagedCacheError: the tables are not those that were written.
         CacheError: the shard cannot be read.
     """
-    content = read_shard(shard.path).content()
-    if content != shard.content:
+    _check_tables(shard.path, read_shard(shard.path), shard.content)
+
+
+def read_checked(path: Path) -> ShardTables:
+    """Read all tables of a shard, and check that they are those that were written.
+
+    Raises:
+        DamagedCacheError: they are not.
+        CacheError: the shard cannot be read.
+    """
+    with open_hdf5(path) as file:
+        content = describe_shard(path, file).content
+    tables = read_shard(path)
+    _check_tables(path, tables, content)
+    return tables
+
+
+def _check_tables(path: Path, tables: ShardTables, expected: str) -> None:
+    content = tables.content()
+    if content != expected:
         raise DamagedCacheError(
-            f"{shard.path} is damaged: its tables have the hash {content[:12]}, not {shard.content[:12]} as when they "
-            f"were written; delete it and {AGAIN}"
+            f"{path} is damaged: its tables have the hash {content[:12]}, not {expected[:12]} as when they were "
+            f"written; delete it and {AGAIN}"
         )
 
 
@@ -252,7 +270,7 @@ def _check_entry(index: Path, fingerprint: Fingerprint, entry: ShardEntry) -> No
     with open_hdf5(entry.path) as file:
         found = describe_shard(entry.path, file)
         other = read_fingerprint(entry.path, file)
-    differences = fingerprint.differences(other)
+    differences = fingerprint.recipe_differences(other)
     if differences:
         raise CacheError(f"{entry.path} has another fingerprint than {index} ({differences[0]}); {AGAIN}")
     if found != entry:

@@ -51,6 +51,9 @@ class ShardTables:
         failure_path, failure_reason: f strings, the images that could not be read, and why.
         view: float16 (v, d) or (v, t, d), the embeddings of random crops of images; None if there are none.
         first_view: int64 (n + 1), the offset of each image's rows in `view`; None if there are none.
+        sum: uint8 (n, 16), BLAKE2b of each image's file; None if the images are not known, as in version 0.1.
+        file_size, file_time: int64 (n), bytes and last change, in nanoseconds since 1970, of the file that holds each
+            image, which is a tar or a table where the image is inside of one; None where `sum` is None.
     """
 
     embedding: NDArray[np.float16]
@@ -65,6 +68,9 @@ class ShardTables:
     failure_reason: list[str]
     view: NDArray[np.float16] | None = None
     first_view: NDArray[np.int64] | None = None
+    sum: NDArray[np.uint8] | None = None
+    file_size: NDArray[np.int64] | None = None
+    file_time: NDArray[np.int64] | None = None
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -76,7 +82,7 @@ class ShardTables:
         digest = hashlib.sha256()
         for name, attribute in sorted(_DATASETS.items()):
             table = getattr(self, attribute)
-            if table is None:
+            if table is None or attribute in _UNHASHED:
                 continue
             if isinstance(table, list):
                 digest.update(f"{name}\0str\0{len(table)}\0".encode())
@@ -112,6 +118,12 @@ class ShardTables:
             if self.view.shape[1:] != self.embedding.shape[1:]:
                 return "images/view has rows of another shape than images/embedding"
             offsets.append(("images/first_view", self.first_view, images, len(self.view)))
+        if len({table is None for table in (self.sum, self.file_size, self.file_time)}) > 1:
+            return "one of the tables of the images' files is missing"
+        if self.sum is not None and self.sum.shape[1] != SUM_BYTES:
+            return f"images/sum has {self.sum.shape[1]} bytes for an image, not {SUM_BYTES}"
+        if any(table is not None and len(table) != images for table in (self.sum, self.file_size, self.file_time)):
+            return "the tables of the images' files have other lengths"
         for name, first, rows, end in offsets:
             if len(first) != rows + 1 or first[0] != 0 or first[-1] != end or (np.diff(first) < 0).any():
                 return f"{name} does not hold increasing offsets of its rows"
@@ -133,9 +145,14 @@ _DATASETS = {
     "failures/reason": "failure_reason",
     "images/view": "view",
     "images/first_view": "first_view",
+    "images/sum": "sum",
+    "images/file_size": "file_size",
+    "images/file_time": "file_time",
 }
-_OPTIONAL = ("view", "first_view")
-_EMBEDDINGS = ("embedding", *_OPTIONAL)
+_OPTIONAL = ("view", "first_view", "sum", "file_size", "file_time")
+_EMBEDDINGS = ("embedding", "view", "first_view")
+_UNHASHED = ("file_size", "file_time")  # of one copy of the dataset; another copy makes the same cache
+SUM_BYTES = 16
 _KINDS = {
     "embedding": ("<f2",),
     "split": ("|u1",),
@@ -144,8 +161,11 @@ _KINDS = {
     "token": ("<u2", "<u4"),
     "view": ("<f2",),
     "first_view": ("<i8",),
+    "sum": ("|u1",),
+    "file_size": ("<i8",),
+    "file_time": ("<i8",),
 }
-_RANKS = {name: (2, 3) if name in ("embedding", "view") else (1,) for name in _KINDS}
+_RANKS = dict.fromkeys(_KINDS, (1,)) | {"embedding": (2, 3), "view": (2, 3), "sum": (2,)}
 assert set(_DATASETS.values()) == {field.name for field in fields(ShardTables)}
 
 

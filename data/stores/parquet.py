@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clipcap.data.errors import ImageError, SourceError, one_line
-from clipcap.data.image_store import MAX_BYTES, ImageStore, read_image_file
+from clipcap.data.image_store import MAX_BYTES, FileStamp, ImageStore, file_stamp, read_image_file
 
 _BATCH = 4096  # rows
 _PATH = re.compile(r"(?P<file>.+\.parquet)/(?P<row>\d+)(?:/[^/]*)?", re.DOTALL | re.IGNORECASE)
@@ -35,10 +35,7 @@ class ParquetStore(ImageStore):
         return ParquetStore, (self.root, self.column)
 
     def read(self, path: str) -> bytes:
-        found = _PATH.fullmatch(path)
-        if found is None:
-            raise ImageError("there is no such row")
-        value = self._value(found["file"], int(found["row"]))
+        value = self._value(*_place(path))
         data, name = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if data is None and name:
             return read_image_file(self.root / _below(name))
@@ -47,6 +44,9 @@ class ParquetStore(ImageStore):
         if len(data) > MAX_BYTES:
             raise ImageError(f"{len(data):,} bytes: too large for an image")
         return data
+
+    def stamp(self, path: str) -> FileStamp:
+        return file_stamp(self.root / _place(path)[0])
 
     def _value(self, file: str, row: int) -> Any:
         """Return the value in a row of a file, rows counted from 0."""
@@ -75,6 +75,14 @@ class ParquetStore(ImageStore):
                     self._last.file, self._last.rows, self._last.values = file, rows, table.column(self.column)
                     return
         raise ImageError("there is no such row")
+
+
+def _place(path: str) -> tuple[str, int]:
+    """Return the file and the row of an image."""
+    found = _PATH.fullmatch(path)
+    if found is None:
+        raise ImageError("there is no such row")
+    return found["file"], int(found["row"])
 
 
 def open_parquet(path: Path) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from clipcap.data.errors import ImageError
-from clipcap.data.image_store import ImageStore, read_image_part
+from clipcap.data.image_store import FileStamp, ImageStore, file_stamp, read_image_part
 
 _BLOCK = 512  # bytes
 
@@ -63,12 +63,19 @@ class TarStore(ImageStore):
         return cls(root, tuple(tars), hashes, array("Q", (number for row in rows for number in row[1:])))
 
     def read(self, path: str) -> bytes:
+        tar, offset, size = self._place(path)
+        return read_image_part(self.root / self.tars[tar], offset, size)
+
+    def stamp(self, path: str) -> FileStamp:
+        return file_stamp(self.root / self.tars[self._place(path)[0]])
+
+    def _place(self, path: str) -> "array[int]":
+        """Return tar, offset and size of an image."""
         wanted = _hash(path)
         row = bisect_left(self.hashes, wanted)
         if row == len(self.hashes) or self.hashes[row] != wanted:
             raise ImageError("there is no such image in the tars")
-        tar, offset, size = self.places[3 * row : 3 * row + 3]
-        return read_image_part(self.root / self.tars[tar], offset, size)
+        return self.places[3 * row : 3 * row + 3]
 
 
 def tar_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:

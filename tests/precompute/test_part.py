@@ -94,10 +94,10 @@ def test_parts_with_other_settings_are_told_that_they_do_not_count(
     assert result.status == 2
     assert "batch_size: 4, not 3" in result.err
     # Where the shards of the other part come only while this one runs, it ends, and says so.
-    monkeypatch.setattr(Output, "is_finished", lambda *_: False)
+    monkeypatch.setattr(Output, "check_recipe", lambda *_, **__: None)
     result = run(*command, "--part", "2/2", "--batch-size", 3)
     assert result.status == 0
-    assert "c-00000.h5 does not count: it is not shard 0 of this run (batch_size: 3, not 4)" in result.err
+    assert "c-00000.h5 does not count: batch_size: 3, not 4; give all parts the same settings" in result.err
     assert not (tmp_path / "c.h5").exists()
 
 

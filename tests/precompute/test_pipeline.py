@@ -58,7 +58,7 @@ def test_both_ways_make_the_embeddings_of_single_images_in_order(
     assert torch.get_num_threads() == threads
     for batch, embedded in zip(BATCHES, found, strict=True):
         single = [next(embed([[item]], loader, encoder, 0)) for item in batch]
-        assert embedded.reasons == [one.reasons[0] for one in single]
+        assert embedded.outcomes == [one.outcomes[0] for one in single]
         expected = np.concatenate([one.rows for one in single])
         assert embedded.rows.dtype == np.float16
         assert embedded.rows.shape == expected.shape
@@ -102,7 +102,7 @@ def test_a_shard_is_encoded_while_the_last_one_is_written(
         return store(*arguments)
 
     monkeypatch.setattr(Encoder, "start", counted)
-    monkeypatch.setattr("clipcap.precompute.run.store_tables", waiting)
+    monkeypatch.setattr("clipcap.precompute.writer.store_tables", waiting)
     options = [*small_models(clip_folder, tokenizer_folder), "--shard-size", 7]
     result = run("precompute", tmp_path / "coco", "-o", tmp_path / "c.h5", *options)
     assert result.status == 0, result.err

@@ -163,7 +163,7 @@ def test_a_finished_cache_says_so_before_a_model_is_loaded_unless_only_the_model
     ("change", "named"),
     [
         (["--batch-size", 5], "batch_size: 4, not 5"),
-        (["--limit", 9], "of the source: "),
+        (["--limit", 9], "--limit 9 would take 8 images out of "),
         (["--precision", "bf16"], "precision: fp32, not bf16"),
     ],
 )
@@ -227,7 +227,7 @@ def test_an_image_that_was_fixed_is_in_the_cache_after_the_next_run(
         path.write_bytes(data)
     result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
     assert result.status == 0
-    assert "c-00000.h5 is rebuilt: train2017/000000000101.jpg" in result.err
+    assert "7 to be read now" in result.err
     assert contents(tmp_path / "c.h5") == contents(tmp_path / "undisturbed.h5")
 
 
@@ -427,7 +427,8 @@ def test_images_of_other_modes_and_orientation_are_decoded(
     run("precompute", coco, "-o", tmp_path / "upright.h5", *options)
     images[0].write_bytes((tmp_path / "turned.png").read_bytes())
     run("precompute", coco, "-o", tmp_path / "turned.h5", *options)
-    assert contents(tmp_path / "upright.h5") == contents(tmp_path / "turned.h5")
+    for one, other in zip(all_tables(tmp_path / "upright.h5"), all_tables(tmp_path / "turned.h5"), strict=True):
+        np.testing.assert_array_equal(one.embedding, other.embedding)
 
 
 def test_dry_run_prints_what_was_understood_and_writes_nothing(
@@ -487,7 +488,7 @@ def test_repair_makes_only_the_shards_again_whose_checksum_is_wrong(
     run(*command)
     before = contents(tmp_path / "c.h5")
     with h5py.File(tmp_path / "c-00001.h5", "r+") as file:
-        file["captions/text"][0] = "another text"
+        file["captions/token"][0] += 1
     kept = [(tmp_path / f"c-0000{number}.h5").stat().st_mtime_ns for number in (0, 2)]
     assert "finished already" in run(*command).err  # opening does not read the tables
     encoded: list[int] = []
