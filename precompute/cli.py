@@ -13,7 +13,7 @@ from clipcap.data.command.progress import plural
 from clipcap.data.settings import changed_values, parameters_of
 from clipcap.precompute.part import WHOLE, Part
 from clipcap.precompute.presets import PRESETS
-from clipcap.precompute.settings import OUTPUT, PrecomputeSettings
+from clipcap.precompute.settings import OUTPUT, SPEED, PrecomputeSettings
 
 if TYPE_CHECKING:
     from clipcap.precompute.start import PrecomputeResult
@@ -59,6 +59,16 @@ Reuse = Annotated[
         help="Copy what another cache of the same encoder has of these images; may be given several times.",
     ),
 ]
+Devices = Annotated[
+    int,
+    typer.Option(
+        "--devices",
+        min=1,
+        metavar="N",
+        rich_help_panel=SPEED,
+        help="GPUs to use, each by a process of its own; on a CPU, the number of processes.",
+    ),
+]
 PartName = Annotated[
     str | None,
     typer.Option(
@@ -90,6 +100,7 @@ def precompute(
     retokenize: Retokenize = False,
     repair: Repair = False,
     reuse: Reuse = None,
+    devices: Devices = 1,
     part: PartName = None,
     dry_run: Annotated[
         bool,
@@ -110,7 +121,7 @@ def precompute(
     try:
         result = start.precompute(
             source, output, settings, overwrite=overwrite, retokenize=retokenize, repair=repair,
-            part=Part.of(part) if part is not None else WHOLE, reuse=reuse or (),
+            part=Part.of(part) if part is not None else WHOLE, reuse=reuse or (), devices=devices,
         )  # fmt: skip
     except start.Interrupted as interrupt:
         how = ", without --overwrite," if overwrite else ""

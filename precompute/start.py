@@ -26,6 +26,7 @@ from clipcap.data.pretrained.tokenizer import tokenizer_sha256
 from clipcap.data.records import Source
 from clipcap.data.version import program_version
 from clipcap.precompute.dataset import check_missing, describe, read_dataset
+from clipcap.precompute.devices import encode_on_devices
 from clipcap.precompute.encoders.clip import quick_gelu_twin
 from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.failures import Failure, log_failures
@@ -93,6 +94,7 @@ def precompute(
     repair: bool = False,
     part: Part = WHOLE,
     reuse: Sequence[str | Path] = (),
+    devices: int = 1,
 ) -> PrecomputeResult:
     """Encode each image of a dataset once, tokenise its captions, and write both to a cache.
 
@@ -118,6 +120,7 @@ def precompute(
         part: make these shards alone, while other processes or machines, with the same dataset and settings, make the
             others in the same folder. Whoever ends last writes the index.
         reuse: other caches of the same encoder. What they have of the images is copied.
+        devices: how many GPUs to use, each by a process of its own, or how many processes on a CPU.
 
     Raises:
         SourceError: the dataset cannot be read, or more than half of its images cannot, or of 1,000 in a row; with
@@ -130,16 +133,11 @@ def precompute(
         Interrupted: Ctrl-C while images were encoded; it is a KeyboardInterrupt.
     """
     settings = settings or PrecomputeSettings()
-    if retokenize and overwrite:
-        raise UsageError("`retokenize` keeps the embeddings that `overwrite` deletes; leave one of them out")
-    if repair and (retokenize or overwrite):
-        raise UsageError("`repair` makes broken shards as they were; leave `retokenize` and `overwrite` out")
-    if part != WHOLE and (overwrite or retokenize or repair):
-        name = "overwrite" if overwrite else "retokenize" if retokenize else "repair"
-        raise UsageError(f"`{name}` is for the whole cache, and `part` {part} for a part of it; leave one of them out")
+    _check_combination(overwrite=overwrite, retokenize=retokenize, repair=repair, part=part, devices=devices)
     dataset, drawn = read_dataset(Path(source), settings)
-    if part != WHOLE and dataset.embedding is not None:
-        raise UsageError(f"`part` is for images, and {dataset.root} has embeddings; leave `part` {part} out")
+    if dataset.embedding is not None and (part != WHOLE or devices > 1 or reuse):
+        name = "part" if part != WHOLE else "devices" if devices > 1 else "reuse"
+        raise UsageError(f"`{name}` is for images, and {dataset.root} has embeddings; leave `{name}` out")
     if retokenize:
         return _retokenize(dataset, Output(Path(output)), settings.tokenizer)
     for note in dataset.notes:
@@ -153,12 +151,12 @@ def precompute(
             target.remove_broken()
     if dataset.embedding is None and not overwrite and is_finished(target, dataset, settings, split_seed):
         return _result(Cache.open(target.index), _check_finished(target, settings.strict), was_finished=True)
+    if devices > 1:
+        return _precompute_on_devices(source, target, settings, devices, overwrite=overwrite, reuse=reuse)
     if dataset.embedding is None:
         caches = _open_caches(reuse, target)
         kept = None if overwrite or not is_new(settings.tokenizer) else target.kept_tokenizer(settings.tokenizer)
         plan = _plan_encoding(dataset, target, settings, split_seed, part, caches, kept)
-    elif reuse:
-        raise UsageError(f"`reuse` is for images, and {dataset.root} has embeddings; leave `reuse` out")
     else:
         plan = _plan_import(dataset, target, settings, split_seed)
     with target.lock(part):
@@ -181,6 +179,21 @@ def precompute(
     return result
 
 
+def _check_combination(*, overwrite: bool, retokenize: bool, repair: bool, part: Part, devices: int) -> None:
+    """Raise the UsageError of arguments that do not go together."""
+    if retokenize and overwrite:
+        raise UsageError("`retokenize` keeps the embeddings that `overwrite` deletes; leave one of them out")
+    if repair and (retokenize or overwrite):
+        raise UsageError("`repair` makes broken shards as they were; leave `retokenize` and `overwrite` out")
+    if devices > 1 and part != WHOLE:
+        raise UsageError(f"`part` {part} is one process, and `devices` {devices} are several; leave one of them out")
+    if devices > 1 and retokenize:
+        raise UsageError(f"`retokenize` needs no device; leave `devices` {devices} out")
+    if part != WHOLE and (overwrite or retokenize or repair):
+        name = "overwrite" if overwrite else "retokenize" if retokenize else "repair"
+        raise UsageError(f"`{name}` is for the whole cache, and `part` {part} for a part of it; leave one of them out")
+
+
 def _result(cache: Cache, failures: list[Failure], *, was_finished: bool) -> PrecomputeResult:
     return PrecomputeResult(
         path=cache.path,
@@ -192,6 +205,27 @@ def _result(cache: Cache, failures: list[Failure], *, was_finished: bool) -> Pre
         failures=failures,
         was_finished=was_finished,
     )
+
+
+def _precompute_on_devices(
+    source: str | Path,
+    output: Output,
+    settings: PrecomputeSettings,
+    devices: int,
+    *,
+    overwrite: bool,
+    reuse: Sequence[str | Path],
+) -> PrecomputeResult:
+    if overwrite:
+        with output.lock():
+            output.clear()
+    try:
+        encode_on_devices(source, output.index, settings, devices, {"reuse": reuse})
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(shards=len(output.shards())) from interrupt
+    failures = output.failures()
+    log_failures(failures)
+    return _result(Cache.open(output.index), failures, was_finished=False)
 
 
 def _result_of_part(output: Output, part: Part, fingerprint: Fingerprint, failures: list[Failure]) -> PrecomputeResult:

@@ -323,3 +323,13 @@ def test_real_embeddings_of_an_unknown_encoder_are_trained_on_and_images_are_ref
     assert wrong.status == 2
     assert "512" in wrong.err
     assert "1280" in wrong.err
+
+
+@pytest.mark.parametrize(("name", "value"), [("--part", "1/2"), ("--devices", "2"), ("--reuse", "c.h5")])
+def test_what_is_for_images_is_refused(tmp_path: Path, run: Any, tokenizer_folder: Path, name: str, value: str) -> None:
+    np.save(tmp_path / "rows.npy", rows(3))
+    result = run(
+        "precompute", tmp_path / "rows.npy", "-o", tmp_path / "c.h5", "--tokenizer", tokenizer_folder, name, value
+    )
+    assert result.status == 2
+    assert f"{name} is for images, and {tmp_path}/rows.npy has embeddings; leave {name} out" in result.err
