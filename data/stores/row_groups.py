@@ -1,8 +1,8 @@
 """Row groups of Parquet files, one column of them, shared by the threads that need the same one at the same time.
 
-A group is the smallest part of a file that can be read, and may have a thousand images. Each thread keeps the group that
-it read last. Threads that load neighbouring images need the same group, which is then read once for all of them: this
-matters where a file is behind a URL.
+A group is the smallest part of a file that can be read, and may have a thousand images. Each thread keeps the group
+that it read last. Threads that load neighbouring images need the same group, which is then read once for all of them:
+this matters where a file is behind a URL.
 """
 
 import threading
