@@ -134,7 +134,7 @@ def precompute(
     if part != WHOLE and (overwrite or retokenize or repair):
         name = "overwrite" if overwrite else "retokenize" if retokenize else "repair"
         raise UsageError(f"`{name}` is for the whole cache, and `part` {part} for a part of it; leave one of them out")
-    dataset, drawn = read_dataset(Path(source), settings)
+    dataset, drawn = read_dataset(source, settings)
     if part != WHOLE and dataset.embedding is not None:
         raise UsageError(f"`part` is for images, and {dataset.root} has embeddings; leave `part` {part} out")
     if retokenize:
