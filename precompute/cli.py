@@ -26,6 +26,7 @@ clipcap-precompute coco/                                        # ViT-B-32 and G
 clipcap-precompute coco/ --dry-run                              # what coco/ is understood to be
 clipcap-precompute coco/ --preset clipxgpt-large -o large.h5    # a published recipe
 clipcap-precompute rows.npz --captions captions.csv             # existing embeddings
+clipcap-precompute hf://datasets/USER/NAME -o hub.h5            # behind a URL: hf, s3, gs, https, ...
 clipcap-precompute coco/ -o shared/coco.h5 --part 1/4           # a quarter; other machines make the rest
 """
 
@@ -65,8 +66,10 @@ PartName = Annotated[
 def precompute(
     context: typer.Context,
     source: Annotated[
-        Path,
-        typer.Argument(metavar="SOURCE", help="Folder of the dataset, or its file of captions or embeddings."),
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="Folder or URL of the dataset, or of its file of captions or embeddings."
+        ),
     ],
     *,
     preset: Preset = None,
@@ -121,7 +124,7 @@ def _print_result(result: "PrecomputeResult") -> None:
     )
 
 
-def _print_dataset(path: Path, settings: PrecomputeSettings) -> None:
+def _print_dataset(path: str, settings: PrecomputeSettings) -> None:
     """Print what `--dry-run` shows of a dataset: its counts, notes and first images."""
     from clipcap.precompute.dataset import describe, understand
 

@@ -25,24 +25,9 @@ from pyarrow import parquet
 from clipcap.data.errors import ImageError, SourceError, UnknownSourceError, UsageError
 from clipcap.data.readers import Columns, read_source
 from clipcap.data.records import Source
-from clipcap.data.remote import folder as remote_folder
 from clipcap.data.remote import is_url, mirror
-from remote_hub import Hub, new_hub
+from remote_hub import Hub
 from small_world import make_coco, make_tar
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
-    """A store without files. The folders of mirrors are in `tmp_path / "mirrors"`."""
-    kind = new_hub()
-    monkeypatch.setattr(remote_folder, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "mirrors"))
-    (tmp_path / "mirrors").mkdir()
-    huggingface = fsspec.get_filesystem_class("hf")
-    fsspec.register_implementation("hub", kind, clobber=True)
-    fsspec.register_implementation("hf", kind, clobber=True)
-    yield kind
-    fsspec.register_implementation("hf", huggingface, clobber=True)
 
 
 def images(source: Source) -> list[bytes]:
