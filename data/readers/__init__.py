@@ -8,7 +8,8 @@ A format is one file of this folder with one `Reader` in it. To add a format:
 2. Add an instance to `READERS` below, before any format that would also accept the same files.
 3. Add a small dataset of the format to `tests/data/readers/test_readers.py`.
 
-The images of a dataset are files below a folder, unless its source has a `store` (`data/stores/`).
+The images of a dataset are files below a folder, unless its source has a `store` (`data/stores/`). Readers know nothing
+of URLs: a dataset behind one has a folder that stands for it (`data/remote/`).
 
 `karpathy.py` is a short example. The other files hold what readers share: `finder.py` finds image files, `images.py`
 builds the records of images, `rows.py` builds those of embeddings, and `csv_rows.py` reads CSV.

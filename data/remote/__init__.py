@@ -13,13 +13,13 @@ original, but what no reader reads is a hole, which takes no space on most file 
 When an image is encoded, the store that its reader made (`data/stores/`) fetches its bytes through the mirror, in the
 thread that loads it: a whole file, the part of a tar, or the row group of a table. They are never written to the disk.
 
-Other designs were not taken. Readers over a class of remote paths would ask the server again for every look at a name,
-and one image after the other for its captions. A download of everything needs a disk of the dataset's size, and encodes
-nothing before it ends. The price of the mirror: the bytes of a tar travel twice, once for the headers between its
-images; and a file that is no image, a tar or Parquet, but may hold captions or embeddings, is fetched whole.
+Two other designs are simpler to describe and worse. If readers worked on remote paths, each look at a name would be a
+request, and captions beside images would arrive one after the other. If the whole dataset were downloaded first, it
+would have to fit on the disk, and encoding would wait for the last image. The mirror has a price: a tar travels twice,
+once for the headers between its images, and every file that may hold captions is fetched, needed or not.
 
-Whoever reads a URL signs in as its package has it (environment, configuration). What a URL itself holds of that, in
-front of `@` or behind `?`, is in no message and in no cache.
+Credentials come from where the package of a protocol looks for them, such as the environment. Those in a URL itself,
+before `@` or after `?`, appear in no message and in no cache.
 """
 
 import re

@@ -20,8 +20,9 @@ PAUSES = (0.5, 2.0)  # seconds before each further try
 _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, ImportError)
 _LONGEST_REASON = 160  # characters
 _USER = re.compile(r"(?<=://)[^/\s]*@")
-_QUERY = re.compile(r"(?<=\w)\?[^\s'\")]*")
+_QUERY = re.compile(r"\?\S*")
 _ANNOTATIONS = "annotations"  # COCO's images are beside this folder
+_PACKAGES = {"smbclient": "smbprotocol", "libarchive": "libarchive-c"}  # of modules of another name
 T = TypeVar("T")
 
 
@@ -48,10 +49,12 @@ class RemoteFolder:
 
     Attributes:
         url: of the folder, without secrets.
+        stopped: whether requests fail from now on. Threads that are reading end soon when another thread sets it.
     """
 
     def __init__(self, filesystem: Any, root: str, url: str, secrets: list[str], query: str = "") -> None:
         self.url = url
+        self.stopped = False
         self._filesystem = filesystem
         self._root = root
         self._secrets = secrets
@@ -60,8 +63,8 @@ class RemoteFolder:
         # fsspec's own files read 5 MB ahead, which is in vain for an image in a tar. Asynchronous ones read no files.
         self._options = {} if filesystem.async_impl else {"cache_type": "none"}
 
-    def list(self) -> dict[str, Entry]:
-        """Return all files below the folder by name.
+    def entries(self) -> dict[str, Entry]:
+        """Return what is known of all files below the folder, by name.
 
         Raises:
             OSError: it cannot be listed.
@@ -137,6 +140,8 @@ class RemoteFolder:
         return f"{self._root}/{name}" if self._root else name
 
     def _attempt(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        if self.stopped:
+            raise RemoteError("stopped")
         return _attempt(self._secrets, function, *arguments, **options)
 
 
@@ -194,13 +199,15 @@ def open_url(url: str) -> tuple[RemoteFolder, str | None]:
 
     secrets = _secrets(url)
     shown = re.sub(r"(?<![:/])/+$", "", _without_secrets(url, secrets))
-    protocol = url.partition(":")[0]
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        missing = getattr(error.__cause__ or error, "name", None) or protocol
-        raise SourceError(f"{shown} needs the package {missing}, which is missing: pip install {missing}") from error
     except Exception as error:  # the file systems raise errors of many classes
+        if isinstance(error, ImportError) and isinstance(error.__cause__, ModuleNotFoundError):
+            module = str(error.__cause__.name).partition(".")[0]
+            package = _PACKAGES.get(module, module)
+            raise SourceError(
+                f"{shown} needs the package {package}, which is missing: pip install {package}"
+            ) from error
         reason = _without_secrets(one_line(error), secrets)[:_LONGEST_REASON]
         fact = f"{shown} cannot be opened ({reason})"
         raise SourceError(f"{fact}; give a URL of a protocol of fsspec: hf, s3, gs, https, ...") from None

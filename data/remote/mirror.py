@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -49,11 +49,11 @@ class Mirror(Files):
 
     def __init__(self, url: str) -> None:
         self._remote, file = open_url(url)
-        self._root = Path(tempfile.mkdtemp(prefix="clipcap-"))
-        weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
-        self.path = self._root if file is None else self._root / file
         self.notes: list[str] = []
         try:
+            self._root = Path(tempfile.mkdtemp(prefix="clipcap-"))
+            weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
+            self.path = self._root if file is None else self._root / file
             entries = self._make_files(self._list(file))
             names = list(_needed(entries)) if file is None else [file]
             self._fetch({name: entries[name] for name in names if name in entries})
@@ -104,14 +104,14 @@ class Mirror(Files):
             SourceError: it holds no files.
         """
         if file is None:
-            entries = self._remote.list()
+            entries = self._remote.entries()
             if not entries:
                 raise SourceError(f"{self._remote.url} holds no files, or cannot be listed; check the URL")
             return entries
         entries = {}
         if not file.lower().endswith(_TARS + _ARRAYS):
             try:
-                entries = self._remote.list()
+                entries = self._remote.entries()
             except OSError as error:
                 self.notes.append(f"{self._remote.url} cannot be listed ({error}), so no other files in it are found")
         return entries | {file: self._remote.entry(file)}
@@ -158,8 +158,15 @@ class Mirror(Files):
             Progress("reading", "files", len(wanted)) as progress,
             ThreadPoolExecutor(_THREADS) as pool,
         ):
-            for _ in pool.map(self._fetch_file, wanted, wanted.values()):
-                progress.advance()
+            fetched = [pool.submit(self._fetch_file, name, entry) for name, entry in wanted.items()]
+            try:
+                for one in as_completed(fetched):
+                    one.result()
+                    progress.advance()
+            except BaseException:
+                self._remote.stopped = True
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def _fetch_file(self, name: str, entry: Entry) -> None:
         target = self._root / name

@@ -7,6 +7,7 @@ import http.server
 import importlib.util
 import json
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -113,6 +114,8 @@ def test_a_damaged_tar_is_answered_as_a_local_one(tmp_path: Path, hub: type[Hub]
     for place in (tmp_path / "set", "hub://set"):
         try:
             source = read_source(place)
+            copies = (tmp_path / "mirrors").rglob("*.tar")
+            assert all(copy.stat().st_blocks * 512 < 1_200_000 for copy in copies)
             answers.append(f"{source.records} {source.notes} {images(source)}")
         except SourceError as error:
             answers.append(str(error).replace(str(tmp_path / "set"), "hub://set"))
@@ -255,6 +258,25 @@ def test_captions_that_cannot_be_fetched_are_an_error(hub: type[Hub]) -> None:
     assert str(caught.value) == ("hub://set/sub/a.csv cannot be read (reset by peer); check the URL and the connection")
 
 
+def test_a_failure_stops_the_reading_of_a_long_tar(
+    hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {f"{number}.jpg": b"A" * 1000 for number in range(2000)}
+    put(hub, {"000.tar": make_tar(tmp_path / "000.tar", members).read_bytes(), "001.csv": "x"})
+    hub.failures["set/001.csv"] = [ConnectionError("reset")] * 3
+    monkeypatch.setattr(mirror, "_TAR_BUFFER", 512)
+    send = hub.send
+
+    def slow(self: Hub, path: str, start: int, end: int | None) -> bytes:
+        time.sleep(0.001)
+        return send(self, path, start, end)
+
+    monkeypatch.setattr(hub, "send", slow)
+    with pytest.raises(SourceError, match=r"001\.csv cannot be read \(reset\)"):
+        read_source("hub://set")
+    assert 0 < hub.requests["set/000.tar"] < 2000
+
+
 def test_a_failure_in_a_tar_or_table_is_no_damage(hub: type[Hub], tmp_path: Path) -> None:
     file = make_tar(tmp_path / "000.tar", {"a.jpg": b"A"})
     parquet.write_table(pyarrow.table({"image": [b"A"]}), tmp_path / "x.parquet")
@@ -353,6 +375,7 @@ def test_what_a_url_cannot_be_is_said_in_one_line(hub: type[Hub], monkeypatch: p
     put(hub, {"a.zip": b"Z", ".hidden": b"x"})
     answers = {
         "far://b/x": "far://b/x needs the package far_away_fs, which is missing: pip install far_away_fs",
+        "smb://h/x": "smb://h/x needs the package smbprotocol, which is missing: pip install smbprotocol",
         "nothing://x": "nothing://x cannot be opened (Protocol not known: nothing); "
         "give a URL of a protocol of fsspec: hf, s3, gs, https, ...",
         "hub://nowhere/": "hub://nowhere does not exist, or is private; check the URL, or sign in",
@@ -392,7 +415,7 @@ def test_secrets_of_a_url_are_in_no_message(hub: type[Hub], tmp_path: Path, monk
 
     fsspec.register_implementation("hub", Guarded, clobber=True)
     put(hub, {"b.csv": "x,y\n"})
-    for url in ("hub://me:pass%2Fword@set/a.csv?sig=sign4ture", "hub://me:pass%2Fword@set/b.csv?sig=sign4ture"):
+    for url in ("hub://me:pass%2Fword@set/a.csv?sig=sign4ture", "hub://me:pass%2Fword@set/b.csv/?sig=sign4ture"):
         with pytest.raises(SourceError) as caught:
             read_source(url)
         text = str(caught.value)
@@ -421,7 +444,7 @@ class Pages(AbstractFileSystem):  # type: ignore[misc]
     def find(self, path: str, **options: Any) -> dict[str, dict[str, Any]]:
         with urllib.request.urlopen(f"{path}/", timeout=60) as answer:
             links = [part.partition('"')[0] for part in answer.read().decode().split('href="')[1:]]
-        found: dict[str, dict[str, Any]] = {f"{path}/?C=N;O=D": {"size": None, "type": "file"}}
+        found: dict[str, dict[str, Any]] = {f"{path}/?as=captions.csv": {"size": None, "type": "file"}}
         for link in links:
             if link.endswith("/"):
                 found |= self.find(f"{path}/{link.rstrip('/')}")
@@ -438,8 +461,14 @@ class Pages(AbstractFileSystem):  # type: ignore[misc]
         Path(target).write_bytes(self.cat_file(path))
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder without a log."""
+class Server(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, and its private part only to those with a token."""
+
+    def send_head(self) -> Any:
+        if "private" in self.path and "?token=s3cret" not in self.path:
+            self.send_error(403)
+            return None
+        return super().send_head()
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
@@ -453,7 +482,7 @@ def web(request: pytest.FixtureRequest, tmp_path: Path, hub: type[Hub]) -> Itera
     if request.param != "aiohttp":
         fsspec.register_implementation("http", Pages, clobber=True)
     (tmp_path / "web").mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "web")))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(tmp_path / "web")))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -485,9 +514,12 @@ def test_a_folder_of_a_web_server_is_read(tmp_path: Path, web: str) -> None:
 def test_a_tar_of_a_web_server_is_read(tmp_path: Path, web: str) -> None:
     if not issubclass(fsspec.get_filesystem_class("http"), Pages):
         pytest.skip("Python's server sends no parts of files")
-    make_tar(tmp_path / "web/train 000.tar", {"a.jpg": b"A" * 2000, "a.txt": b"one"})
-    for url in (web, f"{web}/train%20000.tar?token=s3cret"):
+    for folder in ("web", "web/private"):
+        make_tar(tmp_path / folder / "train 000.tar", {"a.jpg": b"A" * 2000, "a.txt": b"one"})
+    for url in (f"{web}/train%20000.tar", f"{web}/private/train%20000.tar?token=s3cret"):
         source = read_source(url)
         assert [(record.path, record.captions) for record in source.records] == [("train 000.tar/a.jpg", ("one",))]
         assert images(source) == [b"A" * 2000]
-        assert source.root == web
+        assert source.root == url.partition("/train")[0]
+    with pytest.raises(SourceError, match="/private does not exist, or is private"):
+        read_source(f"{web}/private/")
