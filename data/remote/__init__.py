@@ -16,7 +16,8 @@ thread that loads it: a whole file, the part of a tar, or the row group of a tab
 Two other designs are simpler to describe and worse. If readers worked on remote paths, each look at a name would be a
 request, and captions beside images would arrive one after the other. If the whole dataset were downloaded first, it
 would have to fit on the disk, and encoding would wait for the last image. The mirror has a price: a tar travels twice,
-once for the headers between its images, and every file that may hold captions is fetched, needed or not.
+once for the headers between its images; every file that may hold captions is fetched, needed or not; and an image that
+is a file of its own costs an inode, so that a million of them are better kept in tars.
 
 Credentials come from where the package of a protocol looks for them, such as the environment. Those in a URL itself,
 before `@` or after `?`, appear in no message and in no cache.

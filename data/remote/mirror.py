@@ -54,6 +54,7 @@ class Mirror(Files):
             self._root = Path(tempfile.mkdtemp(prefix="clipcap-"))
             weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
             self.path = self._root if file is None else self._root / file
+            logger.info(f"{self._remote.url}: listing its files")
             entries = self._make_files(self._list(file))
             names = list(_needed(entries)) if file is None else [file]
             self._fetch({name: entries[name] for name in names if name in entries})
