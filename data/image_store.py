@@ -3,9 +3,9 @@
 import os
 import stat
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clipcap.data.errors import ImageError
 
@@ -24,8 +24,44 @@ class FileStamp(NamedTuple):
     time: int
 
 
+class Files:
+    """The content of files, by their paths. Several threads may read at once.
+
+    A subclass has it from elsewhere: `Mirror` of `data/remote/` has the content of files that are holes.
+    """
+
+    def read(self, path: Path) -> bytes:
+        """Return the content of an image file.
+
+        Raises:
+            ImageError: as `read_image_file`.
+        """
+        return read_image_file(path)
+
+    def read_part(self, path: Path, offset: int, size: int) -> bytes:
+        """Return the content of an image file that is a part of another file.
+
+        Raises:
+            ImageError: as `read_image_part`.
+        """
+        return read_image_part(path, offset, size)
+
+    def open(self, path: Path) -> Any:
+        """Return what pyarrow opens: a path, or a binary file whose position can be changed."""
+        return path
+
+
+@dataclass(frozen=True)
 class ImageStore(ABC):
-    """The image files of a dataset, by the paths of its records. Several threads may read at once."""
+    """The image files of a dataset, by the paths of its records. Several threads may read at once.
+
+    Attributes:
+        root: the folder that the files are in.
+        files: the content of these files.
+    """
+
+    root: Path
+    files: Files = field(default=Files(), kw_only=True, repr=False, compare=False)
 
     @abstractmethod
     def read(self, path: str) -> bytes:
@@ -53,16 +89,10 @@ class ImageStore(ABC):
 
 @dataclass(frozen=True)
 class FolderStore(ImageStore):
-    """Image files below a folder.
-
-    Attributes:
-        root: the folder.
-    """
-
-    root: Path
+    """Image files below a folder."""
 
     def read(self, path: str) -> bytes:
-        return read_image_file(self.root / path)
+        return self.files.read(self.root / path)
 
     def stamp(self, path: str) -> FileStamp:
         return file_stamp(self.root / path)

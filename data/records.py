@@ -42,7 +42,7 @@ class Source:
 
     Attributes:
         format: the reader's name in `READERS`.
-        root: the folder that `Record.path` is relative to.
+        root: the folder that `Record.path` is relative to; text if it is a URL.
         records: all images, in the order in which they will be cached.
         missing: paths of the records whose file does not exist.
         unlisted: images in the dataset's folders that no record names; they are ignored.
@@ -55,7 +55,7 @@ class Source:
     """
 
     format: str
-    root: Path
+    root: Path | str
     records: list[Record]
     missing: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Source:
     @property
     def images(self) -> ImageStore:
         """The store of the image files."""
-        return self.store or FolderStore(self.root)
+        return self.store or FolderStore(Path(self.root))
 
     def limited(self, limit: int, seed: int) -> "Source":
         """Return a source with at most `limit` of the images that exist, drawn by a hash of their ids.

@@ -27,6 +27,7 @@ clipcap-precompute coco/ --dry-run                              # what coco/ is 
 clipcap-precompute coco/ --preset clipxgpt-large -o large.h5    # a published recipe
 clipcap-precompute rows.npz --captions captions.csv             # existing embeddings
 clipcap-precompute coco/ -o all.h5 --reuse cache.h5             # what cache.h5 has is copied, and the rest encoded
+clipcap-precompute hf://datasets/USER/NAME -o hub.h5            # behind a URL: hf, s3, gs, https, ...
 clipcap-precompute coco/ -o shared/coco.h5 --part 1/4           # a quarter; other machines make the rest
 """
 
@@ -85,8 +86,10 @@ PartName = Annotated[
 def precompute(
     context: typer.Context,
     source: Annotated[
-        Path,
-        typer.Argument(metavar="SOURCE", help="Folder of the dataset, or its file of captions or embeddings."),
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="Folder or URL of the dataset, or of its file of captions or embeddings."
+        ),
     ],
     *,
     preset: Preset = None,
@@ -143,7 +146,7 @@ def _print_result(result: "PrecomputeResult") -> None:
     )
 
 
-def _print_dataset(path: Path, settings: PrecomputeSettings) -> None:
+def _print_dataset(path: str, settings: PrecomputeSettings) -> None:
     """Print what `--dry-run` shows of a dataset: its counts, notes and first images."""
     from clipcap.precompute.dataset import describe, understand
 

@@ -19,14 +19,14 @@ def understand(source: str | Path, settings: PrecomputeSettings | None = None) -
     """Read a dataset as `precompute` would, with splits, captions and limit applied; open no image, write nothing.
 
     Args:
-        source: as for `precompute`.
+        source: as for `precompute`: a path, or a URL as text.
         settings: as for `precompute`.
 
     Raises:
         SourceError: the dataset cannot be read.
         UsageError: the settings do not fit the dataset.
     """
-    return read_dataset(Path(source), settings or PrecomputeSettings())[0]
+    return read_dataset(source, settings or PrecomputeSettings())[0]
 
 
 def describe(source: Source) -> str:
@@ -36,8 +36,12 @@ def describe(source: Source) -> str:
     return f"{source.format}, {images} ({splits}), {captions}"
 
 
-def read_dataset(path: Path, settings: PrecomputeSettings) -> tuple[Source, bool]:
+def read_dataset(path: str | Path, settings: PrecomputeSettings) -> tuple[Source, bool]:
     """Read a dataset; return it with all splits set, and whether a val split was drawn.
+
+    Args:
+        path: as the `source` of `precompute`.
+        settings: as for `precompute`.
 
     Raises:
         SourceError, UsageError: as `understand`.
@@ -46,7 +50,7 @@ def read_dataset(path: Path, settings: PrecomputeSettings) -> tuple[Source, bool
     source = read_source(path, settings.format, columns if settings.captions is None else None)
     if settings.captions is not None:
         if source.embedding is None:
-            raise UsageError(f"`captions` is for existing embeddings; {path} has images: leave `captions` out")
+            raise UsageError(f"`captions` is for existing embeddings; {source.root} has images: leave `captions` out")
         captions = Path(settings.captions)
         source = add_captions(source, read_source(captions, None, columns), captions)
     source, drawn = draw_splits(source, settings.val_fraction, settings.seed)

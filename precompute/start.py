@@ -134,7 +134,7 @@ def precompute(
     """
     settings = settings or PrecomputeSettings()
     _check_combination(overwrite=overwrite, retokenize=retokenize, repair=repair, part=part, devices=devices)
-    dataset, drawn = read_dataset(Path(source), settings)
+    dataset, drawn = read_dataset(source, settings)
     if dataset.embedding is not None and (part != WHOLE or devices > 1 or reuse):
         name = "part" if part != WHOLE else "devices" if devices > 1 else "reuse"
         raise UsageError(f"`{name}` is for images, and {dataset.root} has embeddings; leave `{name}` out")

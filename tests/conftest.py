@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from remote_hub import Hub, new_hub
 from small_world import (
     CAPTIONS,
     COMMANDS,
@@ -123,6 +124,24 @@ def all_cores() -> Iterator[None]:
 def coco(tmp_path: Path) -> Path:
     """A small COCO folder, a new one for each test: 12 training and 5 validation images."""
     return make_coco(tmp_path / "coco")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
+    """A store without files behind `hub://` and `hf://`. The folders of mirrors are in `tmp_path / "mirrors"`."""
+    import fsspec
+
+    from clipcap.data.remote import folder
+
+    kind = new_hub()
+    monkeypatch.setattr(folder, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "mirrors"))
+    (tmp_path / "mirrors").mkdir()
+    real = fsspec.get_filesystem_class("hf")
+    for protocol in kind.protocol:
+        fsspec.register_implementation(protocol, kind, clobber=True)
+    yield kind
+    fsspec.register_implementation("hf", real, clobber=True)
 
 
 @pytest.fixture(scope="session")

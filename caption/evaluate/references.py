@@ -101,7 +101,7 @@ def _read_dataset(path: Path, format: str | None, columns: Columns | None, folde
     def find(name: str) -> Path | None:
         if folder is not None:
             return _existing(folder / name)
-        return source.root / name if files and name not in missing else None
+        return Path(source.root) / name if files and name not in missing else None
 
     images = [
         Reference(record.id, record.path, record.split, captions, find(record.path))

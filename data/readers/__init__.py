@@ -8,7 +8,8 @@ A format is one file of this folder with one `Reader` in it. To add a format:
 2. Add an instance to `READERS` below, before any format that would also accept the same files.
 3. Add a small dataset of the format to `tests/data/readers/test_readers.py`.
 
-The images of a dataset are files below a folder, unless its source has a `store` (`data/stores/`).
+The images of a dataset are files below a folder, unless its source has a `store` (`data/stores/`). Readers know nothing
+of URLs: a dataset behind one has a folder that stands for it (`data/remote/`).
 
 `karpathy.py` is a short example. The other files hold what readers share: `finder.py` finds image files, `images.py`
 builds the records of images, `rows.py` builds those of embeddings, and `csv_rows.py` reads CSV.
@@ -17,7 +18,7 @@ builds the records of images, `rows.py` builds those of embeddings, and `csv_row
 from dataclasses import replace
 from pathlib import Path
 
-from clipcap.data.errors import SourceError, UsageError
+from clipcap.data.errors import ClipCapError, SourceError, UsageError
 from clipcap.data.readers.arrays import ArraysReader, ClipRetrievalReader
 from clipcap.data.readers.base import Columns, Reader
 from clipcap.data.readers.coco import CocoReader
@@ -32,6 +33,7 @@ from clipcap.data.readers.tables import TableReader
 from clipcap.data.readers.unknown import nearest_format, unknown_source
 from clipcap.data.readers.webdataset import WebDatasetReader
 from clipcap.data.records import Source
+from clipcap.data.remote import is_url
 
 # By name, in the order in which they are tried: the most specific first.
 READERS: dict[str, Reader] = {
@@ -54,24 +56,45 @@ READERS: dict[str, Reader] = {
 __all__ = ["READERS", "Columns", "Reader", "read_source"]
 
 
-def read_source(path: Path, format: str | None = None, columns: Columns | None = None) -> Source:
+def read_source(path: str | Path, format: str | None = None, columns: Columns | None = None) -> Source:
     """Read the dataset at `path`.
 
     Args:
-        path: a folder, or the file that holds the captions or embeddings.
+        path: a folder, or the file that holds the captions or embeddings; or, as text, the URL of one.
         format: a name in `READERS`; by default the first reader that recognises the path reads it.
         columns: the columns of a table, where they should not be guessed.
 
     Raises:
         UnknownSourceError: no reader recognises the path.
-        SourceError: the path does not exist, or its content is not valid.
+        SourceError: the path does not exist, or its content is not valid; or the URL cannot be read.
         UsageError: no reader has that name, or columns are given for a format without columns.
     """
     if format is not None and format not in READERS:
         raise UsageError(f"`format` must be one of {', '.join(READERS)}, not {format!r}")
+    columns = columns or Columns()
+    return _read_url(path, format, columns) if is_url(path) else _read(Path(path), format, columns)
+
+
+def _read_url(url: str, format: str | None, columns: Columns) -> Source:
+    """Read a dataset behind a URL from its mirror; only its images are read later."""
+    from clipcap.data.remote.mirror import Mirror
+
+    mirror = Mirror(url)
+    try:
+        source = _read(mirror.path, format, columns)
+    except ClipCapError as error:
+        raise type(error)(mirror.named(str(error))) from error
+    return replace(
+        source,
+        root=mirror.named(str(source.root)),
+        notes=[*mirror.notes, *map(mirror.named, source.notes)],
+        store=replace(source.images, files=mirror) if source.embedding is None else None,
+    )
+
+
+def _read(path: Path, format: str | None, columns: Columns) -> Source:
     if not path.exists():
         raise SourceError(f"{path} does not exist; give the folder that holds the dataset")
-    columns = columns or Columns()
     for name, reader in READERS.items():
         if format == name or (format is None and reader.matches(path)):
             if columns != Columns() and not reader.has_columns:

@@ -190,7 +190,7 @@ class _Parquet:
     """A Parquet file.
 
     Attributes:
-        columns: the names of its columns.
+        columns: the names of its columns that are not binary.
         row: what a row is called in errors.
     """
 
@@ -198,12 +198,15 @@ class _Parquet:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        from pyarrow import types
+
         self._opened = open_parquet(file)
-        self.columns: list[str] = self._opened.schema_arrow.names
+        schema = self._opened.schema_arrow
+        self.columns = [column.name for column in schema if not types.is_binary(column.type)]
 
     def rows(self, image_column: str, exists: Callable[[str, str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the number, from 0, and the values of each row; the arguments are those of `_Csv.rows`."""
-        yield from enumerate(parquet_rows(self._file, self._opened))
+        yield from enumerate(parquet_rows(self._file, self._opened, self.columns))
 
 
 _TABLES: dict[str, type[_Csv] | type[_JsonLines] | type[_Parquet]] = {".jsonl": _JsonLines, ".parquet": _Parquet}

@@ -1,14 +1,15 @@
 """Images inside Parquet files, as bytes in a column, and how Parquet files are read."""
 
 import re
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clipcap.data.errors import ImageError, SourceError, one_line
-from clipcap.data.image_store import MAX_BYTES, FileStamp, ImageStore, file_stamp, read_image_file
+from clipcap.data.image_store import MAX_BYTES, Files, FileStamp, ImageStore, file_stamp
+from clipcap.data.stores.row_groups import RowGroups
 
 _BATCH = 4096  # rows
 _PATH = re.compile(r"(?P<file>.+\.parquet)/(?P<row>\d+)(?:/[^/]*)?", re.DOTALL | re.IGNORECASE)
@@ -19,26 +20,26 @@ class ParquetStore(ImageStore):
     """Images in a column of Parquet files.
 
     A value of the column is the content of an image file, or a struct {bytes, path} as `datasets` writes it. If a
-    struct has no bytes, its path is that of an image file relative to `root`. Rows can only be read in groups, so each
-    thread keeps the group that it read last.
+    struct has no bytes, its path is that of an image file relative to `root`.
 
     Attributes:
-        root: the folder that the names of the files are relative to.
         column: the column of images.
     """
 
-    root: Path
     column: str
-    _last: threading.local = field(default_factory=threading.local, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ParquetStore, (self.root, self.column)
+        return partial(ParquetStore, files=self.files), (self.root, self.column)
+
+    @cached_property
+    def _groups(self) -> RowGroups:
+        return RowGroups(self.column, lambda name: open_parquet(self.root / name, self.files))
 
     def read(self, path: str) -> bytes:
         value = self._value(*_place(path))
         data, name = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if data is None and name:
-            return read_image_file(self.root / _below(name))
+            return self.files.read(self.root / _below(name))
         if not isinstance(data, bytes):
             raise ImageError("its row has no image")
         if len(data) > MAX_BYTES:
@@ -51,30 +52,13 @@ class ParquetStore(ImageStore):
     def _value(self, file: str, row: int) -> Any:
         """Return the value in a row of a file, rows counted from 0."""
         try:
-            if not (getattr(self._last, "file", None) == file and row in self._last.rows):
-                self._read_group(file, row)
-            return self._last.values[row - self._last.rows.start].as_py()
+            return self._groups.value(file, row)
         except SourceError as error:
             raise ImageError(str(error)) from error
         except ImageError:
             raise
         except Exception as error:  # pyarrow raises errors of many classes
             raise ImageError(f"rows of {file} cannot be read ({one_line(error)[:120]})") from error
-
-    def _read_group(self, file: str, row: int) -> None:
-        """Read the group that has the row."""
-        self._last.file = None
-        self._last.values = None  # frees the memory of the old group
-        with open_parquet(self.root / file) as opened:
-            start = 0
-            for group in range(opened.num_row_groups):
-                rows = range(start, start + opened.metadata.row_group(group).num_rows)
-                start = rows.stop
-                if row in rows:
-                    table = opened.read_row_group(group, columns=[self.column], use_threads=False)
-                    self._last.file, self._last.rows, self._last.values = file, rows, table.column(self.column)
-                    return
-        raise ImageError("there is no such row")
 
 
 def _place(path: str) -> tuple[str, int]:
@@ -85,8 +69,12 @@ def _place(path: str) -> tuple[str, int]:
     return found["file"], int(found["row"])
 
 
-def open_parquet(path: Path) -> Any:
+def open_parquet(path: Path, files: Files | None = None) -> Any:
     """Open a Parquet file.
+
+    Args:
+        path: of the file.
+        files: the content of the file; by default what is at the path.
 
     Returns:
         A `pyarrow.parquet.ParquetFile` that starts no threads for reading: stage 1 has one for each core already.
@@ -101,7 +89,7 @@ def open_parquet(path: Path) -> Any:
     except ImportError as error:
         raise SourceError(f"{path} is a parquet table; to read it, install pyarrow: pip install pyarrow") from error
     try:
-        return parquet.ParquetFile(path, pre_buffer=False)
+        return parquet.ParquetFile((files or Files()).open(path), pre_buffer=False)
     except Exception as error:  # pyarrow raises errors of many classes
         raise SourceError(f"{path} cannot be read ({one_line(error)[:120]}); write or download it again") from error
 

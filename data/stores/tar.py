@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from clipcap.data.errors import ImageError
-from clipcap.data.image_store import FileStamp, ImageStore, file_stamp, read_image_part
+from clipcap.data.image_store import FileStamp, ImageStore, file_stamp
 
 _BLOCK = 512  # bytes
 
@@ -44,13 +44,11 @@ class TarStore(ImageStore):
                  size      size      size
 
     Attributes:
-        root: the folder that the names of the tars are relative to.
-        tars: the names of the tars.
+        tars: the names of the tars, relative to `root`.
         hashes: of the paths of the images, sorted.
         places: three numbers for each hash.
     """
 
-    root: Path
     tars: tuple[str, ...]
     hashes: "array[int]"
     places: "array[int]"
@@ -64,7 +62,7 @@ class TarStore(ImageStore):
 
     def read(self, path: str) -> bytes:
         tar, offset, size = self._place(path)
-        return read_image_part(self.root / self.tars[tar], offset, size)
+        return self.files.read_part(self.root / self.tars[tar], offset, size)
 
     def stamp(self, path: str) -> FileStamp:
         return file_stamp(self.root / self.tars[self._place(path)[0]])
@@ -84,7 +82,8 @@ def tar_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     Raises:
         tarfile.TarError, OSError, ValueError: the tar is damaged or cut off after the members that were yielded.
     """
-    end = os.fstat(file.fileno()).st_size
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would grow to all members

@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,31 @@ def test_a_group_is_read_once_for_all_its_rows(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(parquet.ParquetFile, "read_row_group", counted)
     assert images(source) == [b"%d" % number for number in range(10)]
+    assert groups == [0, 1]
+
+
+def test_threads_that_need_the_same_group_read_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "x.parquet", {"image": [b"%d" % number for number in range(8)]}, rows=4)
+    store = read_source(tmp_path).images
+    groups: list[int] = []
+    read = parquet.ParquetFile.read_row_group
+    together = threading.Barrier(4, timeout=60)
+
+    def counted(self: Any, group: int, **options: Any) -> Any:
+        groups.append(group)
+        return read(self, group, **options)
+
+    def read_two_rows(number: int) -> list[bytes]:
+        found = []
+        for row in (number, 4 + number):
+            together.wait()
+            found.append(store.read(f"x.parquet/{row}"))
+        together.wait()
+        return found
+
+    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", counted)
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(read_two_rows, range(4))) == [[b"%d" % row, b"%d" % (4 + row)] for row in range(4)]
     assert groups == [0, 1]
 
 

@@ -3,8 +3,10 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from clipcap.data.errors import SourceError, UsageError
@@ -136,6 +138,16 @@ def test_the_same_dataset_is_read_from_every_format(
     assert source.missing == missing
     assert [Path(path).name for path in source.unlisted] == ["extra.jpg"]
     assert len({record.id for record in source.records}) == len(source.records)
+    behind_url = read_source(in_memory(tmp_path))
+    assert replace(behind_url, root=tmp_path, store=None) == source
+
+
+def in_memory(folder: Path) -> str:
+    """Copy a folder to a store in memory, and return its URL."""
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    memory.put(f"{folder}/", "/dataset/", recursive=True)
+    return "memory://dataset"
 
 
 def test_every_reader_is_tested() -> None:

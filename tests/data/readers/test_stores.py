@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pyarrow
 import pytest
 from PIL import Image
@@ -93,11 +94,15 @@ def imagefolder(folder: Path) -> None:
 @pytest.mark.parametrize("make", [webdataset, img2dataset, parquet_bytes, datasets, imagefolder])
 def test_archives_and_tables_give_what_files_give(tmp_path: Path, make: Callable[[Path], None]) -> None:
     found = []
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
     for write in (files, make):
         write(tmp_path / write.__name__)
-        source = read_source(tmp_path / write.__name__)
+    memory.put(f"{tmp_path}/", "/all/", recursive=True)
+    for place in (tmp_path / "files", tmp_path / make.__name__, "memory://all/files", f"memory://all/{make.__name__}"):
+        source = read_source(place)
         assert len({record.id for record in source.records}) == len(source.records) == 5
         assert source.missing == source.unlisted == []
         found.append(sorted((str(one.split), one.captions, source.images.read(one.path)) for one in source.records))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2] == found[3]
     assert [split for split, _, _ in found[0]] == ["test", "test", "train", "train", "val"]
