@@ -70,6 +70,16 @@ Devices = Annotated[
         help="GPUs to use, each by a process of its own; on a CPU, the number of processes.",
     ),
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        rich_help_panel=SPEED,
+        help="local, or ray for the Ray cluster that RAY_ADDRESS names, with as many workers as --devices says. "
+        "All its machines must see the folders of the dataset and of the cache.",
+    ),
+]
 PartName = Annotated[
     str | None,
     typer.Option(
@@ -104,6 +114,7 @@ def precompute(
     repair: Repair = False,
     reuse: Reuse = None,
     devices: Devices = 1,
+    engine: Engine = "local",
     part: PartName = None,
     dry_run: Annotated[
         bool,
@@ -124,7 +135,7 @@ def precompute(
     try:
         result = start.precompute(
             source, output, settings, overwrite=overwrite, retokenize=retokenize, repair=repair,
-            part=Part.of(part) if part is not None else WHOLE, reuse=reuse or (), devices=devices,
+            part=Part.of(part) if part is not None else WHOLE, reuse=reuse or (), devices=devices, engine=engine,
         )  # fmt: skip
     except start.Interrupted as interrupt:
         how = ", without --overwrite," if overwrite else ""

@@ -10,7 +10,7 @@ Knows nothing of command lines.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from clipcap.data.pretrained.new_tokenizer import is_new
 from clipcap.data.pretrained.tokenizer import tokenizer_sha256
 from clipcap.data.records import Source
 from clipcap.data.version import program_version
+from clipcap.precompute.combinations import check_combination
 from clipcap.precompute.dataset import check_missing, describe, read_dataset
 from clipcap.precompute.devices import encode_on_devices
 from clipcap.precompute.encoders.clip import quick_gelu_twin
@@ -35,6 +36,8 @@ from clipcap.precompute.imported import import_embeddings, recorded_names
 from clipcap.precompute.output import Output
 from clipcap.precompute.parallel import choose_workers
 from clipcap.precompute.part import WHOLE, Part
+from clipcap.precompute.ray_engine import encode_with_ray, shared_folder
+from clipcap.precompute.result import Interrupted, PrecomputeResult, result_of, result_of_part
 from clipcap.precompute.retokenize import retokenize as retokenize_cache
 from clipcap.precompute.run import encode_source
 from clipcap.precompute.settings import DEFAULT_ENCODER, PrecomputeSettings
@@ -44,44 +47,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrecomputeResult:
-    """What stage 1 made, or found finished.
-
-    Attributes:
-        path: the index of the cache, which stage 2 takes.
-        images, captions, tokens: how many the cache holds; tokens include the end-of-text token of each caption.
-        shards: the number of files beside the index.
-        embedding_shape: of one image: (d,), or (t, d) for patches.
-        failures: the images that are not in the cache, each with its `path` and `reason`.
-        was_finished: whether the cache was finished before this call, which then changed nothing.
-        is_complete: whether all shards are there. False after a `part` that others have still to complete; all figures
-            are then those of the part.
-    """
-
-    path: Path
-    images: int
-    captions: int
-    tokens: int
-    shards: int
-    embedding_shape: tuple[int, ...]
-    failures: list[Failure]
-    was_finished: bool
-    is_complete: bool = True
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C arrived while images were encoded. Finished shards stay; the same call without `overwrite` uses them.
-
-    Attributes:
-        shards: the number of finished shards.
-    """
-
-    def __init__(self, shards: int) -> None:
-        super().__init__(shards)
-        self.shards = shards
 
 
 def precompute(
@@ -95,6 +60,7 @@ def precompute(
     part: Part = WHOLE,
     reuse: Sequence[str | Path] = (),
     devices: int = 1,
+    engine: str = "local",
 ) -> PrecomputeResult:
     """Encode each image of a dataset once, tokenise its captions, and write both to a cache.
 
@@ -120,7 +86,10 @@ def precompute(
         part: make these shards alone, while other processes or machines, with the same dataset and settings, make the
             others in the same folder. Whoever ends last writes the index.
         reuse: other caches of the same encoder. What they have of the images is copied.
-        devices: how many GPUs to use, each by a process of its own, or how many processes on a CPU.
+        devices: how many GPUs to use, each by a process of its own, or how many processes on a CPU; with
+            Ray, how many workers, by default one for each GPU, or else for each machine.
+        engine: `local`, or `ray` for the Ray cluster of `RAY_ADDRESS`, whose machines share the folders of the dataset
+            and of the output.
 
     Raises:
         SourceError: the dataset cannot be read, or more than half of its images cannot, or of 1,000 in a row; with
@@ -133,10 +102,14 @@ def precompute(
         Interrupted: Ctrl-C while images were encoded; it is a KeyboardInterrupt.
     """
     settings = settings or PrecomputeSettings()
-    _check_combination(overwrite=overwrite, retokenize=retokenize, repair=repair, part=part, devices=devices)
+    check_combination(
+        overwrite=overwrite, retokenize=retokenize, repair=repair, part=part, devices=devices, engine=engine
+    )
+    if engine == "ray":  # workers may have other working folders
+        source, output = shared_folder(source), Path(output).resolve()
     dataset, drawn = read_dataset(source, settings)
-    if dataset.embedding is not None and (part != WHOLE or devices > 1 or reuse):
-        name = "part" if part != WHOLE else "devices" if devices > 1 else "reuse"
+    if dataset.embedding is not None and (part != WHOLE or devices > 1 or reuse or engine != "local"):
+        name = "part" if part != WHOLE else "devices" if devices > 1 else "reuse" if reuse else "engine"
         raise UsageError(f"`{name}` is for images, and {dataset.root} has embeddings; leave `{name}` out")
     if retokenize:
         return _retokenize(dataset, Output(Path(output)), settings.tokenizer)
@@ -150,13 +123,17 @@ def precompute(
         with target.lock():
             target.remove_broken()
     if dataset.embedding is None and not overwrite and is_finished(target, dataset, settings, split_seed):
-        return _result(Cache.open(target.index), _check_finished(target, settings.strict), was_finished=True)
-    if devices > 1:
+        return result_of(Cache.open(target.index), _check_finished(target, settings.strict), was_finished=True)
+    if devices > 1 and engine == "local":
         return _precompute_on_devices(source, target, settings, devices, overwrite=overwrite, reuse=reuse)
     if dataset.embedding is None:
         caches = _open_caches(reuse, target)
         kept = None if overwrite or not is_new(settings.tokenizer) else target.kept_tokenizer(settings.tokenizer)
         plan = _plan_encoding(dataset, target, settings, split_seed, part, caches, kept)
+        if engine == "ray":
+            count = devices if devices > 1 else 0
+            write = partial(encode_with_ray, dataset, target, plan.fingerprint, settings, reuse=caches, count=count)
+            plan = replace(plan, write=write)
     else:
         plan = _plan_import(dataset, target, settings, split_seed)
     with target.lock(part):
@@ -169,42 +146,14 @@ def precompute(
         failures = _check_finished(target, settings.strict) if finished else plan.write()
         try:
             cache = Cache.open(target.index)
-            result = _result(cache, failures if part == WHOLE else target.failures(), was_finished=finished)
+            result = result_of(cache, failures if part == WHOLE else target.failures(), was_finished=finished)
         except CacheError:
             if part == WHOLE:
                 raise
-            result = _result_of_part(target, part, plan.fingerprint, failures)
+            result = result_of_part(target, part, plan.fingerprint, failures)
     if not finished:
         log_failures(failures)
     return result
-
-
-def _check_combination(*, overwrite: bool, retokenize: bool, repair: bool, part: Part, devices: int) -> None:
-    """Raise the UsageError of arguments that do not go together."""
-    if retokenize and overwrite:
-        raise UsageError("`retokenize` keeps the embeddings that `overwrite` deletes; leave one of them out")
-    if repair and (retokenize or overwrite):
-        raise UsageError("`repair` makes broken shards as they were; leave `retokenize` and `overwrite` out")
-    if devices > 1 and part != WHOLE:
-        raise UsageError(f"`part` {part} is one process, and `devices` {devices} are several; leave one of them out")
-    if devices > 1 and retokenize:
-        raise UsageError(f"`retokenize` needs no device; leave `devices` {devices} out")
-    if part != WHOLE and (overwrite or retokenize or repair):
-        name = "overwrite" if overwrite else "retokenize" if retokenize else "repair"
-        raise UsageError(f"`{name}` is for the whole cache, and `part` {part} for a part of it; leave one of them out")
-
-
-def _result(cache: Cache, failures: list[Failure], *, was_finished: bool) -> PrecomputeResult:
-    return PrecomputeResult(
-        path=cache.path,
-        images=cache.images,
-        captions=cache.captions,
-        tokens=cache.tokens,
-        shards=len(cache.shards),
-        embedding_shape=cache.embedding_shape,
-        failures=failures,
-        was_finished=was_finished,
-    )
 
 
 def _precompute_on_devices(
@@ -225,29 +174,14 @@ def _precompute_on_devices(
         raise Interrupted(shards=len(output.shards())) from interrupt
     failures = output.failures()
     log_failures(failures)
-    return _result(Cache.open(output.index), failures, was_finished=False)
-
-
-def _result_of_part(output: Output, part: Part, fingerprint: Fingerprint, failures: list[Failure]) -> PrecomputeResult:
-    shards = [Cache.open(path) for number, path in output.numbered_shards() if part.has(number)]
-    return PrecomputeResult(
-        path=output.index,
-        images=sum(shard.images for shard in shards),
-        captions=sum(shard.captions for shard in shards),
-        tokens=sum(shard.tokens for shard in shards),
-        shards=len(shards),
-        embedding_shape=shards[0].embedding_shape if shards else (fingerprint.width,),
-        failures=failures,
-        was_finished=False,
-        is_complete=False,
-    )
+    return result_of(Cache.open(output.index), failures, was_finished=False)
 
 
 def _retokenize(source: Source, output: Output, tokenizer: str) -> PrecomputeResult:
     output.check_writable()
     with output.lock():
         cache = retokenize_cache(source, output, tokenizer)
-        return _result(cache, output.failures(), was_finished=True)
+        return result_of(cache, output.failures(), was_finished=True)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
 def lowest_versions() -> list[str]:
-    """The lower bound of each dependency of the program and of its extras, as a pinned version."""
+    """The lower bound of each dependency of the program and of its extras, as a pinned version, without extras."""
     project = tomllib.loads(PYPROJECT.read_text())["project"]
     extras = {name: bounds for name, bounds in project["optional-dependencies"].items() if name != "dev"}
     bounds = [*project["dependencies"], *(bound for extra in extras.values() for bound in extra)]
-    return [re.sub(r">=", "==", bound) for bound in bounds]
+    return [re.sub(r"(\[.*\])?>=", "==", bound) for bound in bounds]
 
 
 if __name__ == "__main__":
