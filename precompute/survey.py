@@ -13,6 +13,7 @@ A record stays in the shard that has it, whatever happens to its image and capti
 
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -28,6 +29,7 @@ from clipcap.precompute.failures import Failure
 from clipcap.precompute.loading import can_be_loaded
 from clipcap.precompute.output import Output
 from clipcap.precompute.parallel import choose_workers, map_in_order
+from clipcap.precompute.path_index import PathIndex
 from clipcap.precompute.pipeline import NOT_FINITE
 from clipcap.precompute.shards import stored_captions
 from clipcap.precompute.stamp import read_stamped
@@ -76,11 +78,12 @@ class Survey:
 
     def __post_init__(self) -> None:
         self.shard, self.file, self.row = (np.full(len(self.source.records), NONE, np.int64) for _ in range(3))
-        self._numbers: dict[str, list[int]] = {}  # of records; missing images may share a path
-        for number, record in enumerate(self.source.records):
-            self._numbers.setdefault(storable(record.path), []).append(number)
         self._spare: dict[Known, tuple[int, int]] = {}  # file and row of images that no path leads to
         self._spare_sizes: set[int] = set()  # of their files
+
+    @cached_property
+    def _paths(self) -> PathIndex:
+        return PathIndex(self.source.records)  # where nothing exists, it is not needed
 
     @property
     def is_complete(self) -> bool:
@@ -173,7 +176,7 @@ class Survey:
 
     def _first(self, path: str, taken: NDArray[np.int64]) -> int | None:
         """Return the first record with a path that is not taken."""
-        return next((number for number in self._numbers.get(path, ()) if taken[number] == NONE), None)
+        return next((number for number in self._paths.find(path) if taken[number] == NONE), None)
 
     def _current(self, path: Path, tables: ShardTables, owners: list[int | None], views: int) -> list[int | None]:
         """Return, for each row of a shard, the record that it may be used for: its owner, or None.

@@ -19,6 +19,7 @@ from clipcap.data.cache.shard import read_shard
 from clipcap.data.records import Record, Source
 from clipcap.precompute import pipeline
 from clipcap.precompute.encoders.base import Encoder
+from clipcap.precompute.path_index import PathIndex
 from clipcap.precompute.plan import plan_shards
 from clipcap.precompute.survey import NONE, Survey
 from small_world import Crash, crash_at
@@ -448,6 +449,19 @@ def test_a_new_tokenizer_stays_when_the_captions_change(
     assert "finished already" in precompute("--tokenizer", "new:300").err
     precompute("--tokenizer", "new:300", "--retokenize")  # unless it is asked for
     assert (tmp_path / "c-tokenizer/tokenizer.json").read_bytes() != before
+
+
+def test_records_are_found_by_path_also_where_missing_images_share_one() -> None:
+    paths = ["a.jpg", "b.jpg", "a.jpg", "\ud800.jpg", "d/c.jpg"]
+    index = PathIndex([Record(str(i), path, "train", ()) for i, path in enumerate(paths)])
+    assert [list(index.find(path)) for path in ("a.jpg", "b.jpg", "?.jpg", "d/c.jpg", "c.jpg")] == [
+        [0, 2],
+        [1],
+        [3],
+        [4],
+        [],
+    ]
+    assert list(PathIndex([]).find("a.jpg")) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
