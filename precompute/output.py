@@ -3,8 +3,10 @@
 import logging
 import re
 import tempfile
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from clipcap.data.cache.fingerprint import Fingerprint
@@ -86,11 +88,12 @@ class Output:
         except OSError as error:
             raise ClipCapError(f"{folder} cannot be written to ({error.strerror}); give another `output`") from error
 
-    def lock(self, part: Part = WHOLE) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self, part: Part = WHOLE) -> Iterator[None]:
         """Make the folder, and hold the lock of this output, or of a part of it, while inside the context.
 
         Raises:
-            UsageError: another process holds it.
+            UsageError: another process holds it, or makes a part of what is locked, or the whole.
             ClipCapError: the folder or the lock file cannot be made.
         """
         try:
@@ -98,10 +101,27 @@ class Output:
         except OSError as error:
             fact = f"the folder {self.index.parent} cannot be made ({error.strerror})"
             raise ClipCapError(f"{fact}; give another `output`") from error
+        whole, name = self.index.with_name(f".{self.index.name}.lock"), str(self.index)
+        own = self.index.with_name(f".{self.index.name}.part-{part.number}-of-{part.count}.lock")
         if part == WHOLE:
-            return hold_lock(self.index.with_name(f".{self.index.name}.lock"), str(self.index))
-        name = f".{self.index.name}.part-{part.number}-of-{part.count}.lock"
-        return hold_lock(self.index.with_name(name), f"part {part} of {self.index}")
+            others = sorted(self.index.parent.glob(f".{escape(self.index.name)}.part-*-of-*.lock"))
+            own = whole
+        else:
+            others, name = [whole], f"part {part} of {self.index}"
+        with hold_lock(own, name):
+            for other in others:
+                with hold_lock(other, str(self.index)):  # refused while its process lives
+                    pass
+            yield
+
+    def lock_index(self) -> AbstractContextManager[None]:
+        """Hold the lock of the index, which parts take while they write it.
+
+        Raises:
+            UsageError: another part holds it.
+            ClipCapError: the lock file cannot be made.
+        """
+        return hold_lock(self.index.with_name(f".{self.index.name}.index.lock"), f"the index {self.index}")
 
     def check_recipe(self, fingerprint: Fingerprint, *, may_grow: bool) -> None:
         """Check that the files that exist have the same recipe.

@@ -88,8 +88,8 @@ def finish(
     """Write the index, if all shards are there, and remove those that have no records any more."""
     if entries.keys() != plan.shards.keys():
         return
-    # Where a part holds the lock of the whole, it writes the same index at this moment.
-    with contextlib.suppress(UsageError), contextlib.nullcontext() if part == WHOLE else output.lock():
+    # Where another part holds the lock of the index, it writes the same index at this moment.
+    with contextlib.suppress(UsageError), contextlib.nullcontext() if part == WHOLE else output.lock_index():
         write_index(output.index, fingerprint, [entries[number] for number in sorted(entries)])
         for number in plan.empty:
             output.shard(number).unlink(missing_ok=True)

@@ -110,3 +110,16 @@ def test_a_shard_of_another_part_that_is_gone_is_waited_for(tmp_path: Path, run:
     assert "part 1/2 is done" in result.err
     assert run(*command, "--part", "2/2").status == 0
     assert Cache.open(tmp_path / "c.h5").images == 17
+
+
+def test_a_part_and_the_whole_exclude_each_other(tmp_path: Path) -> None:
+    output = Output(tmp_path / "c.h5")
+    with output.lock(Part(1, 2)), output.lock(Part(2, 2)):
+        for part in (WHOLE, Part(1, 2)):
+            with pytest.raises(UsageError, match="is in use by process"), output.lock(part):
+                pass
+        with output.lock_index(), pytest.raises(UsageError, match=r"the index .* is in use"), output.lock_index():
+            pass
+    with output.lock(), pytest.raises(UsageError, match="is in use by process"), output.lock(Part(1, 2)):
+        pass
+    assert list(tmp_path.iterdir()) == []
