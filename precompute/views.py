@@ -1,6 +1,7 @@
 """Random crops and flips of an image, which stage 1 encodes besides the image itself, so that training sees more."""
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ _LOCK = threading.Lock()  # torchvision draws from torch's one generator, which 
 SMALLEST = 0.6  # area of a crop at least, as a share of the largest square in the image
 
 
-def view_counts(records: list[Record], views: int) -> list[int]:
+def view_counts(records: Sequence[Record], views: int) -> list[int]:
     """Return how many views each record has: `views` for a training image, none for others, which are only measured."""
     return [views if record.split == "train" else 0 for record in records]
 
