@@ -175,15 +175,19 @@ def group_captions(
     records = RecordsBuilder()
     numbers: dict[str, int] = {}
     splits: list[str | None] = []
+    conflict = ""  # the rows after it may hold an error that explains it
     for name, split, texts in rows:
         number = numbers.setdefault(name, len(numbers))
         if number == len(splits):
             splits.append(split)
         elif splits[number] != split:
-            raise SourceError(f"{name} is in two splits, {splits[number]} and {split}; remove it from one of them")
+            fact = f"{name} is in two splits, {splits[number]} and {split}"
+            conflict = conflict or f"{fact}; remove it from one of them"
         for text in texts:
             if text.strip():
                 records.add_caption(number, text)
+    if conflict:
+        raise SourceError(conflict)
     listing = Listing(finder, numbers, records)
     for name, split in zip(numbers, splits, strict=True):
         listing.add(name, split)
