@@ -6,7 +6,9 @@ from typing import overload
 
 
 class Texts(Sequence[str]):
-    """A sequence of texts that only grows at its end. Each access makes the string again.
+    """A sequence of texts that only grows at its end. It equals any sequence of the same texts.
+
+    Each access makes the string again.
 
         buffer    A dog runs.|A cat.|Two men      UTF-8, where lone surrogates are kept
         ends     0           11     17     24     bytes
@@ -16,6 +18,7 @@ class Texts(Sequence[str]):
     """
 
     __slots__ = ("_buffer", "_ends")
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self._buffer = bytearray()
@@ -48,6 +51,11 @@ class Texts(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         return self.pick(range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
 
     def pick(self, numbers: Iterable[int]) -> Iterator[str]:
         """Yield the texts with these numbers, which must not be negative."""

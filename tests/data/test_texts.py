@@ -26,6 +26,15 @@ def test_every_text_comes_back_as_it_was() -> None:
     assert list(texts.pick([3, 0, 3])) == [TEXTS[3], TEXTS[0], TEXTS[3]]
 
 
+def test_texts_equal_any_sequence_of_the_same_strings() -> None:
+    texts = Texts(TEXTS)
+    assert texts == TEXTS
+    assert texts == Texts(TEXTS)
+    assert texts != TEXTS[:-1]
+    assert texts != [*TEXTS[:-1], "other"]
+    assert Texts("ab") != "ab"
+
+
 @pytest.mark.parametrize("part", [slice(2, 5), slice(None, None, -2), slice(-3, None), slice(8, 2), slice(5, 100)])
 def test_a_slice_is_that_of_a_list(part: slice) -> None:
     assert Texts(TEXTS)[part] == TEXTS[part]
