@@ -2,35 +2,20 @@
 
 import hashlib
 import json
+from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipcap.data.image_store import FolderStore, ImageStore
+from clipcap.data.packed_records import SPLITS, Record, Records, RecordsBuilder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One image of a dataset with its captions.
-
-    Attributes:
-        id: the dataset's own id of the image, unique in the source.
-        path: the image file, relative to the source's root, with forward slashes; inside a tar or a table, the name of
-            that file comes first: `00000.tar/000000000.jpg`, `train.parquet/17`.
-        split: one of `SPLITS`, or None if the dataset does not assign one.
-        captions: the captions as the dataset has them; may be empty.
-    """
-
-    id: str
-    path: str
-    split: str | None
-    captions: tuple[str, ...]
+__all__ = ["SPLITS", "Record", "Records", "RecordsBuilder", "Source", "hash_fraction", "storable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +28,7 @@ class Source:
     Attributes:
         format: the reader's name in `READERS`.
         root: the folder that `Record.path` is relative to; text if it is a URL.
-        records: all images, in the order in which they will be cached.
+        records: all images, in the order in which they will be cached. Readers return them packed.
         missing: paths of the records whose file does not exist.
         unlisted: images in the dataset's folders that no record names; they are ignored.
         notes: what the reader decided and the user may want to know, one sentence each.
@@ -56,7 +41,7 @@ class Source:
 
     format: str
     root: Path | str
-    records: list[Record]
+    records: Sequence[Record]
     missing: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -76,21 +61,22 @@ class Source:
         Every split keeps its share of the images, and at least one image where the limit allows it. The choice depends
         on the ids, the splits and the seed; the order of the records stays.
         """
-        missing = set(self.missing)
+        records, missing = Records.of(self.records), set(self.missing)
         by_split: dict[str | None, list[int]] = {split: [] for split in (*SPLITS, None)}
-        for number, record in enumerate(self.records):
-            if record.path not in missing:
-                by_split[record.split].append(number)
+        for number, (path, split) in enumerate(zip(records.paths(), records.splits(), strict=True)):
+            if path not in missing:
+                by_split[split].append(number)
+        hashes = array("d", (hash_fraction(f"limit:{id}", seed) for id in records.ids()))
         shares = _shares([len(numbers) for numbers in by_split.values()], limit)
         chosen: list[int] = []
         for numbers, share in zip(by_split.values(), shares, strict=True):
-            numbers.sort(key=lambda number: hash_fraction(f"limit:{self.records[number].id}", seed))
+            numbers.sort(key=hashes.__getitem__)
             chosen += numbers[:share]
         chosen.sort()
         left_out = [f"{len(missing):,} listed images do not exist and were left out"] if missing else []
         return replace(
             self,
-            records=[self.records[number] for number in chosen],
+            records=records.take(chosen),
             missing=[],
             notes=[*self.notes, *left_out],
             embedding=None if self.embedding is None else self.embedding[chosen],
@@ -98,12 +84,12 @@ class Source:
 
     def counts(self) -> dict[str, int]:
         """Return the number of images in each split that has any, in the order of `SPLITS`."""
-        counter = Counter(record.split for record in self.records)
+        counter = Counter(Records.of(self.records).splits())
         return {split: counter[split] for split in SPLITS if counter[split]}
 
     def captions(self) -> int:
         """Return the number of captions of all records."""
-        return sum(len(record.captions) for record in self.records)
+        return Records.of(self.records).captions()
 
     def sha256(self) -> str:
         """Return a hash over the ids, paths, splits, captions and embeddings in order.

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from clipcap.data.records import Source, hash_fraction
+from clipcap.data.records import Records, Source, hash_fraction
 
 
 def draw_splits(source: Source, val_fraction: float, seed: int) -> tuple[Source, bool]:
@@ -19,21 +19,25 @@ def draw_splits(source: Source, val_fraction: float, seed: int) -> tuple[Source,
     Returns:
         The source with all splits set, and whether a split was drawn (if not, the seed had no effect).
     """
-    draws = val_fraction > 0 and all(record.split != "val" for record in source.records)
-    drawn = _draw(source, val_fraction, seed) if draws else set()
-    records = [
-        replace(record, split="val" if number in drawn else record.split or "train")
-        for number, record in enumerate(source.records)
-    ]
-    return replace(source, records=records), draws
+    records = Records.of(source.records)
+    draws = val_fraction > 0 and "val" not in records.splits()
+    drawn = _draw(records, set(source.missing), val_fraction, seed) if draws else set()
+    splits = ("val" if number in drawn else split or "train" for number, split in enumerate(records.splits()))
+    return replace(source, records=records.with_splits(splits)), draws
 
 
-def _draw(source: Source, val_fraction: float, seed: int) -> set[int]:
+def _draw(records: Records, missing: set[str], val_fraction: float, seed: int) -> set[int]:
     """Return the numbers of the records that become `val`."""
-    hashes = {
-        number: hash_fraction(record.id, seed) for number, record in enumerate(source.records) if record.split != "test"
-    }
-    missing = set(source.missing)
-    existing = sorted((i for i in hashes if source.records[i].path not in missing), key=hashes.__getitem__)
-    drawn = {number for number, value in hashes.items() if value < val_fraction}
-    return (drawn | set(existing[:1])) - set(existing[-1:])
+    drawn: set[int] = set()
+    lowest: tuple[float, int] | None = None  # the hash and the number of an existing image
+    highest: tuple[float, int] | None = None
+    columns = zip(records.ids(), records.paths(), records.splits(), strict=True)
+    for number, (id, path, split) in enumerate(columns):
+        if split == "test":
+            continue
+        found = (hash_fraction(id, seed), number)
+        if found[0] < val_fraction:
+            drawn.add(number)
+        if path not in missing:
+            lowest, highest = min(lowest or found, found), max(highest or found, found)
+    return (drawn | ({lowest[1]} if lowest else set())) - ({highest[1]} if highest else set())

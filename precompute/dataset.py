@@ -8,7 +8,7 @@ from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.readers import Columns, read_source
 from clipcap.data.readers.rows import add_captions
-from clipcap.data.records import Source
+from clipcap.data.records import Records, Source
 from clipcap.data.splits import draw_splits
 from clipcap.precompute.settings import PrecomputeSettings
 
@@ -87,5 +87,6 @@ def _without_missing(source: Source) -> Source:
         return source
     missing = set(source.missing)
     note = f"{len(missing):,} listed images do not exist and were left out"
-    records = [record for record in source.records if record.path not in missing]
-    return replace(source, records=records, missing=[], notes=[*source.notes, note])
+    records = Records.of(source.records)
+    kept = records.take(number for number, path in enumerate(records.paths()) if path not in missing)
+    return replace(source, records=kept, missing=[], notes=[*source.notes, note])

@@ -10,6 +10,7 @@ from clipcap.data.errors import ClipCapError, ModelError, SourceError, UsageErro
 from clipcap.data.pretrained.new_tokenizer import is_new, new_size, train_tokenizer
 from clipcap.data.pretrained.tokenizer import load_tokenizer, save_tokenizer, tokenizer_sha256
 from clipcap.data.records import Source, storable
+from clipcap.data.texts import Texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,7 +34,8 @@ def choose_tokenizer(name: str, source: Source, kept: Path | None = None) -> "Pr
     if not is_new(name) or kept is not None:
         return load_tokenizer(name if kept is None else str(kept))
     size = new_size(name)
-    captions = [storable(text) for record in source.records if record.split == "train" for text in record.captions]
+    train = (record.captions for record in source.records if record.split == "train")
+    captions = Texts(storable(text) for texts in train for text in texts)
     if not captions:
         raise SourceError(f"{source.root} has no training captions to train the `tokenizer` {name} on; name another")
     tokenizer = train_tokenizer(captions, size)

@@ -79,7 +79,8 @@ def plain_batch(corpus: Corpus, captions: Any) -> Batch:
     """Pad captions, given by their indices: embedding (B, d), tokens (B, T) padded at the right, and lengths (B)."""
     captions = np.asarray(captions)
     first, length = corpus.first_token[captions], corpus.length[captions]
-    rows = [torch.from_numpy(corpus.token[a : a + n]) for a, n in zip(first.tolist(), length.tolist(), strict=True)]
+    token = corpus.token.astype(np.int64)
+    rows = [torch.from_numpy(token[a : a + n]) for a, n in zip(first.tolist(), length.tolist(), strict=True)]
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return corpus.embedding[corpus.image[captions]], tokens, torch.from_numpy(length)
 

@@ -144,7 +144,7 @@ def _read_lines(path: Path, text: str) -> Iterator[_Entry]:
 
 
 def _read_csv(path: Path, text: str) -> Iterator[_Entry]:
-    rows = read_csv_rows(path, text, ",")
+    rows = read_csv_rows(path, text.split("\n"), ",")
     header = next(rows)
     columns = [name.strip() for name in header.fields]
     if len(columns) < 2:

@@ -7,13 +7,18 @@ in different splits.
 
 import json
 import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, Reader
 from clipcap.data.readers.images import ImageFinder, Listing
-from clipcap.data.records import Source
+from clipcap.data.readers.json_stream import INVALID, json_members
+from clipcap.data.records import RecordsBuilder, Source
+from clipcap.data.texts import Texts
 
 _NAME = re.compile(r"captions_(train|val)(2014|2017)\.json")
 _SINGLE_FILE = re.compile(r"captions_(train|val|test).*\.json")
@@ -41,19 +46,21 @@ class CocoReader(Reader):
         folders, notes = self._choose(path)
         prefixes = {file: folder.relative_to(path).as_posix() for file, folder in folders.items()}
         listing = Listing(ImageFinder(path, prefixes.values()))
-        listed: dict[str, str] = {}
+        read: list[tuple[str, _Images]] = []
+        listed: set[str] = set()
         for file, prefix in prefixes.items():
             split, _ = _split_and_year(file)
-            entries, without_image = _entries(file)
-            notes += _note_captions_without_image(file, without_image)
-            for identifier, name, captions in entries:
+            images = _read_file(file, listing.records)
+            read.append((prefix, images))
+            notes += _note_captions_without_image(file, images.captions_without)
+            for identifier, name in zip(images.ids, images.names, strict=True):
                 if identifier in listed:
-                    first = listed[identifier]
+                    first = "/".join(next(_names(read, identifier)))
                     raise SourceError(
                         f"{file} lists image {identifier}, which is listed before as {first}; ids must be unique"
                     )
-                listed[identifier] = f"{prefix}/{name}"
-                listing.add(name, split, captions, id=identifier, folder=prefix)
+                listed.add(identifier)
+                listing.add(name, split, id=identifier, folder=prefix)
         return listing.source("coco", notes)
 
     def _choose(self, path: Path) -> tuple[dict[Path, Path], list[str]]:
@@ -93,10 +100,10 @@ def _read_single_file(file: Path) -> Source:
     root = file.parent.parent if file.parent.name == "annotations" else file.parent
     listing = Listing(ImageFinder(root))
     named = _SINGLE_FILE.match(file.name)
-    entries, without_image = _entries(file)
-    for identifier, name, captions in entries:
-        listing.add(name, named[1] if named else None, captions, id=identifier)
-    return listing.source("coco", _note_captions_without_image(file, without_image))
+    images = _read_file(file, listing.records)
+    for identifier, name in zip(images.ids, images.names, strict=True):
+        listing.add(name, named[1] if named else None, id=identifier)
+    return listing.source("coco", _note_captions_without_image(file, images.captions_without))
 
 
 def _annotation_files(path: Path) -> list[Path]:
@@ -121,30 +128,77 @@ def _note_captions_without_image(file: Path, count: int) -> list[str]:
     return [f"{count:,} captions in {file.name} were left out, because it does not list their images"] if count else []
 
 
-def _entries(file: Path) -> tuple[list[tuple[str, str, tuple[str, ...]]], int]:
-    """Read one annotation file.
+@dataclass(frozen=True)
+class _Images:
+    """What one annotation file lists, in its order.
 
-    Returns:
-        (id, file name, captions) of each image in the order of `images`, and the number of captions whose image is not
-        in `images`.
+    Attributes:
+        ids, names: of the images.
+        captions_without: the number of captions whose image is not listed.
     """
-    without_image = 0
+
+    ids: Texts
+    names: Texts
+    captions_without: int
+
+
+def _names(read: list[tuple[str, _Images]], identifier: str) -> Iterator[tuple[str, str]]:
+    """Yield the folder and the name of the images with an id."""
+    for folder, images in read:
+        for other, name in zip(images.ids, images.names, strict=True):
+            if other == identifier:
+                yield folder, name
+
+
+def _read_file(file: Path, records: RecordsBuilder) -> _Images:
+    """Read one annotation file. Its captions are added to `records`, where its images are the next groups."""
+    begin = records.caption_count()
     try:
-        content: Any = json.loads(file.read_bytes())
-        captions: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
-        for annotation in content["annotations"]:
-            if annotation["image_id"] in captions:
-                captions[annotation["image_id"]].append(_text(annotation["caption"]))
-            else:
-                without_image += 1
-        images = [(image["id"], _text(image["file_name"])) for image in content["images"]]
-        return [(str(identifier), name, tuple(captions[identifier])) for identifier, name in images], without_image
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        try:
+            return _read_members(json_members(file), records)
+        except INVALID:  # loading it as a whole says what is wrong, unless only the order of its members is unusual
+            records.remove_captions(begin)
+            content: Any = json.loads(file.read_bytes())
+            return _read_members([(key, content[key]) for key in ("images", "annotations")], records)
+    except INVALID as error:
         fact = f"{type(error).__name__}: {one_line(error)}"
         raise SourceError(
             f'{file} is not a COCO caption file ({fact}); it needs "images" with id and file_name, and "annotations" '
             "with image_id and caption; fix it, or move it out of the folder"
         ) from error
+
+
+def _read_members(members: Iterable[tuple[str, Any]], records: RecordsBuilder) -> _Images:
+    """Read `images`, and then `annotations`."""
+    ids, names, captions_without = Texts(), Texts(), 0
+    group = records.group_count()  # of the first image
+    number: dict[Any, int] = {}  # of the first image with an id
+    others: dict[int, list[int]] = defaultdict(list)  # the numbers of the others
+    read: list[str] = []
+    for key, items in members:
+        if key == "images":
+            for image in items:
+                first = number.setdefault(image["id"], len(ids))
+                if first != len(ids):
+                    others[first].append(len(ids))
+                ids.append(str(image["id"]))
+                names.append(_text(image["file_name"]))
+        elif key == "annotations":
+            for annotation in items:
+                found = number.get(annotation["image_id"])
+                if found is None:
+                    captions_without += 1
+                    continue
+                caption = _text(annotation["caption"])
+                records.add_caption(group + found, caption)
+                for other in others.get(found, ()):
+                    records.add_caption(group + other, caption)
+        else:
+            continue
+        read.append(key)
+    if read != ["images", "annotations"]:
+        raise ValueError(f"it has {read}")
+    return _Images(ids, names, captions_without)
 
 
 def _text(value: Any) -> str:

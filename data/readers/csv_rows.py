@@ -16,8 +16,7 @@ Three checks find it, and a caption that legitimately spans lines passes them al
 """
 
 import csv
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -42,12 +41,12 @@ class CsvRow:
     fields: list[str]
 
 
-def read_csv_rows(file: Path, text: str, delimiter: str) -> Iterator[CsvRow]:
-    r"""Yield the rows of a CSV, the header included; blank lines are skipped.
+def read_csv_rows(file: Path, lines: Iterable[str], delimiter: str) -> Iterator[CsvRow]:
+    """Yield the rows of a CSV, the header included; blank lines are skipped.
 
     Args:
         file: named in errors.
-        text: its content, with `\n` as line end.
+        lines: all of its lines, without their ends.
         delimiter: one character.
 
     Raises:
@@ -57,9 +56,11 @@ def read_csv_rows(file: Path, text: str, delimiter: str) -> Iterator[CsvRow]:
 
     def take() -> Iterator[str]:
         # One more line follows the last one: it becomes a part of the same row if a quote is still open.
-        for line in (*io.StringIO(text), _END):
-            taken.append(line)
-            yield line
+        for line in lines:
+            taken.append(f"{line}\n")
+            yield taken[-1]
+        taken.append(_END)
+        yield _END
 
     number = 1
     rows = csv.reader(take(), delimiter=delimiter)

@@ -2,8 +2,10 @@
 
 import os
 import posixpath
+from array import array
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from clipcap.data.readers.names import Match, NameIndex
@@ -35,23 +37,23 @@ class ImageFinder:
         self.root = root
         self.paths: list[str] = []
         self._prefix = f"{root.as_posix()}/"
-        self._files: set[str] = set()
+        self._numbers: dict[str, int] = {}  # of all files by their paths
         self.links: dict[str, str] = {}
-        self._linked: set[str] = set()  # paths that may be another name of a file that has several
-        by_inode: dict[int, str] = {}
+        inodes = array("Q")  # of the files; several paths of one may be names of one file
         for start in folders:
             walk = Walk(root, start)
             for folder, entries in sorted(walk, key=lambda found: found[0].split("/")):
                 prefix = f"{folder}/" if folder else ""
                 for entry in entries:
                     path = prefix + entry.name
-                    self._files.add(path)
+                    if path in self._numbers:
+                        continue
+                    self._numbers[path] = len(inodes)
+                    inodes.append(_inode(entry))
                     if is_image(entry.name):
                         self.paths.append(path)
-                    first = by_inode.setdefault(_inode(entry), path)
-                    if first != path:
-                        self._linked |= {first, path}
             self.links |= walk.links
+        self._linked = _numbers_of_repeated(inodes)
         self._index = NameIndex(self.paths)
 
     def match(self, name: str, folder: str = "") -> Match:
@@ -78,20 +80,40 @@ class ImageFinder:
     def whole(self, name: str, folder: str = "") -> str | None:
         """Return the path of the file whose whole path the name is, through links or not; else None."""
         path = f"{folder}/{name}" if folder else name
-        if path in self._files:
+        if path in self._numbers:
             return path
         name = plain_path(name).removeprefix(self._prefix)
         path = self._walked_path(posixpath.normpath(posixpath.join(folder, name)))
-        return path if path in self._files else None
+        return path if path in self._numbers else None
 
     def find(self, name: str) -> str | None:
         """Return the path, relative to the root, of the image with that name; None if there is no or no single one."""
         return self.match(name).path
 
-    def file(self, path: str) -> Hashable:
-        """Return a value that two paths of this finder share if and only if they are names of one file."""
-        if path not in self._linked:
-            return path
+    def __len__(self) -> int:
+        """Return the number of files, images and others."""
+        return len(self._numbers)
+
+    def number(self, path: str) -> int:
+        """Return the number of a path that was found, counted from 0 over all files."""
+        return self._numbers[path]
+
+    def file(self, path: str) -> int:
+        """Return a number that two paths of this finder share if and only if they are names of one file."""
+        number = self._numbers[path]
+        return self._first_names.get(number, number)
+
+    @cached_property
+    def _first_names(self) -> dict[int, int]:
+        """The number of the first name of each file that may have several, by the numbers of its names."""
+        first: dict[Hashable, int] = {}
+        return {
+            number: first.setdefault(self._file_key(path), number)
+            for path, number in self._numbers.items()
+            if number in self._linked
+        }
+
+    def _file_key(self, path: str) -> Hashable:
         try:
             status = (self.root / path).stat()
         except OSError:
@@ -128,6 +150,15 @@ def walk_images(root: Path) -> Iterator[Path]:
 def _inode(entry: "os.DirEntry[str]") -> int:
     """Return the inode of the file, which may be that of another file on another device; it costs no `stat`."""
     try:
-        return entry.stat().st_ino if entry.is_symlink() else entry.inode()
+        inode = entry.stat().st_ino if entry.is_symlink() else entry.inode()
     except OSError:  # a link to nothing
-        return entry.inode()
+        inode = entry.inode()
+    return inode & 0xFFFF_FFFF_FFFF_FFFF  # some file systems have longer ones
+
+
+def _numbers_of_repeated(inodes: "array[int]") -> set[int]:
+    """Return where values stand that occur more than once."""
+    import numpy as np
+
+    _, inverse, counts = np.unique(np.asarray(inodes), return_inverse=True, return_counts=True)
+    return set(np.flatnonzero(counts[inverse] > 1).tolist())

@@ -5,12 +5,14 @@
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.images import ImageFinder, group_captions, read_text
+from clipcap.data.readers.json_stream import INVALID, json_items
 from clipcap.data.records import Source
 
 _COCO_NAMES = ("COCO_train2014_{:012d}.jpg", "COCO_val2014_{:012d}.jpg", "{:012d}.jpg")
@@ -26,19 +28,26 @@ class FlatReader(FileReader):
 
     def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
         finder = ImageFinder(root)
-        rows: list[tuple[str, str | None, Iterable[str]]] = []
         try:
-            for entry in json.loads(read_text(file)):
-                name = entry["image"] if "image" in entry else _coco_name(finder, int(entry["image_id"]))
-                if not (isinstance(name, str) and isinstance(entry["caption"], str)):
-                    raise TypeError(f"the name or caption is not text in {entry!r:.80}")
-                rows.append((name, None, [entry["caption"]]))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            try:
+                return group_captions("flat", finder, _rows(finder, json_items(file)))
+            except (OSError, *INVALID):  # loading it as a whole says what is wrong
+                rows = list(_rows(finder, json.loads(read_text(file))))
+        except INVALID as error:
             fact = f"{type(error).__name__}: {one_line(error)}"
             raise SourceError(
                 f"{file} is not {self.expected_layout} ({fact}); fix it, or give another `format`"
             ) from error
         return group_captions("flat", finder, rows)
+
+
+def _rows(finder: ImageFinder, entries: Iterable[Any]) -> Iterator[tuple[str, None, list[str]]]:
+    """Yield the entries as `group_captions` takes them."""
+    for entry in entries:
+        name = entry["image"] if "image" in entry else _coco_name(finder, int(entry["image_id"]))
+        if not (isinstance(name, str) and isinstance(entry["caption"], str)):
+            raise TypeError(f"the name or caption is not text in {entry!r:.80}")
+        yield name, None, [entry["caption"]]
 
 
 def _coco_name(finder: ImageFinder, number: int) -> str:

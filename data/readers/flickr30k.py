@@ -5,7 +5,7 @@ space separates the number from the caption.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clipcap.data.errors import SourceError
@@ -30,19 +30,23 @@ class Flickr30kReader(FileReader):
         return file.suffix == ".csv" and _begins_with_header(file)
 
     def read_file(self, file: Path, root: Path, columns: Columns) -> Source:
-        header, *lines = read_lines(file)
-        if not _HEADER.fullmatch(header):
+        lines = read_lines(file)
+        if not _HEADER.fullmatch(next(lines, "")):
             raise SourceError(f"{file} does not begin with image_name| comment_number| comment; give another `format`")
-        rows, notes = [], []
-        for number, line in enumerate(lines, 2):
-            row = _ROW.fullmatch(line)
-            if row is None and line.strip():
-                row = _ROW_WITHOUT_BAR.fullmatch(line)
-                what = "was read without its second bar" if row else "was left out, for it has not three columns"
-                notes.append(f"{file.name} line {number} {what}: {line[:60]!r}")
-            if row is not None:
-                rows.append((row[1].strip(), None, [row[3].strip()]))
-        return group_captions("flickr30k", ImageFinder(root), rows, notes)
+        notes: list[str] = []
+        return group_captions("flickr30k", ImageFinder(root), _rows(file, lines, notes), notes)
+
+
+def _rows(file: Path, lines: Iterable[str], notes: list[str]) -> Iterator[tuple[str, None, list[str]]]:
+    """Yield the rows after the header as `group_captions` takes them, and add what there is to note."""
+    for number, line in enumerate(lines, 2):
+        row = _ROW.fullmatch(line)
+        if row is None and line.strip():
+            row = _ROW_WITHOUT_BAR.fullmatch(line)
+            what = "was read without its second bar" if row else "was left out, for it has not three columns"
+            notes.append(f"{file.name} line {number} {what}: {line[:60]!r}")
+        if row is not None:
+            yield row[1].strip(), None, [row[3].strip()]
 
 
 def _begins_with_header(file: Path) -> bool:

@@ -4,6 +4,7 @@ A line of the token file is `1000268201_693b08cb0e.jpg#0<TAB>A child in a pink d
 `\r\n`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from clipcap.data.errors import SourceError
@@ -26,23 +27,27 @@ class Flickr8kReader(Reader):
     def read(self, path: Path, columns: Columns) -> Source:
         if not (path / _TOKENS).is_file():
             raise SourceError(f"{path} has no {_TOKENS}; expected {self.expected_layout}")
-        splits = _read_splits(path)
-        rows, odd, unlisted = [], [], 0
-        for number, line in enumerate(read_lines(path / _TOKENS), 1):
-            name, tab, text = line.partition("\t")
-            name = name.rpartition("#")[0]
-            if not (tab and name):
-                odd += [number] if line.strip() else []
-            elif splits and name not in splits:
-                unlisted += 1
-            else:
-                rows.append((name, splits.get(name), [text]))
-        notes = [f"{_TOKENS} line {number} is not `name#number<TAB>caption` and was left out" for number in odd[:5]]
-        if len(odd) > 5:
-            notes.append(f"{len(odd) - 5:,} more lines like these were left out")
-        if unlisted:
-            notes.append(f"{unlisted:,} captions were left out, because no split list has their images")
-        return group_captions("flickr8k", ImageFinder(path), rows, notes)
+        notes: list[str] = []
+        return group_captions("flickr8k", ImageFinder(path), _rows(path, _read_splits(path), notes), notes)
+
+
+def _rows(path: Path, splits: dict[str, str], notes: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:
+    """Yield the rows of the token file as `group_captions` takes them, and add what there is to note."""
+    odd, unlisted = [], 0
+    for number, line in enumerate(read_lines(path / _TOKENS), 1):
+        name, tab, text = line.partition("\t")
+        name = name.rpartition("#")[0]
+        if not (tab and name):
+            odd += [number] if line.strip() else []
+        elif splits and name not in splits:
+            unlisted += 1
+        else:
+            yield name, splits.get(name), [text]
+    notes += [f"{_TOKENS} line {number} is not `name#number<TAB>caption` and was left out" for number in odd[:5]]
+    if len(odd) > 5:
+        notes.append(f"{len(odd) - 5:,} more lines like these were left out")
+    if unlisted:
+        notes.append(f"{unlisted:,} captions were left out, because no split list has their images")
 
 
 def _read_splits(path: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ Folders named train, val or test at the top are the splits.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
@@ -30,15 +31,8 @@ class SidecarReader(Reader):
 
     def read(self, path: Path, columns: Columns) -> Source:
         finder = _find_images(path)
-        rows, without = [], []
-        for image in finder.paths:
-            file = (path / image).with_suffix(".txt")
-            if file.is_file():
-                rows.append((image, _split(finder, image), read_lines(file)))
-            else:
-                without.append(image)
-        notes = [f"{len(without):,} images without a .txt were left out (such as {without[0]})"] if without else []
-        return group_captions("sidecar", finder, rows, notes)
+        notes: list[str] = []
+        return group_captions("sidecar", finder, _rows(path, finder, notes), notes)
 
 
 class FolderReader(Reader):
@@ -51,7 +45,7 @@ class FolderReader(Reader):
 
     def read(self, path: Path, columns: Columns) -> Source:
         finder = _find_images(path)
-        rows = [(image, _split(finder, image), ()) for image in finder.paths]
+        rows = ((image, _split(finder, image), ()) for image in finder.paths)
         return group_captions("folder", finder, rows, [NO_CAPTIONS])
 
 
@@ -62,6 +56,19 @@ def _find_images(path: Path) -> ImageFinder:
     if not finder.paths:
         raise SourceError(f"{path} holds no images")
     return finder
+
+
+def _rows(path: Path, finder: ImageFinder, notes: list[str]) -> Iterator[tuple[str, str | None, Iterator[str]]]:
+    """Yield the images with a text file as `group_captions` takes them, and note how many have none."""
+    without = []
+    for image in finder.paths:
+        file = (path / image).with_suffix(".txt")
+        if file.is_file():
+            yield image, _split(finder, image), read_lines(file)
+        else:
+            without.append(image)
+    if without:
+        notes.append(f"{len(without):,} images without a .txt were left out (such as {without[0]})")
 
 
 def _has_sidecar(folder: Path, entries: list["os.DirEntry[str]"]) -> bool:

@@ -2,15 +2,16 @@
 
 import posixpath
 import re
+from array import array
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.finder import SUFFIXES, ImageFinder, is_image, plain_path, walk_images
 from clipcap.data.readers.names import UNICODE_FORM, Match
-from clipcap.data.records import SPLITS, Record, Source
+from clipcap.data.records import SPLITS, RecordsBuilder, Source
+from clipcap.data.texts import Texts
 
 __all__ = [
     "NO_CAPTIONS", "SUFFIXES", "ImageFinder", "Listing", "group_captions", "is_image", "known_split", "path_split",
@@ -18,41 +19,50 @@ __all__ = [
 ]  # fmt: skip
 
 NO_CAPTIONS = "no captions: this cache can be captioned, not trained on"  # a note
-_SPLIT_SYNONYMS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
+_SPLIT_NAMES = {
+    **{split: split for split in SPLITS},
+    "training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test",
+}  # fmt: skip
 
 
 class Listing:
     """Builds the records of the images that a dataset lists: one per file, with the captions of all its names.
 
+    The names are numbered from 0 in the order in which they are added. Captions go to `records`, where a name is a
+    group, before or after it is added.
+
     Args:
         finder: finds the images; its root becomes the root of the source.
         names: all names that will be added, where they are known: an image that is listed under its own path is not
             taken for that of a name that is only similar.
+        records: with the captions that are known already.
     """
 
-    def __init__(self, finder: ImageFinder, names: Iterable[str] = ()) -> None:
+    def __init__(self, finder: ImageFinder, names: Iterable[str] = (), records: RecordsBuilder | None = None) -> None:
+        self.records = RecordsBuilder() if records is None else records
         self._finder = finder
-        self._own = {finder.file(path) for path in map(finder.whole, names) if path is not None}
-        self._records: dict[Hashable, Record] = {}  # by file
-        self._names: dict[Hashable, str] = {}  # the first name of each file
-        self._used: set[str] = set()
+        self._is_own = bytearray(len(finder))  # whether a file is listed under its own path
+        for path in map(finder.whole, names):
+            if path is not None:
+                self._is_own[finder.file(path)] = True
+        self._record = array("q", [-1]) * len(finder)  # of each file
+        self._record_of_missing: dict[str, int] = {}
+        self._names = Texts()  # the first name of each record
+        self._is_used = bytearray(len(finder))  # whether a path is that of a record
         self._missing: list[str] = []
         # What the notes say, each with an example: names, and in what they differ from their files.
         self._inexact: dict[str, list[tuple[str, str]]] = defaultdict(list)
         self._ambiguous: list[tuple[str, Sequence[str]]] = []
         self._similar: list[tuple[str, str]] = []
-        self._renamed: dict[Hashable, tuple[str, str]] = {}
-        self._in_two_splits: dict[Hashable, str] = {}
+        self._renamed: dict[int, tuple[str, str]] = {}
+        self._in_two_splits: dict[int, str] = {}
 
-    def add(
-        self, name: str, split: str | None, captions: Iterable[str], id: str | None = None, folder: str = ""
-    ) -> None:
-        """Add an image; another name of a file that was added before adds its captions to that record.
+    def add(self, name: str, split: str | None, id: str | None = None, folder: str = "") -> None:
+        """Add a name of an image; the captions of another name of its file are joined with those of the first.
 
         Args:
             name: of the image.
             split: one of `SPLITS`, or None; of several names of a file, the first that has a split decides.
-            captions: of the image.
             id: of the image; by default its path.
             folder: the folder below the root that the name is relative to.
         """
@@ -63,36 +73,40 @@ class Listing:
             match, found = Match(), None
         path = found or posixpath.join(folder, name)
         if found is None:
-            file: Hashable = ("missing", id or plain_path(path))
             if match.paths:
                 self._ambiguous.append((name, match.paths))
-        else:
-            file = self._finder.file(path)
-            self._used.add(path)
-            if match.difference:
-                self._inexact[match.difference].append((name, path))
-        record = self._records.get(file)
-        if record is None:
-            self._records[file] = Record(id or path, path, split, tuple(captions))
-            self._names[file] = name
-            if found is None:
+            key = id or plain_path(path)
+            record = self._record_of_missing.setdefault(key, len(self.records))
+            if record == len(self.records):
                 self._missing.append(path)
         else:
-            self._merge(file, record, name, split, captions)
+            file = self._finder.file(found)
+            self._is_used[self._finder.number(found)] = True
+            if match.difference:
+                self._inexact[match.difference].append((name, path))
+            if self._record[file] < 0:
+                self._record[file] = len(self.records)
+            record = self._record[file]
+        if record == len(self.records):
+            self.records.add(id or path, path, split)
+            self._names.append(name)
+        else:
+            self._join(record, name, split)
 
     def _is_of_another(self, name: str, found: str, difference: str) -> bool:
         """Whether the image of a name that differs from it is listed under its own name."""
         plain, path = f"/{plain_path(name)}", f"/{found}"
         differs = bool(difference) or not (plain.endswith(path) or path.endswith(plain))
-        return differs and self._finder.file(found) in self._own and self._finder.whole(name) is None
+        return differs and bool(self._is_own[self._finder.file(found)]) and self._finder.whole(name) is None
 
-    def _merge(self, file: Hashable, record: Record, name: str, split: str | None, captions: Iterable[str]) -> None:
-        first = self._names[file]
-        self._renamed.setdefault(file, (first, name))
-        if split and record.split and split != record.split:
-            self._in_two_splits.setdefault(file, f"{first} in {record.split}, {name} in {split}")
-        split = record.split or split
-        self._records[file] = replace(record, split=split, captions=(*record.captions, *captions))
+    def _join(self, record: int, name: str, split: str | None) -> None:
+        """Let another name belong to a record."""
+        first, own = self._names[record], self.records.split(record)
+        self._renamed.setdefault(record, (first, name))
+        if split and own and split != own:
+            self._in_two_splits.setdefault(record, f"{first} in {own}, {name} in {split}")
+        self.records.set_split(record, own or split)
+        self.records.join(record)
 
     def source(self, format: str, notes: Iterable[str] = ()) -> Source:
         """Return the source with all images that were added.
@@ -101,12 +115,13 @@ class Listing:
             format: the reader's name.
             notes: of the source; those about the names of images are added.
         """
+        number = self._finder.number
         return Source(
             format=format,
             root=self._finder.root,
-            records=list(self._records.values()),
+            records=self.records.build(),
             missing=self._missing,
-            unlisted=[path for path in self._finder.paths if path not in self._used],
+            unlisted=[path for path in self._finder.paths if not self._is_used[number(path)]],
             notes=[*notes, *self._notes()],
         )
 
@@ -152,30 +167,36 @@ def group_captions(
         format: the reader's name.
         finder: finds the images; its root becomes the root of the source.
         rows: (image name, split, captions); several rows may name the same image. Blank captions are dropped.
-        notes: of the source.
+        notes: of the source; they are looked at after the rows.
 
     Raises:
         SourceError: one name is in two splits.
     """
-    captions: dict[str, list[str]] = {}
-    splits: dict[str, str | None] = {}
+    records = RecordsBuilder()
+    numbers: dict[str, int] = {}
+    splits: list[str | None] = []
+    conflict = ""  # the rows after it may hold an error that explains it
     for name, split, texts in rows:
-        if name not in captions:
-            captions[name], splits[name] = [], split
-        elif splits[name] != split:
-            raise SourceError(f"{name} is in two splits, {splits[name]} and {split}; remove it from one of them")
-        captions[name].extend(text for text in texts if text.strip())
-    listing = Listing(finder, captions)
-    for name, texts in captions.items():
-        listing.add(name, splits[name], texts)
+        number = numbers.setdefault(name, len(numbers))
+        if number == len(splits):
+            splits.append(split)
+        elif splits[number] != split:
+            fact = f"{name} is in two splits, {splits[number]} and {split}"
+            conflict = conflict or f"{fact}; remove it from one of them"
+        for text in texts:
+            if text.strip():
+                records.add_caption(number, text)
+    if conflict:
+        raise SourceError(conflict)
+    listing = Listing(finder, numbers, records)
+    for name, split in zip(numbers, splits, strict=True):
+        listing.add(name, split)
     return listing.source(format, notes)
 
 
 def known_split(name: str) -> str | None:
     """Return the split that a column or the name of a folder stands for, or None if it is not a split."""
-    lower = name.strip().lower()
-    split = _SPLIT_SYNONYMS.get(lower, lower)
-    return split if split in SPLITS else None
+    return _SPLIT_NAMES.get(name.strip().lower())
 
 
 def path_split(path: str) -> str | None:
@@ -203,8 +224,8 @@ def read_text(file: Path) -> str:
         ) from error
 
 
-def read_lines(file: Path) -> list[str]:
-    r"""Read the lines of a UTF-8 file without their line ends.
+def read_lines(file: Path) -> Iterator[str]:
+    r"""Yield the lines of a UTF-8 file without their line ends, reading it as they are taken.
 
     Lines end at `\n` alone. `str.splitlines` would also break a caption at U+2028, U+2029, U+0085, vertical tabs and
     form feeds.
@@ -212,4 +233,10 @@ def read_lines(file: Path) -> list[str]:
     Raises:
         SourceError: as `read_text`.
     """
-    return read_text(file).split("\n")
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            for line in lines:
+                yield line.removesuffix("\n")
+    except (OSError, UnicodeDecodeError):
+        read_text(file)  # says why
+        raise

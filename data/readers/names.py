@@ -10,8 +10,7 @@ It knows nothing of files. A name fits a path that ends with it:
 """
 
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 UNICODE_FORM = "differ in Unicode form"
@@ -45,7 +44,7 @@ class NameIndex:
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
         self._depth = max((path.count("/") + 1 for path in paths), default=0)
-        self._indexes: dict[tuple[int, Callable[[str], str]], dict[str, list[str]]] = {}
+        self._indexes: dict[tuple[int, Callable[[str], str]], dict[str, str | list[str]]] = {}
         self._ambiguous: dict[tuple[str, str, int | None], Match] = {}
 
     def match(self, name: str, folder: str = "") -> Match:
@@ -76,12 +75,12 @@ class NameIndex:
         """Return all paths whose end differs from the name the least."""
         length = name.count("/") + 1
         inside = f"{folder}/" if folder else ""
-        exact = [path for path in self._index(length, str).get(name, ()) if path.startswith(inside)]
+        exact = [path for path in self._look_up(length, str, name) if path.startswith(inside)]
         if exact:
             return Match(exact)
-        index = self._index(length, _caseless_stem)
         keys = dict.fromkeys([_caseless_stem(name), _caseless(name)])  # a name that lacks the suffix may hold a dot
-        similar = [path for key in keys for path in index.get(key, ()) if path.startswith(inside)]
+        near = (path for key in keys for path in self._look_up(length, _caseless_stem, key))
+        similar = [path for path in near if path.startswith(inside)]
         ends = {path: _end(path, length) for path in similar}
         for difference, fits in _DIFFERENCES.items():
             found = [path for path, end in ends.items() if fits(end, name)]
@@ -89,17 +88,27 @@ class NameIndex:
                 return Match(found, difference)
         return Match()
 
-    def _index(self, length: int, fold: Callable[[str], str]) -> Mapping[str, list[str]]:
-        """Return the paths by their last `length` parts, folded."""
+    def _look_up(self, length: int, fold: Callable[[str], str], key: str) -> Sequence[str]:
+        """Return the paths whose last `length` parts, folded, are the key."""
         if length > self._depth:
-            return {}
+            return ()
         if (length, fold) not in self._indexes:
-            index: dict[str, list[str]] = defaultdict(list)
-            for path in self._paths:
-                if path.count("/") + 1 >= length:
-                    index[fold(_end(path, length))].append(path)
-            self._indexes[length, fold] = index
-        return self._indexes[length, fold]
+            self._indexes[length, fold] = self._index(length, fold)
+        found = self._indexes[length, fold].get(key, ())
+        return (found,) if isinstance(found, str) else found
+
+    def _index(self, length: int, fold: Callable[[str], str]) -> dict[str, str | list[str]]:
+        """Return the path, or the list of paths, for each end of `length` parts, folded."""
+        index: dict[str, str | list[str]] = {}
+        for path in self._paths:
+            if path.count("/") + 1 < length:
+                continue
+            same = index.setdefault(fold(_end(path, length)), path)
+            if isinstance(same, list):
+                same.append(path)
+            elif same is not path:
+                index[fold(_end(path, length))] = [same, path]
+        return index
 
 
 def _end(path: str, length: int) -> str:

@@ -9,7 +9,7 @@ Only the captions are read. The images stay where they are: `ParquetStore` reads
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +19,7 @@ from clipcap.data.readers.base import Columns, Reader
 from clipcap.data.readers.images import NO_CAPTIONS, SUFFIXES, known_split, path_split
 from clipcap.data.readers.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMN
 from clipcap.data.readers.walk import walk_files
-from clipcap.data.records import Record, Source
+from clipcap.data.records import Record, RecordsBuilder, Source
 from clipcap.data.stores.parquet import ParquetStore, open_parquet, parquet_rows
 
 _ENDINGS = (".parquet",)
@@ -50,7 +50,7 @@ class ParquetReader(Reader):
         if not files:
             raise SourceError(f"{path} holds no .parquet files")
         chosen = _choose_columns(files[0], columns)
-        records: list[Record] = []
+        records = RecordsBuilder()
         notes = [chosen.note()]
         without_split = 0
         large: list[str] = []
@@ -63,8 +63,9 @@ class ParquetReader(Reader):
                 for number, row in enumerate(_rows(file, opened, chosen)):
                     own = known_split(row.split) if row.split else None
                     without_split += own is None and bool(row.split)
-                    if row.name and row.name == last and records[-1].split == (own or split):
-                        records[-1] = replace(records[-1], captions=(*records[-1].captions, *row.captions))
+                    if row.name and row.name == last and records.split(len(records) - 1) == (own or split):
+                        for caption in row.captions:
+                            records.add_caption(len(records) - 1, caption)
                         continue
                     last = row.name
                     end = f"/{row.name}" if row.name else ""
@@ -80,10 +81,10 @@ class ParquetReader(Reader):
                 f"{len(large):,} files (such as {large[0]}) have groups of rows of more than 1 GiB, which every thread "
                 "reads as a whole; write them again with smaller ones (row_group_size=100)"
             )
-        if not any(record.captions for record in records):
+        if not records.caption_count():
             notes.append(NO_CAPTIONS)
         store = ParquetStore(root, chosen.image)
-        return Source(format="parquet", root=root, records=records, notes=notes, store=store)
+        return Source(format="parquet", root=root, records=records.build(), notes=notes, store=store)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _shift(file: Path, rows: list[int], count: int) -> int:
 
 
 def _is_pickle(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in (".pkl", ".pickle")
+    return path.suffix.lower() in (".pkl", ".pickle") and path.is_file()
 
 
 def _head(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipcap.data.errors import SourceError
-from clipcap.data.records import Record, Source
+from clipcap.data.records import Record, Records, Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,7 +106,7 @@ def group_rows(
     return Source(
         format=format,
         root=path,
-        records=[Record(name, name, first[name].split, tuple(texts)) for name, texts in captions.items()],
+        records=Records.of(Record(name, name, first[name].split, tuple(texts)) for name, texts in captions.items()),
         notes=notes,
         embedding=embedding,
         normalized=normalized,
@@ -128,22 +128,22 @@ def add_captions(source: Source, captions: Source, path: Path) -> Source:
     """
     if source.has_names:
         found = _match_names(source, captions)
-        if not any(found):
+        if all(number is None for number in found):
             raise SourceError(
                 f"{path} has no captions for the rows of {source.root}: these have names such as "
                 f"{source.records[0].path}, and the captions have names such as {captions.records[0].path}"
             )
-        records = [
-            replace(record, captions=other.captions, split=other.split) if other else record
-            for record, other in zip(source.records, found, strict=True)
-        ]
+        records = Records.of(
+            record if number is None else replace(captions.records[number], id=record.id, path=record.path)
+            for record, number in zip(source.records, found, strict=True)
+        )
     else:
         if len(captions.records) != len(source.records):
             raise SourceError(
                 f"{path} has captions of {len(captions.records):,} images, but {source.root} has "
                 f"{len(source.records):,} rows without names; give captions of as many images, in the same order"
             )
-        records = list(captions.records)
+        records = Records.of(captions.records)
     without = sum(not record.captions for record in records)
     notes = [note for note in source.notes if note != _NO_CAPTIONS]
     if without:
@@ -151,18 +151,15 @@ def add_captions(source: Source, captions: Source, path: Path) -> Source:
     return replace(source, records=records, notes=notes, has_names=True)
 
 
-def _match_names(source: Source, captions: Source) -> list[Record | None]:
+def _match_names(source: Source, captions: Source) -> list[int | None]:
     """Find the record of captions for each row: by its whole path, or else by a file name that only one record has."""
-    by_path = {record.path: record for record in captions.records}
-    by_name: dict[str, list[Record]] = {}
-    for record in captions.records:
-        by_name.setdefault(PurePosixPath(record.path).name, []).append(record)
-
-    def find(record: Record) -> Record | None:
-        same_name = by_name.get(PurePosixPath(record.path).name, [])
-        return by_path.get(record.path) or (same_name[0] if len(same_name) == 1 else None)
-
-    return [find(record) for record in source.records]
+    paths = Records.of(captions.records).paths
+    by_path = {path: number for number, path in enumerate(paths())}
+    by_name: dict[str, int | None] = {}
+    for number, path in enumerate(paths()):
+        name = PurePosixPath(path).name
+        by_name[name] = None if name in by_name else number
+    return [by_path.get(path, by_name.get(PurePosixPath(path).name)) for path in Records.of(source.records).paths()]
 
 
 def _similar(one: "NDArray[Any]", other: "NDArray[Any]") -> bool:

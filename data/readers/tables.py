@@ -10,6 +10,7 @@ after the end of their URL.
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.csv_rows import check_one_image, read_csv_rows
-from clipcap.data.readers.images import ImageFinder, group_captions, known_split, path_split, read_lines, read_text
+from clipcap.data.readers.images import ImageFinder, group_captions, known_split, path_split, read_lines
 from clipcap.data.readers.walk import walk_files
 from clipcap.data.records import SPLITS, Source
 from clipcap.data.stores.parquet import open_parquet, parquet_rows
@@ -91,7 +92,7 @@ class TableReader(FileReader):
 
 def _read_tables(files: list[Path], finder: ImageFinder, columns: Columns) -> Source:
     notes: list[str] = []
-    rows = [row for file in files for row in _read_table(file, finder, columns, notes)]
+    rows = (row for file in files for row in _read_table(file, finder, columns, notes))
     return group_captions("table", finder, rows, notes)
 
 
@@ -131,11 +132,11 @@ class _Csv:
     row = "line"
 
     def __init__(self, file: Path) -> None:
-        text = read_text(file)
-        header = text.split("\n", 1)[0]
+        lines = read_lines(file)
+        header = next(lines, "")
         self._file = file
         self._delimiter = max(_DELIMITERS, key=header.count)
-        self._rows = read_csv_rows(file, text, self._delimiter)
+        self._rows = read_csv_rows(file, chain([header], lines), self._delimiter)
         first = next(self._rows, None)
         self.columns = [name.strip() for name in first.fields] if first else []
 
@@ -168,22 +169,27 @@ class _JsonLines:
     row = "line"
 
     def __init__(self, file: Path) -> None:
-        self._rows: list[tuple[int, dict[str, Any]]] = []
-        for number, line in enumerate(read_lines(file), 1):
+        self._file = file
+        first = next(self._objects(), None)
+        self.columns = list(first[1]) if first else []
+
+    def rows(self, image_column: str, exists: Callable[[str, str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the line number and the values of each row; the arguments are those of `_Csv.rows`."""
+        yield from self._objects()
+
+    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in enumerate(read_lines(self._file), 1):
             if not line.strip():
                 continue
             try:
                 values = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise SourceError(f"{file} line {number} is not JSON ({one_line(error)}); fix that line") from error
+                raise SourceError(
+                    f"{self._file} line {number} is not JSON ({one_line(error)}); fix that line"
+                ) from error
             if not isinstance(values, dict):
-                raise SourceError(f"{file} line {number} is not an object but {line[:40]!r}; fix that line")
-            self._rows.append((number, values))
-        self.columns = list(self._rows[0][1]) if self._rows else []
-
-    def rows(self, image_column: str, exists: Callable[[str, str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the line number and the values of each row; the arguments are those of `_Csv.rows`."""
-        yield from self._rows
+                raise SourceError(f"{self._file} line {number} is not an object but {line[:40]!r}; fix that line")
+            yield number, values
 
 
 class _Parquet:

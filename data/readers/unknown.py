@@ -1,6 +1,7 @@
 """Says why no reader recognises a path: what is there, the format that it resembles most, and what would fix it."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,7 +75,8 @@ def nearest_format(path: Path, readers: Mapping[str, Reader]) -> Nearest | None:
     """
     if path.is_file():
         return _nearest_of_image(path) or _nearest_of_file(path)
-    children = sorted(child for child in path.iterdir() if not child.name.startswith("."))[:_MOST_CHILDREN]
+    names = sorted(name for name in os.listdir(path) if not name.startswith("."))  # noqa: PTH208  # maybe millions
+    children = [path / name for name in names[:_MOST_CHILDREN]]
     files = [child for child in children if child.is_file()]
     files.sort(key=lambda file: (file.suffix.lower() != ".json", file.suffix.lower() not in _TABLES))
     return _recognised(children, readers) or next(filter(None, map(_nearest_of_file, files)), None)

@@ -13,6 +13,7 @@ import json
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
@@ -21,7 +22,7 @@ from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, Reader
 from clipcap.data.readers.images import NO_CAPTIONS, SUFFIXES, path_split, walk_images
 from clipcap.data.readers.walk import walk_files
-from clipcap.data.records import Record, Source
+from clipcap.data.records import Record, RecordsBuilder, Source
 from clipcap.data.stores.tar import TarImage, TarStore, tar_members
 
 _TARS = (".tar",)
@@ -57,26 +58,10 @@ class WebDatasetReader(Reader):
         if not files:
             raise SourceError(f"{path} holds no .tar files")
         names = [file.relative_to(root).as_posix() for file in files]
-        records: list[Record] = []
-        images: list[TarImage] = []
+        records = RecordsBuilder()
         left_out: Counter[str] = Counter()
         notes: list[str] = []
-        for number, (file, name) in enumerate(zip(files, names, strict=True)):
-            tar = _read_tar(file)
-            left_out += tar.left_out
-            before = len(records)
-            for sample in tar.samples.values():
-                if sample.image is None:
-                    left_out["samples without an image"] += 1
-                    continue
-                image = f"{name}/{sample.image.name}"
-                captions = sample.captions.get("txt") or sample.captions.get("json") or ()
-                split = path_split(str(PurePosixPath(image).parent))
-                records.append(Record(image, image, split, tuple(captions)))
-                images.append(TarImage(image, number, sample.image.offset, sample.image.size))
-            if tar.damage is not None:
-                kept = len(records) - before
-                notes.append(f"{name} is damaged after {kept:,} images, which were read: {tar.damage}")
+        store = TarStore.of(root, names, _images(files, names, records, left_out, notes))
         if not records:
             found = [*notes, *(f"{count:,} {what}" for what, count in left_out.items())]
             raise SourceError(
@@ -84,16 +69,37 @@ class WebDatasetReader(Reader):
                 "give another `format`"
             )
         notes += [f"{count:,} {what} were left out" for what, count in left_out.items()]
-        if not any(record.captions for record in records):
+        if not records.caption_count():
             notes.append(NO_CAPTIONS)
         return Source(
             format="webdataset",
             root=root,
-            records=records,
+            records=records.build(),
             unlisted=[image.relative_to(root).as_posix() for image in (walk_images(path) if path.is_dir() else ())],
             notes=notes,
-            store=TarStore.of(root, names, images),
+            store=store,
         )
+
+
+def _images(
+    files: list[Path], names: list[str], records: RecordsBuilder, left_out: Counter[str], notes: list[str]
+) -> Iterator[TarImage]:
+    """Yield the places of the images, add their records, count what was left out, and note damages."""
+    for number, (file, name) in enumerate(zip(files, names, strict=True)):
+        tar = _read_tar(file)
+        left_out.update(tar.left_out)
+        before = len(records)
+        for sample in tar.samples.values():
+            if sample.image is None:
+                left_out["samples without an image"] += 1
+                continue
+            image = f"{name}/{sample.image.name}"
+            captions = sample.captions.get("txt") or sample.captions.get("json") or ()
+            records.append(Record(image, image, path_split(str(PurePosixPath(image).parent)), tuple(captions)))
+            yield TarImage(image, number, sample.image.offset, sample.image.size)
+        if tar.damage is not None:
+            kept = len(records) - before
+            notes.append(f"{name} is damaged after {kept:,} images, which were read: {tar.damage}")
 
 
 class _Image(NamedTuple):

@@ -56,9 +56,15 @@ class TarStore(ImageStore):
     @classmethod
     def of(cls, root: Path, tars: Iterable[str], images: Iterable[TarImage]) -> "TarStore":
         """Return the store of these images."""
-        rows = sorted((_hash(image.path), image.tar, image.offset, image.size) for image in images)
-        hashes = array("Q", (row[0] for row in rows))
-        return cls(root, tuple(tars), hashes, array("Q", (number for row in rows for number in row[1:])))
+        import numpy as np
+
+        hashes, places = array("Q"), array("Q")
+        for image in images:
+            hashes.append(_hash(image.path))
+            places.extend((image.tar, image.offset, image.size))
+        order = np.argsort(np.asarray(hashes), kind="stable")
+        sorted_hashes, sorted_places = np.asarray(hashes)[order], np.asarray(places).reshape(-1, 3)[order]
+        return cls(root, tuple(tars), array("Q", sorted_hashes.tobytes()), array("Q", sorted_places.tobytes()))
 
     def read(self, path: str) -> bytes:
         tar, offset, size = self._place(path)

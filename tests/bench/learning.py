@@ -66,7 +66,7 @@ def load(index: Path, images: int, device: Any) -> tuple[Any, Any]:
         rows = [i for i, path in enumerate(everything.path) if Path(path).name in names[split]][:count]
         kept = np.flatnonzero(np.isin(everything.image, rows))
         columns = {name: getattr(everything, name)[kept] for name in ("image", "first_token", "length")}
-        return replace(everything, **columns, text=[everything.text[i] for i in kept])
+        return replace(everything, **columns, text=[everything.text[i] for i in kept.tolist()])
 
     return some("train", images), some("dev", 250)
 

@@ -6,9 +6,10 @@ Letters for shapes: n images, m captions, B captions in a batch, K positions of 
 t patches.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.pretrained.device import to_device
 from clipcap.data.pretrained.tokenizer import encode_captions
 from clipcap.data.records import SPLITS
+from clipcap.data.texts import Texts
 from clipcap.train.corpus.embeddings import Embeddings, ResidentEmbeddings, StoredEmbeddings, StreamedEmbeddings
 from clipcap.train.packed.layout import pack
 from clipcap.train.packed.loss import PackedBatch
@@ -37,7 +39,7 @@ class Corpus:
         image: int64 (m), the image of each caption, ascending.
         first_token: int64 (m), the index in `token` of each caption's first token.
         length: int64 (m), how many tokens of each caption are trained on.
-        token: int64, the token ids of all captions, one after the other.
+        token: the token ids of all captions, one after the other, as small integers as the cache has them.
         path: paths of the images (n).
         text: texts of the captions (m).
         cut: how many captions were cut, because the model has no positions for more.
@@ -47,9 +49,9 @@ class Corpus:
     image: Numbers
     first_token: Numbers
     length: Numbers
-    token: Numbers
-    path: list[str]
-    text: list[str]
+    token: NDArray[Any]
+    path: Sequence[str]
+    text: Sequence[str]
     cut: int
 
     def __len__(self) -> int:
@@ -71,7 +73,7 @@ class Corpus:
         count = max(1, round(fraction * len(images)))
         kept = np.flatnonzero(np.isin(self.image, np.random.default_rng(seed).permutation(images)[:count]))
         columns = {name: getattr(self, name)[kept] for name in ("image", "first_token", "length")}
-        return replace(self, **columns, text=[self.text[i] for i in kept])
+        return replace(self, **columns, text=Texts(self.text[i] for i in kept.tolist()))
 
     def packed(self, captions: Numbers, prefix_length: int) -> PackedBatch:
         """Pack captions into a batch.
@@ -88,7 +90,8 @@ class Corpus:
         """
         length = self.length[captions, None]
         offset = np.arange(length.max())
-        token = self.token[self.first_token[captions, None] + np.minimum(offset, length - 1)]  # (B, longest)
+        places = self.first_token[captions, None] + np.minimum(offset, length - 1)
+        token = self.token[places].astype(np.int64)  # (B, longest)
         packing = pack(self.image[captions], np.where(offset < length, token, -1), prefix_length)
         embedding = self.embedding[self.image[captions[packing.first_caption]]]
         # All index arrays go to the device in one copy.
@@ -126,73 +129,68 @@ def load_corpora(
         CacheError: a shard cannot be read.
     """
     device = device or torch.device("cpu")
-    shard_splits: dict[str, list[_ShardSplit]] = {split: [] for split in SPLITS}
+    splits = {split: _Split() for split in SPLITS}
     for shard, tables in zip(cache.shards, cache.tables(embeddings=False), strict=True):
         captions = np.diff(tables.first_caption)
         if retokenize is None:
-            token, first_token = tables.token.astype(np.int64), tables.first_token
+            token, first_token = tables.token, tables.first_token
         else:
             encoded = encode_captions(retokenize, tables.text)
-            token = np.array([t for caption in encoded for t in caption], dtype=np.int64)
+            token = np.array([t for caption in encoded for t in caption], dtype=np.uint32)
             first_token = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         split_of_caption = np.repeat(tables.split, captions)
         split_of_token = np.repeat(split_of_caption, np.diff(first_token))
-        for number, split in enumerate(SPLITS):
+        for number, split in enumerate(splits.values()):
             rows = np.flatnonzero(tables.split == number)
             chosen = np.flatnonzero(split_of_caption == number)
-            found = _ShardSplit(
-                stored=(shard.path, rows),
-                captions=captions[rows],
-                length=np.diff(first_token)[chosen],
-                token=token[split_of_token == number],
-                path=[tables.path[row] for row in rows],
-                text=[tables.text[c] for c in chosen],
-            )
-            shard_splits[split].append(found)
+            split.stored.append((shard.path, rows))
+            split.captions.append(captions[rows])
+            split.length.append(np.diff(first_token)[chosen])
+            split.token.append(token[split_of_token == number])
+            for row in rows:
+                split.path.append(tables.path[row])
+            for caption in chosen:
+                split.text.append(tables.text[caption])
+    shape = cache.embedding_shape
     return {
-        split: _join(found, cache.embedding_shape, cache.views_of(split), max_tokens, device, stream)
-        for split, found in shard_splits.items()
-        if any(len(one.length) for one in found)
+        name: split.corpus(shape, cache.views_of(name), max_tokens, device, stream)
+        for name, split in splits.items()
+        if split.text
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ShardSplit:
-    """The images of one shard that belong to one split, and their captions.
+@dataclass(frozen=True)
+class _Split:
+    """The images of one split and their captions, as they are read shard by shard.
 
     Attributes:
-        stored: the file of the shard, and the rows of these images in its tables.
-        captions: int64, the number of captions of each image.
-        length: int64, the number of tokens of each caption.
-        token: int64, the token ids of all captions, one after the other.
+        stored: for each shard, its file, and the rows of these images in its tables.
+        captions: for each shard, the number of captions of each image, int64.
+        length: for each shard, the number of tokens of each caption, int64.
+        token: for each shard, the token ids of all captions, one after the other.
         path, text: paths of the images, texts of the captions.
     """
 
-    stored: tuple[Path, Numbers]
-    captions: Numbers
-    length: Numbers
-    token: Numbers
-    path: list[str]
-    text: list[str]
+    stored: list[tuple[Path, Numbers]] = field(default_factory=list)
+    captions: list[Numbers] = field(default_factory=list)
+    length: list[Numbers] = field(default_factory=list)
+    token: list[NDArray[Any]] = field(default_factory=list)
+    path: Texts = field(default_factory=Texts)
+    text: Texts = field(default_factory=Texts)
 
-
-def _join(
-    shards: list[_ShardSplit], shape: tuple[int, ...], views: int, max_tokens: int, device: torch.device, stream: bool
-) -> Corpus:
-    captions, length, token = (
-        np.concatenate([getattr(shard, name) for shard in shards]) for name in ("captions", "length", "token")
-    )
-    stored = StoredEmbeddings([shard.stored for shard in shards], shape, views)
-    return Corpus(
-        embedding=StreamedEmbeddings(stored, device) if stream else ResidentEmbeddings(stored, device),
-        image=np.repeat(np.arange(len(captions)), captions),
-        first_token=np.cumsum(length) - length,
-        length=np.minimum(length, max_tokens),
-        token=token,
-        path=[path for shard in shards for path in shard.path],
-        text=[text for shard in shards for text in shard.text],
-        cut=int((length > max_tokens).sum()),
-    )
+    def corpus(self, shape: tuple[int, ...], views: int, max_tokens: int, device: torch.device, stream: bool) -> Corpus:
+        captions, length = np.concatenate(self.captions), np.concatenate(self.length)
+        stored = StoredEmbeddings(self.stored, shape, views)
+        return Corpus(
+            embedding=StreamedEmbeddings(stored, device) if stream else ResidentEmbeddings(stored, device),
+            image=np.repeat(np.arange(len(captions)), captions),
+            first_token=np.cumsum(length) - length,
+            length=np.minimum(length, max_tokens),
+            token=np.concatenate(self.token),
+            path=self.path,
+            text=self.text,
+            cut=int((length > max_tokens).sum()),
+        )
 
 
 def in_order(corpus: Corpus, images: Numbers, batch_size: int) -> list[Numbers]:

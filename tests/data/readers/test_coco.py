@@ -149,6 +149,45 @@ def test_an_id_in_two_splits_is_refused(tmp_path: Path) -> None:
         read_source(tmp_path)
 
 
+def test_broken_json_is_named_with_its_place(tmp_path: Path) -> None:
+    touch(tmp_path, "val2017/b.jpg")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/captions_val2017.json").write_text('{"images": [],\n "annotations": [1 2]}')
+    with pytest.raises(SourceError, match=r"Expecting ',' delimiter: line 2 column 20 \(char 34\)"):
+        read_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"annotations": [{"image_id": 1, "caption": "x"}], "images": [{"id": 1, "file_name": "a.jpg"}]}',
+        '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "old"}], '
+        '"annotations": [{"image_id": 1, "caption": "x"}]}',
+        '{"images": [], "images": [{"id": 1, "file_name": "a.jpg"}], '
+        '"annotations": [{"image_id": 1, "caption": "x"}], "info": {"a": [{}]}}',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_members_may_have_any_order_and_the_last_of_a_name_counts(tmp_path: Path, text: str, encoding: str) -> None:
+    write(tmp_path, "captions_train2017.json", [(7, "b.jpg")], [(7, "first")])
+    touch(tmp_path, "train2017/b.jpg", "val2017/a.jpg")
+    (tmp_path / "annotations/captions_val2017.json").write_text(text, encoding=encoding)
+    assert read_source(tmp_path).records == [
+        Record("7", "train2017/b.jpg", "train", ("first",)),
+        Record("1", "val2017/a.jpg", "val", ("x",)),
+    ]
+
+
+def test_an_image_that_a_single_file_lists_twice_has_its_captions_under_both_names(tmp_path: Path) -> None:
+    write(tmp_path, "captions_val.json", [(1, "a.jpg"), (2, "b.jpg"), (1, "c.jpg")], [(1, "x"), (2, "y"), (1, "z")])
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    assert read_source(tmp_path / "annotations/captions_val.json").records == [
+        Record("1", "a.jpg", "val", ("x", "z")),
+        Record("2", "b.jpg", "val", ("y",)),
+        Record("1", "c.jpg", "val", ("x", "z")),
+    ]
+
+
 def test_captions_without_any_folder_of_images_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "captions_val2017.json", [(1, "a.jpg")], [(1, "x")])
     with pytest.raises(SourceError, match="train2017/, val2017/"):

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,45 @@ def test_walking_costs_no_stat_of_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     files = {finder.file(path) for path in finder.paths}
     assert (len(finder.paths), len(files)) == (21, 20)
     assert stats[2:] == [tmp_path / "x/0.jpg", tmp_path / "x/link.jpg"]
+
+
+@pytest.mark.parametrize("table", ["t.csv", "results.csv", "captions_train.json", "list.json", "t.jsonl"])
+def test_reading_a_dataset_costs_at_most_one_stat_of_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    names = [f"{number}.jpg" for number in range(30)]
+    touch(tmp_path, *names)
+    for number in range(20, 30):  # names of one file
+        (tmp_path / f"link{number}.jpg").hardlink_to(tmp_path / f"{number}.jpg")
+    texts = {
+        "t.csv": "image,caption\n" + "".join(f"{name},a dog\n" for name in names),
+        "results.csv": "image_name| comment_number| comment\n" + "".join(f"{name}| 0| a dog\n" for name in names),
+        "captions_train.json": json.dumps(
+            {
+                "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+                "annotations": [{"image_id": number, "caption": "a dog"} for number in range(30)],
+            }
+        ),
+        "list.json": json.dumps([{"image": name, "caption": "a dog"} for name in names]),
+        "t.jsonl": "".join(json.dumps({"file_name": name, "text": "a dog"}) + "\n" for name in names),
+    }
+    (tmp_path / table).write_text(texts[table])
+    stats: Counter[str] = Counter()
+
+    def counting(stat: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def count(path: str | Path, **options: bool) -> os.stat_result:
+            stats[Path(path).name] += 1
+            return stat(path, **options)
+
+        return count
+
+    # `Path.stat` looks `os.stat` up when it is called.
+    monkeypatch.setattr(os, "stat", counting(os.stat))
+    monkeypatch.setattr(os, "lstat", counting(os.lstat))
+    source = read_source(tmp_path / table)
+    assert len(source.records) == 30
+    assert {stats[name] for name in names[:20]} == {0}
+    assert {stats[name] for name in names[20:]} <= {0, 1}
 
 
 def test_a_link_that_is_named_after_a_split_names_the_split_of_its_folder(tmp_path: Path) -> None:
