@@ -88,7 +88,7 @@ def test_a_run_after_kills_at_random_moments_makes_the_same_cache(
 def test_ctrl_c_keeps_finished_shards_and_the_message_says_how_to_continue(
     tmp_path: Path, clip_folder: Path, tokenizer_folder: Path
 ) -> None:
-    make_coco(tmp_path / "coco", train=300, val=10)
+    make_coco(tmp_path / "coco", train=90, val=10)
     options = [*small_models(clip_folder, tokenizer_folder), "--shard-size", 1]
     process = spawn("precompute", tmp_path / "coco", "-o", tmp_path / "c.h5", *options)
     wait_for(process, "c-*.h5", tmp_path, 3)
@@ -106,7 +106,7 @@ def test_ctrl_c_keeps_finished_shards_and_the_message_says_how_to_continue(
 def test_a_second_run_into_the_same_output_is_refused_and_a_killed_one_does_not_block(
     tmp_path: Path, run: Any, clip_folder: Path, tokenizer_folder: Path
 ) -> None:
-    make_coco(tmp_path / "coco", train=300, val=10)
+    make_coco(tmp_path / "coco", train=50, val=10)
     options = [*small_models(clip_folder, tokenizer_folder), "--shard-size", 1]
     arguments = [tmp_path / "coco", "-o", tmp_path / "c.h5", *options]
     process = spawn("precompute", *arguments)
@@ -127,5 +127,5 @@ def test_a_second_run_into_the_same_output_is_refused_and_a_killed_one_does_not_
         process.communicate()
     assert (tmp_path / ".c.h5.lock").exists()
     assert run("precompute", *arguments).status == 0
-    assert Cache.open(tmp_path / "c.h5").images == 310
+    assert Cache.open(tmp_path / "c.h5").images == 60
     assert not (tmp_path / ".c.h5.lock").exists()
