@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import ShardEntry, describe_shard, read_fingerprint
 from clipcap.data.cache.shard import ShardTables, open_hdf5, read_shard
+from clipcap.data.command.progress import Progress
 from clipcap.data.errors import CacheError, ImageError
 from clipcap.data.image_store import FileStamp
 from clipcap.data.records import SPLITS, Record, Source, storable
@@ -92,20 +93,22 @@ class Survey:
 
     def add_output(self, output: Output, fingerprint: Fingerprint) -> None:
         """Take in the shards of the output. Those that are damaged, or of another recipe, do not count."""
-        for number, path in output.numbered_shards():
-            try:
-                with open_hdf5(path) as file:
-                    entry = describe_shard(path, file)
-                    differences = fingerprint.recipe_differences(read_fingerprint(path, file))
-                    if differences or file.attrs["shard"] != number:
-                        because = differences[0] if differences else f"it is shard {file.attrs['shard']}"
-                        logger.warning(f"{path.name} does not count: {because}; give all parts the same settings")
-                        continue
-                tables = read_shard(path, embeddings=False)
-            except CacheError as error:
-                logger.info(f"{path.name} is rebuilt: {error}")
-                continue
-            self._add_shard(number, entry, tables)
+        with Progress("comparing", "images", len(self.source.records)) as progress:
+            for number, path in output.numbered_shards():
+                try:
+                    with open_hdf5(path) as file:
+                        entry = describe_shard(path, file)
+                        differences = fingerprint.recipe_differences(read_fingerprint(path, file))
+                        if differences or file.attrs["shard"] != number:
+                            because = differences[0] if differences else f"it is shard {file.attrs['shard']}"
+                            logger.warning(f"{path.name} does not count: {because}; give all parts the same settings")
+                            continue
+                    tables = read_shard(path, embeddings=False)
+                except CacheError as error:
+                    logger.info(f"{path.name} is rebuilt: {error}")
+                    continue
+                self._add_shard(number, entry, tables)
+                progress.advance(entry.images)
 
     def add_rows(self, path: Path, views: int) -> None:
         """Take in the rows of a shard of another cache, for records that have none.

@@ -167,6 +167,25 @@ def test_a_cache_becomes_that_of_a_fresh_run_and_only_new_and_changed_images_are
     precompute("--views", views, output=tmp_path / "fresh.h5")
     assert_same_rows(tmp_path / "c.h5", tmp_path / "fresh.h5")
     assert "finished already" in precompute("--views", views).err
+    first = read_shard(tmp_path / "c-00000.h5")
+    assert first.id == ["101", "102", "103", "104"]  # in the order of the dataset, also with the one that changed
+
+
+def test_a_shard_all_of_whose_images_went_is_removed(dataset: Dataset, precompute: Precompute, tmp_path: Path) -> None:
+    precompute()
+    for number in range(105, 109):
+        dataset.remove(number)
+    assert "4 gone" in precompute().err
+    shards = [f"c-0000{number}.h5" for number in (0, 2, 3, 4)]
+    assert [shard.path.name for shard in Cache.open(tmp_path / "c.h5").shards] == shards
+    assert sorted(times(tmp_path)) == shards
+    assert "finished already" in precompute().err
+    for number in range(500, 504):
+        dataset.add(number)
+    precompute()  # the number is free
+    assert read_shard(tmp_path / "c-00001.h5").id == ["500", "501", "502", "503"]
+    precompute(output=tmp_path / "fresh.h5")
+    assert_same_rows(tmp_path / "c.h5", tmp_path / "fresh.h5")
 
 
 def test_new_images_fill_the_last_shard_and_then_new_ones(
