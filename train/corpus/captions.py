@@ -142,6 +142,7 @@ def load_corpora(
             chosen = np.flatnonzero(split_of_caption == number)
             found = _ShardSplit(
                 stored=(shard.path, rows),
+                scale=tables.scale if len(rows) else 1.0,
                 captions=captions[rows],
                 length=np.diff(first_token)[chosen],
                 token=token[split_of_token == number],
@@ -162,6 +163,7 @@ class _ShardSplit:
 
     Attributes:
         stored: the file of the shard, and the rows of these images in its tables.
+        scale: what their stored numbers are to be multiplied by.
         captions: int64, the number of captions of each image.
         length: int64, the number of tokens of each caption.
         token: int64, the token ids of all captions, one after the other.
@@ -169,6 +171,7 @@ class _ShardSplit:
     """
 
     stored: tuple[Path, Numbers]
+    scale: float
     captions: Numbers
     length: Numbers
     token: Numbers
@@ -182,7 +185,8 @@ def _join(
     captions, length, token = (
         np.concatenate([getattr(shard, name) for shard in shards]) for name in ("captions", "length", "token")
     )
-    stored = StoredEmbeddings([shard.stored for shard in shards], shape, views)
+    scale = max(shard.scale for shard in shards)
+    stored = StoredEmbeddings([shard.stored for shard in shards], shape, views, scale)
     return Corpus(
         embedding=StreamedEmbeddings(stored, device) if stream else ResidentEmbeddings(stored, device),
         image=np.repeat(np.arange(len(captions)), captions),
