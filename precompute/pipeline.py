@@ -37,8 +37,8 @@ from clipcap.precompute.stamp import Stamp
 logger = logging.getLogger(__name__)
 
 PIECE = 16  # images that a thread loads at a time for a GPU
-# The beginning of a failure's reason in shards; a later run does not try such images again. It does try those with the
-# reason of earlier versions, "its embedding is not finite in float16", which may be a number that a scale brings there.
+# The beginning of a failure's reason in shards; a later run does not try such images again. Earlier versions wrote "its
+# embedding is not finite in float16", also of images that can be stored now that shards have a scale: those are tried.
 NOT_FINITE = "its embedding is not finite as computed in"
 
 Rows = NDArray[np.float16]

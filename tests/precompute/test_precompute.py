@@ -395,7 +395,8 @@ def test_an_image_whose_embedding_is_not_finite_is_skipped(
 def test_embeddings_beyond_float16_are_stored_with_the_least_scale_of_their_shard(
     coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, made = Encoder.start, []
+    start = Encoder.start
+    made: list[torch.Tensor] = []
 
     def large(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
         embedding = start(self, pixels) * (300_000 if len(made) == 1 else 1)  # the second batch; the first is black

@@ -126,7 +126,7 @@ def test_shards_of_different_scales_give_their_true_values_resident_and_streamed
 ) -> None:
     cache, truth = scaled_cache(small_cache, tmp_path, views)
     assert [tables.scale for tables in cache.tables()] == [16, 1]
-    bounds = {"rtol": 2.0**-11, "atol": 16 * 2.0**-25}  # the latter for numbers below 2^-14 times the scale
+    bounds: Any = {"rtol": 2.0**-11, "atol": 16 * 2.0**-25}  # the latter for numbers below 2^-14 times the scale
     for split in ("train", "val"):
         pictures = truth[split]
         images = np.random.default_rng(1).permutation(len(pictures))
@@ -167,7 +167,7 @@ def scaled_cache(small_cache: Path, folder: Path, views: int) -> tuple[Cache, di
         truth["val"].append(rows[~is_train][:, :1])
         scale = scale_of(magnitudes(rows))
         stored = to_float16(rows, scale)
-        changed = {"embedding": stored[:, 0], "scale": scale}
+        changed: dict[str, Any] = {"embedding": stored[:, 0], "scale": scale}
         if views:
             changed["view"] = stored[is_train, 1:].reshape(-1, fingerprint.width)
             changed["first_view"] = np.cumsum([0, *(views * is_train)])
