@@ -260,7 +260,7 @@ class _CachedRows:
                 batch = chosen[first : first + captioner.batch_size]
                 found += len(batch)
                 labels = [f"row {number}" for number in batch]
-                embedding = _finite(self.path, tables.embedding[batch], labels) if found > start else None
+                embedding = _finite(self.path, tables.values(batch), labels) if found > start else None
                 names = [tables.path[row] for row in batch]
                 yield Group(names=names, reasons=[None] * len(names), images=[], embedding=embedding)
         if not found:

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
 from clipcap.data.cache.index import ShardEntry, write_index
+from clipcap.data.cache.scale import magnitudes, scale_of, storable, to_float16
 from clipcap.data.command.progress import Progress
 from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS
 from clipcap.data.records import Source
@@ -18,7 +17,7 @@ from clipcap.precompute.shards import build_tables, plan_shards, store_tables
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NOT_FINITE = "its row is not finite in float16"
+NOT_FINITE = "its row is not finite, or beyond 4.3e9"
 
 
 def import_embeddings(
@@ -34,7 +33,7 @@ def import_embeddings(
         strict: whether the first row that is not finite ends the run.
 
     Returns:
-        The images whose row is not finite in float16. They are not in the cache.
+        The images whose row is not finite, or beyond what a shard can hold. They are not in the cache.
 
     Raises:
         SourceError: a row is not finite and `strict` is set.
@@ -47,14 +46,15 @@ def import_embeddings(
     with Progress("importing", "rows", total) as progress:
         for number, share in enumerate(plan_shards(total, fingerprint.shard_size)):
             records = [source.records[i] for i in share]
-            with np.errstate(over="ignore"):  # numbers that are too large become infinite, and are found below
-                rows = source.embedding[share.start : share.stop].astype(np.float16)
-            finite = np.asarray(np.isfinite(rows).all(axis=1))
+            rows = source.embedding[share.start : share.stop]
+            magnitude = magnitudes(rows)
+            finite = storable(magnitude)
+            scale = scale_of(magnitude[finite])
             reasons = [None if is_finite else NOT_FINITE for is_finite in finite.tolist()]
             for record, reason in zip(records, reasons, strict=True):
                 if reason is not None:
                     failures.add(Failure(record.path, reason))
-            tables = build_tables(records, rows[finite], reasons, tokenizer)
+            tables = build_tables(records, to_float16(rows[finite], scale), reasons, tokenizer, scale=scale)
             entries.append(store_tables(output.shard(number), tables, fingerprint, number))
             progress.advance(len(records), skipped=len(records) - tables.counts[0])
     write_index(output.index, fingerprint, entries)

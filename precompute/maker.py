@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import ShardEntry
+from clipcap.data.cache.scale import rescaled
 from clipcap.data.command.progress import Progress
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.failures import Failures
@@ -107,10 +108,11 @@ class ShardMaker:
             failures.count(self._records[i].path, outcome if isinstance(outcome, str) else None)
 
     def _rows(self, share: Records, taken: Sequence[Embedded]) -> Rows:
-        """Put the batches of a shard together."""
+        """Put the batches of a shard together, with the largest of their scales."""
         outcomes = [outcome for batch in taken for outcome in batch.outcomes]
         items = self._items(share)
         counts = [1 + item.views if isinstance(one, Stamp) else 0 for item, one in zip(items, outcomes, strict=True)]
         nothing: NDArray[np.float16] = np.empty((0, *self.encoder.shape), np.float16)
-        embedding = np.concatenate([nothing, *(batch.rows for batch in taken)])
-        return Rows(share, embedding, np.array(counts, np.int64), outcomes)
+        scale = max((batch.scale for batch in taken), default=1.0)
+        embedding = np.concatenate([nothing, *(rescaled(batch.rows, batch.scale, scale) for batch in taken)])
+        return Rows(share, embedding, np.array(counts, np.int64), outcomes, scale)

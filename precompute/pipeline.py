@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipcap.data.cache.scale import magnitudes, scale_of, storable, to_float16
 from clipcap.data.command.progress import plural
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.loading import Item, Loaded, Loader
@@ -36,8 +37,9 @@ from clipcap.precompute.stamp import Stamp
 logger = logging.getLogger(__name__)
 
 PIECE = 16  # images that a thread loads at a time for a GPU
-# Stored in shards as the reason of a failure; a later run does not try such images again.
-NOT_FINITE = "its embedding is not finite in float16"
+# The beginning of a failure's reason in shards; a later run does not try such images again. Earlier versions wrote "its
+# embedding is not finite in float16", also of images that can be stored now that shards have a scale: those are tried.
+NOT_FINITE = "its embedding is not finite, or beyond 4.3e9, as computed in"
 
 Rows = NDArray[np.float16]
 
@@ -47,12 +49,15 @@ class Embedded:
     """A batch that went through the encoder.
 
     Attributes:
-        rows: float16 (m, d) or (m, t, d), of the images that did not fail, each with the rows of its views after it.
+        rows: float16 (m, d) or (m, t, d), of the images that did not fail, each with the rows of its views after it;
+            divided by `scale`.
+        scale: the least one with which float16 holds the rows.
         outcomes: for each image its stamp, or why it has no row.
         loading, encoding: seconds; on a GPU, those in which images and the GPU were waited for.
     """
 
     rows: Rows
+    scale: float
     outcomes: list[Stamp | str]
     loading: float
     encoding: float
@@ -89,8 +94,9 @@ def _load_and_encode(loader: Loader, encoder: Encoder, batch: list[Item]) -> Emb
     loaded = loader(batch)
     middle = time.perf_counter()
     embedding = [_start(encoder, part).float() for part in _parts(loaded, len(batch))]
-    rows, outcomes = _finite_rows(embedding, loaded.outcomes, batch, encoder)
-    return Embedded(rows=rows, outcomes=outcomes, loading=middle - start, encoding=time.perf_counter() - middle)
+    rows, scale, outcomes = _finite_rows(embedding, loaded.outcomes, batch, encoder)
+    encoding = time.perf_counter() - middle
+    return Embedded(rows=rows, scale=scale, outcomes=outcomes, loading=middle - start, encoding=encoding)
 
 
 def load_ahead(batches: Iterable[list[Item]], loader: Loader, encoder: Encoder, workers: int) -> Iterator[Embedded]:
@@ -112,8 +118,8 @@ def load_ahead(batches: Iterable[list[Item]], loader: Loader, encoder: Encoder, 
             start = time.perf_counter()
             embedding = [part.wait() for part in started]
             encoding = time.perf_counter() - start
-            rows, outcomes = _finite_rows(embedding, images.outcomes, items, encoder)
-            yield Embedded(rows=rows, outcomes=outcomes, loading=waited, encoding=encoding)
+            rows, scale, outcomes = _finite_rows(embedding, images.outcomes, items, encoder)
+            yield Embedded(rows=rows, scale=scale, outcomes=outcomes, loading=waited, encoding=encoding)
         if queued is None:
             return
         last = queued
@@ -175,8 +181,8 @@ def _start(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
 
 def _finite_rows(
     embedding: Sequence[torch.Tensor], outcomes: Sequence[Stamp | str], batch: Sequence[Item], encoder: Encoder
-) -> tuple[Rows, list[Stamp | str]]:
-    """Convert embeddings to float16. An image one of whose embeddings is not finite there, fails.
+) -> tuple[Rows, float, list[Stamp | str]]:
+    """Convert embeddings to float16 with a scale. An image one of whose embeddings is not finite, fails.
 
     Args:
         embedding: float32 (m, d) or (m, t, d), in parts, as `Loaded.pixels`.
@@ -185,16 +191,21 @@ def _finite_rows(
         encoder: made the embeddings.
 
     Returns:
-        float16 (m', d) or (m', t, d), and for each of the B images its stamp, or why it has no row.
+        float16 (m', d) or (m', t, d), their scale, and for each of the B images its stamp, or why it has no row.
     """
     if not embedding:
-        return np.empty((0, *encoder.shape), dtype=np.float16), list(outcomes)
-    with np.errstate(over="ignore"):  # numbers that are too large become infinite, and are found below
-        rows = np.concatenate([part.numpy().astype(np.float16) for part in embedding])
-    finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+        return np.empty((0, *encoder.shape), dtype=np.float16), 1.0, list(outcomes)
+    parts = [part.numpy() for part in embedding]
+    magnitude = np.concatenate([magnitudes(part) for part in parts])
     pictures = [1 + item.views for item, one in zip(batch, outcomes, strict=True) if isinstance(one, Stamp)]
-    image_is_finite = np.logical_and.reduceat(finite, np.cumsum([0, *pictures[:-1]]))
+    image_is_finite = np.logical_and.reduceat(storable(magnitude), np.cumsum([0, *pictures[:-1]]))
     next_is_finite = iter(image_is_finite.tolist())
-    not_finite = f"{NOT_FINITE} (computed in {encoder.precision})"
-    checked = [one if isinstance(one, str) or next(next_is_finite) else not_finite for one in outcomes]
-    return rows[np.repeat(image_is_finite, pictures)], checked
+    checked = [one if isinstance(one, str) or next(next_is_finite) else _not_finite(encoder) for one in outcomes]
+    kept = np.repeat(image_is_finite, pictures)
+    scale = scale_of(magnitude[kept])
+    return np.concatenate([to_float16(part, scale) for part in parts])[kept], scale, checked
+
+
+def _not_finite(encoder: Encoder) -> str:
+    limit = ", whose largest number is 65,504; bf16 and fp32 hold larger ones" if encoder.precision == "fp16" else ""
+    return f"{NOT_FINITE} {encoder.precision}{limit}"

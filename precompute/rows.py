@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcap.data.cache.index import read_checked
+from clipcap.data.cache.scale import rescaled
 from clipcap.data.cache.shard import ShardTables
 from clipcap.data.errors import ImageError
 from clipcap.data.image_store import ImageStore
@@ -22,18 +23,21 @@ class Rows:
 
     Attributes:
         records: int64 (n), the numbers of the records.
-        embedding: float16 (m, d) or (m, t, d): of each record that has one, the embedding and then those of its views.
+        embedding: float16 (m, d) or (m, t, d): of each record that has one, the embedding and then those of its views,
+            divided by `scale`.
         counts: int64 (n), how many rows each record has; 0 if its image could not be read.
         outcomes: for each record its image's stamp, or why it has no row.
+        scale: of the embeddings.
     """
 
     records: Records
     embedding: NDArray[np.float16]
     counts: NDArray[np.int64]
     outcomes: Sequence[Stamp | str]
+    scale: float
 
     def joined(self, other: "Rows") -> "Rows":
-        """Return the rows of both, in the order of the records."""
+        """Return the rows of both, in the order of the records and with the larger scale."""
         if not len(other.records):
             return self
         records = np.concatenate([self.records, other.records])
@@ -42,8 +46,9 @@ class Rows:
         ends = np.cumsum(counts)
         order = np.argsort(records)
         rows = np.concatenate([np.arange(ends[i] - counts[i], ends[i]) for i in order])
-        embedding = np.concatenate([self.embedding, other.embedding])[rows]
-        return Rows(records[order], embedding, counts[order], [outcomes[i] for i in order])
+        scale = max(self.scale, other.scale)
+        embedding = np.concatenate([rescaled(one.embedding, one.scale, scale) for one in (self, other)])[rows]
+        return Rows(records[order], embedding, counts[order], [outcomes[i] for i in order], scale)
 
 
 def copy_rows(survey: Survey, records: Records, shape: tuple[int, ...]) -> Rows:
@@ -57,7 +62,7 @@ def copy_rows(survey: Survey, records: Records, shape: tuple[int, ...]) -> Rows:
     Raises:
         CacheError: a shard is damaged.
     """
-    rows = Rows(records[:0], np.empty((0, *shape), np.float16), np.zeros(0, np.int64), [])
+    rows = Rows(records[:0], np.empty((0, *shape), np.float16), np.zeros(0, np.int64), [], 1.0)
     files = survey.file[records]
     for file in np.unique(files[files != NONE]).tolist():
         rows = rows.joined(_rows_of_file(survey, records[files == file], read_checked(survey.files[file])))
@@ -78,7 +83,7 @@ def _rows_of_file(survey: Survey, records: Records, tables: ShardTables) -> Rows
             pieces.append(tables.view[tables.first_view[row] :][:views])
         counts.append(1 + views)
         stamps.append(_stamp(source.images, record.path, tables, row))
-    return Rows(records, np.concatenate(pieces), np.array(counts), stamps)
+    return Rows(records, np.concatenate(pieces), np.array(counts), stamps, tables.scale)
 
 
 def _stamp(store: ImageStore, path: str, tables: ShardTables, row: int) -> Stamp:

@@ -1,5 +1,6 @@
 """Shards of the cache that stage 1 writes: which records belong to each, their tables, and their files."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,17 @@ from numpy.typing import NDArray
 
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import ShardEntry
+from clipcap.data.cache.scale import LEAST_NORMAL, magnitudes
 from clipcap.data.cache.shard import SUM_BYTES, ShardTables, write_shard
+from clipcap.data.command.progress import plural
 from clipcap.data.pretrained.tokenizer import encode_captions
 from clipcap.data.records import SPLITS, Record, storable
 from clipcap.precompute.stamp import Stamp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 def plan_shards(records: int, shard_size: int) -> list[range]:
@@ -30,6 +35,7 @@ def build_tables(
     outcomes: Sequence[Stamp | str | None],
     tokenizer: "PreTrainedTokenizerBase",
     views: list[int] | None = None,
+    scale: float = 1.0,
 ) -> ShardTables:
     """Build the tables of a shard. Captions are tokenised, and empty ones left out.
 
@@ -41,6 +47,7 @@ def build_tables(
             row.
         tokenizer: of the language model.
         views: for each of the n records, the number of its views; None if the cache has no views.
+        scale: that the embeddings are divided by.
     """
     view = first_view = None
     if views is not None:
@@ -66,12 +73,28 @@ def build_tables(
         failure_reason=[storable(reason) for _, reason in failed],
         view=view,
         first_view=first_view,
+        scale=scale,
     )
+    if scale > 1:
+        _warn_of_lost_digits(tables)
     if stamps and len(stamps) == len(kept):
         sums = np.frombuffer(b"".join(stamp.sum for stamp in stamps), np.uint8).reshape(-1, SUM_BYTES)
         files = np.array([stamp.file for stamp in stamps], np.int64).reshape(-1, 2)
         tables = replace(tables, sum=sums, file_size=files[:, 0].copy(), file_time=files[:, 1].copy())
     return with_tokens(tables, tokenizer)
+
+
+def _warn_of_lost_digits(tables: ShardTables) -> None:
+    """Warn of an embedding that is so large that its scale takes digits of others."""
+    magnitude = magnitudes(tables.embedding)
+    few = int((magnitude < LEAST_NORMAL).sum())
+    if few:
+        largest = int(magnitude.argmax())
+        logger.warning(
+            f"the embedding of {tables.path[largest]} reaches {magnitude[largest] * tables.scale:.3g}, beside which "
+            f"float16 keeps fewer digits of {plural(few, 'other embedding')}; if that image is broken, leave it out "
+            "and give `overwrite`"
+        )
 
 
 def stored_captions(record: Record) -> list[str]:

@@ -78,5 +78,5 @@ class ShardWriter:
         rows = encoded.joined(copy_rows(survey, self.plan.shards[number], encoded.embedding.shape[1:]))
         records = [survey.source.records[i] for i in rows.records]
         shard_views = [views_of(record, views) for record in records] if views else None
-        tables = build_tables(records, rows.embedding, rows.outcomes, self.tokenizer, shard_views)
+        tables = build_tables(records, rows.embedding, rows.outcomes, self.tokenizer, shard_views, rows.scale)
         self._entries[number] = store_tables(self.output.shard(number), tables, self.fingerprint, number)

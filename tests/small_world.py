@@ -7,11 +7,14 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from clipcap.data.cache.index import Cache, write_index
+from clipcap.data.cache.shard import read_shard, write_shard
 
 COMMANDS = {
     "precompute": "clipcap.precompute.cli",
@@ -137,6 +140,18 @@ def make_coco(folder: Path, train: int = 12, val: int = 5) -> Path:
         content = {"images": images, "annotations": annotations}
         (folder / f"annotations/captions_{split}2017.json").write_text(json.dumps(content))
     return folder
+
+
+def copy_scaled(index: Path, folder: Path, *scales: float) -> Path:
+    """Copy a cache. The stored numbers of each shard stay, and are embeddings divided by the scale that is given."""
+    cache = Cache.open(index)
+    entries = []
+    for number, (shard, scale) in enumerate(zip(cache.shards, scales, strict=True)):
+        tables, path = replace(read_shard(shard.path), scale=scale), folder / shard.path.name
+        content = write_shard(path, tables, cache.fingerprint.to_json(), number)
+        entries.append(replace(shard, path=path, content=content))
+    write_index(folder / index.name, cache.fingerprint, entries)
+    return folder / index.name
 
 
 def make_tar(file: Path, members: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> Path:

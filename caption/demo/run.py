@@ -111,5 +111,5 @@ def _save_shuffled(cache: Path, file: Path) -> None:
     from clipcap.data.cache.index import Cache
     from clipcap.data.records import SPLITS
 
-    rows = [tables.embedding[tables.split == SPLITS.index("val")] for tables in Cache.open(cache).tables()]
+    rows = [tables.values(tables.split == SPLITS.index("val")) for tables in Cache.open(cache).tables()]
     np.save(file, np.roll(np.concatenate(rows), 1, axis=0))

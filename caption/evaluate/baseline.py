@@ -116,6 +116,7 @@ class _Images:
         """Read the images of a split; with `captioned` only those that have captions, and else no captions."""
         shards: list[tuple[Path, NDArray[np.int64]]] = []
         found: list[tuple[str, list[str]]] = []
+        scale = 1.0
         for shard, tables in zip(cache.shards, cache.tables(embeddings=False), strict=True):
             rows = []
             for row in np.flatnonzero(tables.split == SPLITS.index(split)).tolist():
@@ -125,10 +126,11 @@ class _Images:
                     rows.append(row)
                     found.append((tables.id[row], captions))
             shards.append((shard.path, np.array(rows, dtype=np.int64)))
+            scale = max(scale, tables.scale) if rows else scale
         return cls(
             ids=[name for name, _ in found],
             captions=[captions for _, captions in found],
-            stored=StoredEmbeddings(shards, cache.embedding_shape),
+            stored=StoredEmbeddings(shards, cache.embedding_shape, scale=scale),
         )
 
     def vectors(self, numbers: dict[str, int]) -> Vectors:
@@ -137,7 +139,10 @@ class _Images:
         return Vectors(identity=identity, read=self._directions)
 
     def _directions(self, first: int, last: int) -> NDArray[np.float32]:
-        """Read the embeddings of images `first` to `last` - 1, scaled to length 1: float32 (last - first, d)."""
+        """Read the embeddings of images `first` to `last` - 1, scaled to length 1: float32 (last - first, d).
+
+        Their one scale has no part in that, so they are not multiplied by it.
+        """
         return unit(np.concatenate(list(self._pooled(first, last))))
 
     def _pooled(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:

@@ -35,7 +35,7 @@ class ClipScorer:
         fingerprint = self._cache.fingerprint
         self._tower = load_text_tower(fingerprint, settings.pretrained, device=device, precision=precision)
         self._images: ScoredImages | None = None
-        self._embedding: NDArray[np.float16] | None = None  # (N, d)
+        self._embedding: NDArray[np.float32] | None = None  # (N, d)
         self._references: list[NDArray[np.float32]] = []  # (r, d) of each image
 
     def __call__(self, captions: Sequence[str], images: ScoredImages) -> dict[str, Score]:
@@ -53,12 +53,12 @@ class ClipScorer:
         return encoded
 
 
-def _read_embeddings(cache: Cache, ids: Sequence[str]) -> NDArray[np.float16]:
-    """Read the embeddings of images, float16 (N, d), one shard in memory at a time."""
+def _read_embeddings(cache: Cache, ids: Sequence[str]) -> NDArray[np.float32]:
+    """Read the embeddings of images, float32 (N, d), one shard in memory at a time."""
     places = {identifier: place for place, identifier in enumerate(ids)}
-    embedding = np.full((len(ids), *cache.embedding_shape), np.nan, np.float16)
+    embedding = np.full((len(ids), *cache.embedding_shape), np.nan, np.float32)
     for tables in cache.tables():
         for row, identifier in enumerate(tables.id):
             if identifier in places:
-                embedding[places[identifier]] = tables.embedding[row]
+                embedding[places[identifier]] = tables.values(slice(row, row + 1))[0]
     return embedding

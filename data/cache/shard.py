@@ -14,6 +14,7 @@ each image to its captions and from each caption to its tokens. Two images, the 
 
 import hashlib
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcap.data.cache.atomic import write_file
+from clipcap.data.cache.scale import is_scale
 from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, one_line
 from clipcap.data.records import SPLITS
 
@@ -41,7 +43,7 @@ class ShardTables:
     """All rows of one shard: n images, v views, m captions, k tokens, f failures. The module's docstring draws them.
 
     Attributes:
-        embedding: float16 (n, d), or (n, t, d) for t patches.
+        embedding: float16 (n, d), or (n, t, d) for t patches: the embeddings divided by `scale`, see `values`.
         id, path: n strings, the image's id in the dataset, and its file relative to the dataset's root.
         split: uint8 (n), an index into `SPLITS`.
         first_caption: int64 (n + 1), the offset of each image's captions in `text`.
@@ -54,6 +56,8 @@ class ShardTables:
         sum: uint8 (n, 16), BLAKE2b of each image's file; None if the images are not known, as in version 0.1.
         file_size, file_time: int64 (n), bytes and last change, in nanoseconds since 1970, of the file that holds each
             image, which is a tar or a table where the image is inside of one; None where `sum` is None.
+        scale: what the numbers in `embedding` and `view` are to be multiplied by: 1, or a greater power of two where
+            float16 does not hold the embeddings.
     """
 
     embedding: NDArray[np.float16]
@@ -71,11 +75,21 @@ class ShardTables:
     sum: NDArray[np.uint8] | None = None
     file_size: NDArray[np.int64] | None = None
     file_time: NDArray[np.int64] | None = None
+    scale: float = 1.0
 
     @property
     def counts(self) -> tuple[int, int, int]:
         """The numbers of images, captions and tokens."""
         return len(self.id), len(self.text), len(self.token)
+
+    def values(self, rows: "slice | NDArray[Any]" = slice(None)) -> NDArray[np.floating[Any]]:
+        """Return the embeddings of images: float16 (b, d) or (b, t, d) where the scale is 1, else float32.
+
+        Args:
+            rows: which of the n images; by default all.
+        """
+        stored = self.embedding[rows]
+        return stored if self.scale == 1 else stored.astype(np.float32) * np.float32(self.scale)
 
     def content(self) -> str:
         """Return the SHA-256 over all tables that FORMAT.md defines, as hexadecimal digits."""
@@ -93,6 +107,8 @@ class ShardTables:
                 shape = ",".join(map(str, table.shape))
                 digest.update(f"{name}\0{table.dtype.newbyteorder('<').str}\0{shape}\0".encode())
                 digest.update(np.ascontiguousarray(table, table.dtype.newbyteorder("<")).tobytes())
+        if self.scale != 1:
+            digest.update(b"scale\0" + struct.pack("<d", self.scale))
         return digest.hexdigest()
 
     def problem(self) -> str | None:
@@ -106,6 +122,8 @@ class ShardTables:
                 return f"{name} is not the table that FORMAT.md describes"
         if not all(isinstance(getattr(self, name), list) for name in set(_DATASETS.values()) - set(_KINDS)):
             return "a table of strings has another type"
+        if not is_scale(self.scale):
+            return f"the scale {self.scale} is not a power of two from 1 to 2^16"
         if not len(self.embedding) == len(self.path) == len(self.split) == images:
             return "the tables of images have different lengths"
         if len(self.failure_path) != len(self.failure_reason):
@@ -149,6 +167,7 @@ _DATASETS = {
     "images/file_size": "file_size",
     "images/file_time": "file_time",
 }
+_SCALED = ("images/embedding", "images/view")
 _OPTIONAL = ("view", "first_view", "sum", "file_size", "file_time")
 _EMBEDDINGS = ("embedding", "view", "first_view")
 _UNHASHED = ("file_size", "file_time")  # of one copy of the dataset; another copy makes the same cache
@@ -166,7 +185,7 @@ _KINDS = {
     "file_time": ("<i8",),
 }
 _RANKS = dict.fromkeys(_KINDS, (1,)) | {"embedding": (2, 3), "view": (2, 3), "sum": (2,)}
-assert set(_DATASETS.values()) == {field.name for field in fields(ShardTables)}
+assert {*_DATASETS.values(), "scale"} == {field.name for field in fields(ShardTables)}
 
 
 def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) -> str:
@@ -196,7 +215,11 @@ def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) 
             elif attribute in ("embedding", "view"):
                 rows = max(1, _CHUNK_BYTES // max(1, table[:1].nbytes))
                 chunks = (min(rows, max(1, len(table))), *table.shape[1:])
-                file.create_dataset(name, data=table, chunks=chunks, maxshape=(None, *table.shape[1:]), fletcher32=True)
+                stored = file.create_dataset(
+                    name, data=table, chunks=chunks, maxshape=(None, *table.shape[1:]), fletcher32=True
+                )
+                if tables.scale != 1:
+                    stored.attrs["scale"] = tables.scale
             else:
                 file.create_dataset(name, data=table)
         file["images/split"].attrs["names"] = list(SPLITS)
@@ -223,26 +246,30 @@ def read_shard(path: Path, *, embeddings: bool = True) -> ShardTables:
         if not embeddings:
             stored = table(file, "images/embedding")
             columns["embedding"] = np.empty((stored.shape[0], *[0] * (stored.ndim - 1)), dtype=stored.dtype)
-        tables = ShardTables(**columns)
+        tables = ShardTables(**columns, scale=_read_scale(file))
     problem = tables.problem()
     if problem:
         raise DamagedCacheError(f"{path} is damaged ({problem}); delete it and {AGAIN}")
     return tables
 
 
-def read_embeddings(path: Path, first: int, last: int) -> NDArray[np.float16]:
-    """Read the embeddings of images `first` to `last` - 1 of a shard: float16 (last - first, d), or (.., t, d).
+def read_embeddings(path: Path, first: int, last: int) -> tuple[NDArray[np.float16], float]:
+    """Read the embeddings of images `first` to `last` - 1 of a shard.
+
+    Returns:
+        float16 (last - first, d), or (.., t, d): the embeddings divided by the scale of the shard; and the scale.
 
     Raises:
         CacheError: the shard is missing, damaged, or not of this program.
     """
     with open_hdf5(path) as file:
-        rows: NDArray[np.float16] = table(file, "images/embedding")[first:last]
-        return rows
+        return table(file, "images/embedding")[first:last], _read_scale(file)
 
 
 def read_views(path: Path, first: int, last: int) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
     """Read the views of images `first` to `last` - 1 of a shard: float16 (v, d) or (v, t, d), and each image's first.
+
+    They are divided by the scale of the shard, which is that of `read_embeddings`.
 
     Raises:
         CacheError: the shard is missing, damaged, or not of this program.
@@ -262,6 +289,14 @@ def read_summary(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
         splits = [SPLITS[number] for number in read_table(file, "images/split").tolist()]
         failed = zip(read_table(file, "failures/path"), read_table(file, "failures/reason"), strict=True)
         return splits, list(failed)
+
+
+def _read_scale(file: h5py.File) -> float:
+    """Read the scale of an open shard. Raises ValueError if there are two, or it is none."""
+    found = sorted({float(table(file, name).attrs.get("scale", 1.0)) for name in _SCALED if name in file})
+    if len(found) > 1 or not is_scale(found[0]):
+        raise ValueError(f"the scale {' and '.join(map(str, found))} is not one power of two from 1 to 2^16")
+    return found[0]
 
 
 def read_table(file: h5py.File, name: str) -> Any:

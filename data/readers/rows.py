@@ -94,7 +94,8 @@ def group_rows(
     if not first:
         raise SourceError(f"{path} holds no rows")
     embedding = rows[np.array([entry.row for entry in first.values()], dtype=np.int64)]
-    lengths = np.linalg.norm(embedding.astype(np.float32), axis=-1)
+    with np.errstate(over="ignore"):  # a row that is infinite in float32 is not imported
+        lengths = np.linalg.norm(embedding.astype(np.float32), axis=-1)
     normalized = bool((np.abs(lengths - 1) < 0.01).all())
     notes = list(notes)
     if normalized:

@@ -21,7 +21,7 @@ from clipcap.caption import Captioner, CaptionerSettings, caption
 from clipcap.data.cache.index import Cache
 from clipcap.data.errors import CheckpointError, UsageError
 from clipcap.precompute.parallel import map_in_order
-from small_world import make_clip, make_coco, small_models, spawn
+from small_world import copy_scaled, make_clip, make_coco, small_models, spawn
 
 
 @pytest.fixture
@@ -141,6 +141,21 @@ def test_rows_are_captioned_without_clip(tmp_path: Path, run: Any, model: list[o
     assert run("caption", tmp_path / "row.npy", *model, "--jsonl").out == json.dumps(
         {"input": f"{tmp_path}/row.npy[0]", "caption": cached[4]["caption"]}
     ) + "\n"  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_clip")
+def test_a_cache_of_two_scales_is_captioned_from_the_true_values(
+    tmp_path: Path, run: Any, model: list[object], small_cache: Path
+) -> None:
+    first, second = (tables.embedding.astype(np.float32) for tables in Cache.open(small_cache).tables())
+    np.save(tmp_path / "rows.npy", np.concatenate([first * 8, second]))
+    inputs = (small_cache, tmp_path / "rows.npy", copy_scaled(small_cache, tmp_path, 8, 1))
+    small, rows, scaled = (
+        [entry["caption"] for entry in json.loads(run("caption", one, *model, "--json").out)] for one in inputs
+    )
+    assert len(scaled) == 17
+    assert scaled == rows
+    assert scaled != small
 
 
 @pytest.mark.usefixtures("no_clip")

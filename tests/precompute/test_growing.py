@@ -114,12 +114,13 @@ def rows(cache: Path) -> dict[str, Any]:
             views = (
                 []
                 if tables.view is None or tables.first_view is None
-                else np.split(tables.view, tables.first_view[1:-1])
+                else np.split(tables.view.astype(np.float64), tables.first_view[1:-1])
             )
             assert tables.sum is not None
             assert name not in found
             found[name] = {
-                "embedding": np.vstack([tables.embedding[row], *(views[row] if views else [])]),
+                "embedding": np.vstack([tables.embedding[row].astype(np.float64), *(views[row] if views else [])])
+                * tables.scale,
                 "told": [tables.path[row], tables.split[row], [tables.text[j] for j in captions], tokens],
                 "sum": tables.sum[row].tobytes(),
             }
@@ -186,6 +187,41 @@ def test_a_shard_all_of_whose_images_went_is_removed(dataset: Dataset, precomput
     assert read_shard(tmp_path / "c-00001.h5").id == ["500", "501", "502", "503"]
     precompute(output=tmp_path / "fresh.h5")
     assert_same_rows(tmp_path / "c.h5", tmp_path / "fresh.h5")
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_a_new_image_beyond_float16_brings_its_shard_to_its_scale(
+    dataset: Dataset, precompute: Precompute, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, views: int
+) -> None:
+    precompute("--views", views)
+    dataset.remove(106)
+    dataset.add(501)
+    start = pipeline._start
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_start", lambda encoder, pixels: start(encoder, pixels) * 2**20)
+        precompute("--views", views)
+    precompute("--views", views, output=tmp_path / "fresh.h5")
+    truth = rows(tmp_path / "fresh.h5")
+    truth["501"]["embedding"] *= 2**20
+    shards = list(Cache.open(tmp_path / "c.h5").tables())
+    scale = shards[1].scale
+    assert "501" in shards[1].id
+    needed = 2 ** np.ceil(np.log2(abs(truth["501"]["embedding"]).max() / 65504))
+    assert [shard.scale for shard in shards] == [1, needed, 1, 1, 1]
+    assert scale > 1
+    found = rows(tmp_path / "c.h5")
+    assert found.keys() == truth.keys()
+    for shard in shards:
+        for name in shard.id:
+            atol = shard.scale * 2.0**-25  # half the distance of numbers below 2^-14 times the scale
+            np.testing.assert_allclose(found[name]["embedding"], truth[name]["embedding"], rtol=2**-10, atol=atol)
+    # Another cache copies rows of all of these shards into one.
+    again = precompute("--views", views, "--reuse", tmp_path / "c.h5", "--shard-size", 32, output=tmp_path / "one.h5")
+    assert "0 images to encode" in again.err
+    (joined,) = Cache.open(tmp_path / "one.h5").tables()
+    assert joined.scale == scale
+    for name, row in rows(tmp_path / "one.h5").items():
+        np.testing.assert_allclose(row["embedding"], found[name]["embedding"], rtol=0, atol=scale * 2.0**-25)
 
 
 def test_new_images_fill_the_last_shard_and_then_new_ones(

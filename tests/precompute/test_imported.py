@@ -266,7 +266,7 @@ def test_rows_that_are_not_finite_are_skipped_and_strict_refuses_them(
     tmp_path: Path, run: Any, tokenizer_folder: Path
 ) -> None:
     values = rows(7)
-    values[4, 2], values[5, 0] = np.nan, 70000.0  # the second is infinite in float16
+    values[4, 2], values[5, 0] = np.nan, np.inf
     np.savez(tmp_path / "rows.npz", image=np.array([f"{i}.jpg" for i in range(7)]), embedding=values)
     arguments = [tmp_path / "rows.npz", "-o", tmp_path / "c.h5", "--tokenizer", tokenizer_folder, "--shard-size", 3]
     result = run("precompute", *arguments, "--strict")
@@ -283,6 +283,32 @@ def test_rows_that_are_not_finite_are_skipped_and_strict_refuses_them(
     result = run("precompute", *arguments, "--strict")  # the cache is finished, but has failures
     assert result.status == 2
     assert "4.jpg" in result.err.splitlines()[-1]
+
+
+def test_rows_beyond_float16_are_imported_with_a_scale_for_each_shard(
+    tmp_path: Path, run: Any, tokenizer_folder: Path
+) -> None:
+    values = rows(9).astype(np.float64)
+    values[4, 2], values[5, 0], values[8, 1] = 1e6, -3e5, 1e39  # the last is infinite in float32
+    np.save(tmp_path / "rows.npy", values)
+    (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{i}.jpg,number {i}\n" for i in range(9)))
+    options = ["--captions", tmp_path / "captions.csv", "--tokenizer", tokenizer_folder, "--shard-size", 3]
+    result = run("precompute", tmp_path / "rows.npy", "-o", tmp_path / "c.h5", *options)
+    assert result.status == 0, result.err
+    assert "1 image skipped: its row is not finite, or beyond 4.3e9" in result.err
+    tables = list(Cache.open(tmp_path / "c.h5").tables())
+    assert [shard.scale for shard in tables] == [1, 16, 1]
+    assert tables[1].values()[1, 2] == 999_936  # 1e6, rounded to eleven binary digits
+    np.testing.assert_allclose(np.concatenate([shard.values() for shard in tables]), values[:8], rtol=2**-11, atol=1e-6)
+
+
+def test_an_embedding_that_takes_digits_of_others_is_named(tmp_path: Path, run: Any, tokenizer_folder: Path) -> None:
+    values = rows(4)
+    values[2, 0] = 4e9
+    np.savez(tmp_path / "rows.npz", image=np.array([f"{i}.jpg" for i in range(4)]), embedding=values)
+    result = run("precompute", tmp_path / "rows.npz", "-o", tmp_path / "c.h5", "--tokenizer", tokenizer_folder)
+    assert result.status == 0, result.err
+    assert "the embedding of 2.jpg reaches 4e+09, beside which float16 keeps fewer digits of 3 other emb" in result.err
 
 
 @pytest.mark.slow

@@ -66,6 +66,20 @@ def test_both_ways_make_the_embeddings_of_single_images_in_order(
     assert [len(embedded.rows) for embedded in found] == [30, 33, 0, 4]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_embedding_that_is_not_finite_fails_with_the_limit_of_its_precision(
+    loader: Loader, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    rows = torch.tensor([[1e6], [float("inf")], [3.0]])
+    monkeypatch.setattr(encoder, "precision", precision)
+    monkeypatch.setattr(encoder, "start", lambda pixels: rows)
+    (found,) = embed([[Item(f"{number}.png", 0) for number in range(3)]], loader, encoder, 0)
+    limit = {"fp32": "", "fp16": ", whose largest number is 65,504; bf16 and fp32 hold larger ones"}[precision]
+    assert found.outcomes[1] == f"its embedding is not finite, or beyond 4.3e9, as computed in {precision}{limit}"
+    assert [isinstance(one, str) for one in found.outcomes] == [False, True, False]
+    assert (found.scale, found.rows.tolist()) == (16, [[62496], [0.1875]])
+
+
 def test_on_a_cpu_every_thread_gets_its_share_of_the_cores(
     loader: Loader, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from clipcap.data.cache.index import Cache
 from clipcap.data.cache.shard import ShardTables, read_shard
 from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.tokenizer import encode_captions, load_tokenizer
+from clipcap.precompute import pipeline
 from clipcap.precompute.dataset import understand
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.encoders.load import load_encoder
@@ -378,15 +379,61 @@ def test_an_image_whose_embedding_is_not_finite_is_skipped(
     def overflowing(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
         embedding = start(self, pixels).clone()
         if len(embedding) == 4:
-            embedding[1, 3], embedding[2, 0] = float("nan"), 70000.0  # the second is infinite in float16
+            embedding[1, 3], embedding[2, 0] = float("nan"), float("-inf")
         return embedding
 
     monkeypatch.setattr(Encoder, "start", overflowing)
     assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
     first = read_shard(tmp_path / "c-00000.h5")
     assert first.failure_path == ["train2017/000000000102.jpg", "train2017/000000000103.jpg"]
+    assert set(first.failure_reason) == {"its embedding is not finite, or beyond 4.3e9, as computed in fp32"}
     assert first.id[:2] == ["101", "104"]
     assert np.isfinite(first.embedding).all()
+    assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).err.count("finished already") == 1
+
+
+def test_embeddings_beyond_float16_are_stored_with_the_least_scale_of_their_shard(
+    coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Encoder.start
+    made: list[torch.Tensor] = []
+
+    def large(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        embedding = start(self, pixels) * (300_000 if len(made) == 1 else 1)  # the second batch; the first is black
+        made.append(embedding)
+        return embedding
+
+    monkeypatch.setattr(Encoder, "start", large)
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options, "--shard-size", 8)
+    assert (result.status, "skipped" in result.err) == (0, False), result.err
+    tables = all_tables(tmp_path / "c.h5")
+    truth = torch.cat(made[1:]).numpy()
+    largest = np.abs(truth).max()
+    assert [shard.scale for shard in tables] == [2 ** np.ceil(np.log2(largest / 65504)), 1, 1]
+    assert tables[0].scale > 1
+    np.testing.assert_allclose(np.concatenate([shard.values() for shard in tables]), truth, rtol=2**-11, atol=1e-5)
+    assert np.array_equal(tables[1].embedding, truth[8:16].astype(np.float16))
+
+
+def test_an_image_that_failed_before_shards_had_a_scale_is_tried_again(
+    coco: Path, tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Encoder.start
+
+    def overflowing(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        embedding = start(self, pixels).clone()
+        if len(embedding) == 4:
+            embedding[1] = float("inf")
+        return embedding
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "start", overflowing)
+        patch.setattr(pipeline, "NOT_FINITE", "its embedding is not finite in float16 (computed in")
+        assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
+    assert [shard.failure_path for shard in all_tables(tmp_path / "c.h5")].count([]) == 1
+    result = run("precompute", coco, "-o", tmp_path / "c.h5", *options)
+    assert "2 images to encode, 15 known" in result.err
+    assert [shard.failure_path for shard in all_tables(tmp_path / "c.h5")] == [[], [], []]
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_encoded_in_halves(

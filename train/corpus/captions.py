@@ -144,6 +144,7 @@ def load_corpora(
             rows = np.flatnonzero(tables.split == number)
             chosen = np.flatnonzero(split_of_caption == number)
             split.stored.append((shard.path, rows))
+            split.scale.append(tables.scale if len(rows) else 1.0)
             split.captions.append(captions[rows])
             split.length.append(np.diff(first_token)[chosen])
             split.token.append(token[split_of_token == number])
@@ -165,6 +166,7 @@ class _Split:
 
     Attributes:
         stored: for each shard, its file, and the rows of these images in its tables.
+        scale: for each shard, what their stored numbers are to be multiplied by.
         captions: for each shard, the number of captions of each image, int64.
         length: for each shard, the number of tokens of each caption, int64.
         token: for each shard, the token ids of all captions, one after the other.
@@ -172,6 +174,7 @@ class _Split:
     """
 
     stored: list[tuple[Path, Numbers]] = field(default_factory=list)
+    scale: list[float] = field(default_factory=list)
     captions: list[Numbers] = field(default_factory=list)
     length: list[Numbers] = field(default_factory=list)
     token: list[NDArray[Any]] = field(default_factory=list)
@@ -180,7 +183,7 @@ class _Split:
 
     def corpus(self, shape: tuple[int, ...], views: int, max_tokens: int, device: torch.device, stream: bool) -> Corpus:
         captions, length = np.concatenate(self.captions), np.concatenate(self.length)
-        stored = StoredEmbeddings(self.stored, shape, views)
+        stored = StoredEmbeddings(self.stored, shape, views, max(self.scale))
         return Corpus(
             embedding=StreamedEmbeddings(stored, device) if stream else ResidentEmbeddings(stored, device),
             image=np.repeat(np.arange(len(captions)), captions),

@@ -6,6 +6,8 @@ r"""The embeddings of one split of a cache: all in memory, or streamed from its 
 A cache may hold *views* of its training images, random crops whose embeddings training takes in turn: `draw` decides
 for an epoch which of the pictures of each image, the whole one and V views, is meant by its index.
 
+Embeddings are float16 in memory, as in the shards, divided by one scale for the whole split, which is 1 in most caches.
+
 Knows nothing of captions. Letters for shapes: n images, B images in a batch, d numbers in an embedding, t patches.
 """
 
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipcap.data.cache.scale import rescaled
 from clipcap.data.cache.shard import AGAIN, read_embeddings, read_views
 from clipcap.data.errors import DamagedCacheError
 from clipcap.data.pretrained.device import to_device
@@ -60,11 +63,13 @@ class StoredEmbeddings:
         shards: for each shard, its file and its rows that belong to this split, ascending.
         shape: of one picture's embedding: (d,) or (t, d).
         views: V, how many views each image of the split has.
+        scale: the largest scale of the shards.
     """
 
     shards: list[tuple[Path, Numbers]]
     shape: tuple[int, ...]
     views: int = 0
+    scale: float = 1.0
 
     def __len__(self) -> int:
         return sum(len(rows) for _, rows in self.shards)
@@ -73,7 +78,8 @@ class StoredEmbeddings:
         """Read the embeddings of the images from `first` to before `last`.
 
         Returns:
-            float16 (last - first, 1 + V, d) or (last - first, 1 + V, t, d): of each whole image, then of its views.
+            float16 (last - first, 1 + V, d) or (last - first, 1 + V, t, d): of each whole image, then of its views,
+            divided by `scale`.
 
         Raises:
             CacheError: a shard cannot be read any more.
@@ -83,17 +89,18 @@ class StoredEmbeddings:
         for path, rows in self.shards:
             wanted = rows[max(0, first - begin) : max(0, last - begin)]
             if len(wanted):
-                span = read_embeddings(path, int(wanted[0]), int(wanted[-1]) + 1)
-                if span.shape[1:] != self.shape:
-                    raise DamagedCacheError(f"{path} has embeddings of another shape than the cache; {AGAIN}")
+                span, scale = read_embeddings(path, int(wanted[0]), int(wanted[-1]) + 1)
+                if span.shape[1:] != self.shape or scale > self.scale:
+                    differs = "shape" if span.shape[1:] != self.shape else "scale"
+                    raise DamagedCacheError(f"{path} has embeddings of another {differs} than the cache; {AGAIN}")
                 start = max(first, begin) - first
-                embedding[start : start + len(wanted), 0] = span[wanted - wanted[0]]
+                embedding[start : start + len(wanted), 0] = rescaled(span[wanted - wanted[0]], scale, self.scale)
                 if self.views:
                     view, first_view = read_views(path, int(wanted[0]), int(wanted[-1]) + 1)
                     rows_of_views = first_view[wanted - wanted[0], None] + np.arange(self.views)
                     if view.shape[1:] != self.shape or rows_of_views.max() >= len(view):
                         raise DamagedCacheError(f"{path} has other views than the cache; {AGAIN}")
-                    embedding[start : start + len(wanted), 1:] = view[rows_of_views]
+                    embedding[start : start + len(wanted), 1:] = rescaled(view[rows_of_views], scale, self.scale)
             begin += len(rows)
         return embedding
 
@@ -126,6 +133,10 @@ class CachedEmbeddings:
         """
         self._picture = np.random.default_rng([seed, epoch]).integers(self._pictures, size=len(self))
 
+    def _scaled(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Multiply embeddings, float32, by the scale, in place."""
+        return embedding if self._stored.scale == 1 else embedding.mul_(self._stored.scale)
+
 
 class ResidentEmbeddings(CachedEmbeddings):
     """All embeddings in memory, on the device. They are read at the first access.
@@ -141,7 +152,7 @@ class ResidentEmbeddings(CachedEmbeddings):
 
     def __getitem__(self, images: Numbers) -> torch.Tensor:
         rows = images * self._pictures + self._picture[images]
-        return self._embedding[to_device(torch.from_numpy(rows), self._device)].float()
+        return self._scaled(self._embedding[to_device(torch.from_numpy(rows), self._device)].float())
 
     @cached_property
     def _embedding(self) -> torch.Tensor:
@@ -176,7 +187,7 @@ class StreamedEmbeddings(CachedEmbeddings):
             rows = to_device(torch.from_numpy(first + self._picture[images[members]]), embedding.device)
             members_on_device = to_device(torch.from_numpy(members), embedding.device)
             embedding[members_on_device] = self._memory[self._load(int(number))][rows].float()
-        return embedding
+        return self._scaled(embedding)
 
     def expect(self, images: Numbers) -> None:
         """Announce images in the order of their access, so that a thread reads their blocks ahead.

@@ -1,6 +1,6 @@
 """Reads a cache for its examination: one shard after the other, with one vector and a few figures for each image.
 
-    shards --read--> CacheContent: embedding (n, d) float16, length, hash, id, path, split, captions, tokens
+    shards --read--> CacheContent: embedding (n, d), length, hash, id, path, split, captions, tokens
 
 Patches (t, d) become their mean, because t of them for each image do not fit into memory.
 n images, m captions, k tokens, d numbers in an embedding, t patches.
@@ -34,7 +34,8 @@ class CacheContent:
 
     Attributes:
         cache: the opened cache.
-        embedding: float16 (n, d); the mean of the patches where an embedding is (t, d).
+        embedding: (n, d), float16, or float32 where a shard has a scale; the mean of the patches where an embedding is
+            (t, d).
         length: float32 (n), the Euclidean length of each embedding; the mean of its patches' lengths.
         finite, zero, constant: bool (n), whether all numbers of the row are finite, are 0, are the same (and not 0).
         hash: uint64 (n), of all numbers of the row.
@@ -47,7 +48,7 @@ class CacheContent:
     """
 
     cache: Cache
-    embedding: NDArray[np.float16]
+    embedding: NDArray[np.floating[Any]]
     length: NDArray[np.float32]
     finite: NDArray[np.bool_]
     zero: NDArray[np.bool_]
@@ -170,7 +171,7 @@ def read_content(path: Path) -> CacheContent:
     with Progress("reading", "images", cache.images) as progress:
         for tables in cache.tables():
             found = {
-                **_summary(tables.embedding),
+                **_summary(tables.values()),
                 "id": tables.id,
                 "path": tables.path,
                 "split": tables.split,
@@ -191,14 +192,14 @@ def read_content(path: Path) -> CacheContent:
     return CacheContent(cache=cache, **joined)
 
 
-def _summary(embedding: NDArray[np.float16]) -> dict[str, Any]:
-    """Return what is kept of the embeddings of one shard, float16 (n, d) or (n, t, d), block by block."""
+def _summary(embedding: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """Return what is kept of the embeddings of one shard, (n, d) or (n, t, d), block by block."""
     size = max(1, BLOCK * 1024 // max(1, math.prod(embedding.shape[1:])))
     parts = [_summarise(embedding[start : start + size]) for start in range(0, max(1, len(embedding)), size)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _summarise(block: NDArray[np.float16]) -> dict[str, Any]:
+def _summarise(block: NDArray[np.floating[Any]]) -> dict[str, Any]:
     exact = block.astype(np.float32)
     axes = tuple(range(1, block.ndim))
     finite = np.isfinite(exact).all(axis=axes)
@@ -206,10 +207,11 @@ def _summarise(block: NDArray[np.float16]) -> dict[str, Any]:
     alike = (flat == flat[:, :1]).all(axis=1)
     zero = (flat == 0).all(axis=1)
     length = np.sqrt(np.einsum("...d,...d->...", exact, exact))
-    digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in block]
+    # In float32, so that rows of shards with different scales can be compared.
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in exact]
     with np.errstate(all="ignore"):
         return {
-            "embedding": block if block.ndim == 2 else exact.mean(axis=1).astype(np.float16),
+            "embedding": block if block.ndim == 2 else exact.mean(axis=1).astype(block.dtype),
             "length": length if block.ndim == 2 else length.mean(axis=1),
             "finite": finite,
             "zero": zero,

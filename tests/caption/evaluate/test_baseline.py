@@ -13,6 +13,7 @@ from clipcap.caption import neighbours
 from clipcap.caption.evaluate.baseline import Nearest, consensus, nearest_captions
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import Cache, ShardEntry, write_index
+from clipcap.data.cache.scale import magnitudes, scale_of, to_float16
 from clipcap.data.cache.shard import ShardTables, write_shard
 from clipcap.data.metrics.tokenizer import tokenize_all
 from clipcap.data.records import SPLITS
@@ -22,14 +23,16 @@ Image = tuple[str, str, Any, Sequence[str]]  # id, split, embedding, captions
 
 
 def save_cache(folder: Path, images: Sequence[Image], shard_size: int = 3) -> Cache:
-    """Write a cache of these images, with one token for each caption."""
+    """Write a cache of these images, with one token for each caption, and a scale where float16 needs one."""
     fingerprint = Fingerprint.unchecked(encoder="unknown", width=np.shape(images[0][2])[-1])
     entries = []
     for number, start in enumerate(range(0, len(images), shard_size)):
         ids, splits, rows, captions = zip(*images[start : start + shard_size], strict=True)
         text = [caption for some in captions for caption in some]
+        scale = scale_of(magnitudes(np.array(rows)))
         tables = ShardTables(
-            embedding=np.array(rows, dtype=np.float16),
+            embedding=to_float16(np.array(rows), scale),
+            scale=scale,
             id=list(ids),
             path=[f"{name}.jpg" for name in ids],
             split=np.array([SPLITS.index(split) for split in splits], dtype=np.uint8),
@@ -98,9 +101,11 @@ def test_of_training_images_that_are_equally_near_the_first_is_taken(tmp_path: P
 
 
 @pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("largest", [1, 2.0**20], ids=["small", "beyond float16"])
 @pytest.mark.parametrize("shape", [(16,), (5, 16)], ids=["embedding", "patches"])
-def test_the_search_is_exact(shape: tuple[int, ...], tmp_path: Path) -> None:
-    rows = np.random.default_rng(1).normal(1, 1, (30, *shape)).astype(np.float16)
+def test_the_search_is_exact(shape: tuple[int, ...], largest: float, tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(1, 1, (30, *shape)).astype(np.float16).astype(np.float32)
+    rows[:14] *= largest  # the first two shards
     images: list[Image] = [
         (f"{number}", "val" if number % 3 == 1 else "train", row, [f"caption {number}"] if number % 4 else [])
         for number, row in enumerate(rows)

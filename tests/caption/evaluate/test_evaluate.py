@@ -19,6 +19,7 @@ from clipcap.caption.evaluate import evaluate, figures, start
 from clipcap.caption.evaluate.base import Difference
 from clipcap.caption.evaluate.baseline import nearest_captions
 from clipcap.caption.evaluate.captioners import CaptionedImages, caption_cache, common_places
+from clipcap.caption.evaluate.clipscore import _read_embeddings
 from clipcap.caption.evaluate.figures import describe_text
 from clipcap.caption.evaluate.references import read_references
 from clipcap.caption.evaluate.table import write_table
@@ -28,7 +29,7 @@ from clipcap.data.errors import UsageError
 from clipcap.data.metrics import mean_score
 from clipcap.data.metrics.clipscore import clipscore
 from clipcap.precompute.encoders.clip_text import load_text_tower
-from small_world import Run
+from small_world import Run, copy_scaled
 
 REFERENCES = {
     "1": ["a dog runs over the grass", "the dog runs"],
@@ -429,6 +430,14 @@ def test_clipscore_needs_the_embeddings_of_a_cache_and_its_text_tower(demo_run: 
     assert first["RefCLIPScore"] == pytest.approx(expected["RefCLIPScore"].corpus, abs=1e-6)
     as_references = run("evaluate", "--references", folder / "cache.h5", *files, *options)
     assert json.loads(as_references.out) == json.loads(result.out)
+
+
+def test_clipscore_reads_the_true_embeddings_of_images(small_cache: Path, tmp_path: Path) -> None:
+    cache = Cache.open(copy_scaled(small_cache, tmp_path, 2.0**60, 1))
+    first, second = (tables.embedding.astype(np.float32) for tables in Cache.open(small_cache).tables())
+    ids = [name for tables in cache.tables() for name in tables.id]
+    rows = np.concatenate([first * np.float32(2**60), second])
+    assert (_read_embeddings(cache, ids[::-1]) == rows[::-1]).all()
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from clipcap.caption.inspect.doctor.examine import CACHE_CHECKS
 from clipcap.caption.inspect.doctor.splits import least_expected
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import Cache, ShardEntry, write_index
+from clipcap.data.cache.scale import magnitudes, scale_of, to_float16
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.records import Record
 from clipcap.data.settings import parameters_of
@@ -59,7 +60,7 @@ class World:
     max_tokens: int | None = None
 
     def write(self, folder: Path, tokenizer_folder: Path) -> Path:
-        """Write the cache, in shards of 150 rows."""
+        """Write the cache, in shards of 150 rows, with a scale where float16 needs one."""
         tokenizer = load_tokenizer(str(tokenizer_folder))
         fingerprint = Fingerprint.unchecked(
             **{
@@ -71,10 +72,11 @@ class World:
             }
         )
         entries: list[ShardEntry] = []
-        rows = self.embedding.astype(np.float16)
-        for number, share in enumerate(plan_shards(len(rows), 150)):
+        for number, share in enumerate(plan_shards(len(self.embedding), 150)):
             records = [Record(self.path[i], self.path[i], self.split[i], tuple(self.captions[i])) for i in share]
-            tables = build_tables(records, rows[share.start : share.stop], [None] * len(records), tokenizer)
+            rows = self.embedding[share.start : share.stop]
+            scale = scale_of(magnitudes(rows)[np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))])
+            tables = build_tables(records, to_float16(rows, scale), [None] * len(records), tokenizer, scale=scale)
             if self.max_tokens is not None:
                 tables = cut_tokens(tables, self.max_tokens)
             entries.append(store_tables(folder / f"cache-{number:05d}.h5", tables, fingerprint, number))
@@ -436,6 +438,25 @@ def test_few_images_are_not_compared_with_their_captions(tmp_path: Path, words_f
     findings, facts = examine_cache(world.write(tmp_path, words_folder))
     assert findings == []
     assert "140 images" in facts["images_and_captions"]["by_the_words"]
+
+
+def test_embeddings_beyond_float16_are_examined_by_their_true_values(tmp_path: Path, words_folder: Path) -> None:
+    world = make_world()
+    world.embedding *= 30_000
+    findings, facts = examine_cache(world.write(tmp_path, words_folder))
+    assert min(tables.scale for tables in Cache.open(tmp_path / "cache.h5").tables()) > 1
+    assert findings == []
+    median = np.median(np.linalg.norm(world.embedding, axis=1))
+    assert facts["length_of_embeddings"]["median"] == pytest.approx(median, rel=1e-3)
+
+
+def test_equal_rows_of_shards_with_different_scales_are_found(examine: Examine) -> None:
+    world = make_world()
+    world.embedding[305] = world.embedding[5]
+    world.embedding[310] *= 1e5
+    (finding,) = examine(world)
+    assert (finding.check, finding.count) == ("repeated", 1)
+    assert "row 305" in finding.examples[0]
 
 
 def test_the_command_exits_with_3_where_there_are_findings(tmp_path: Path, run: Any, words_folder: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import Cache, ShardEntry, write_index
-from clipcap.data.cache.shard import ShardTables, read_shard, read_views, write_shard
+from clipcap.data.cache.shard import ShardTables, read_embeddings, read_shard, read_views, write_shard
 from clipcap.data.errors import CacheError, DamagedCacheError
 
 FINGERPRINT = Fingerprint(
@@ -69,7 +69,7 @@ def make_cache(folder: Path, shards: int = 3) -> Path:
 def assert_same(one: ShardTables, other: ShardTables) -> None:
     for name, table in vars(one).items():
         found = getattr(other, name)
-        if table is None or isinstance(table, list):
+        if not isinstance(table, np.ndarray):
             assert found == table
         else:
             assert found.dtype == table.dtype
@@ -111,6 +111,53 @@ def test_inconsistent_views_are_refused(tmp_path: Path, broken: dict[str, Any]) 
     viewed = replace(tables(), view=np.ones((2, 3), dtype=np.float16), first_view=np.array([0, 2, 2]))
     write_shard(tmp_path / "s.h5", replace(viewed, **broken), FINGERPRINT.to_json(), 0)
     with pytest.raises(DamagedCacheError, match="is damaged"):
+        read_shard(tmp_path / "s.h5")
+
+
+def test_embeddings_are_the_stored_numbers_times_the_scale(tmp_path: Path) -> None:
+    view = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float16)
+    scaled = replace(tables(7), view=view, first_view=np.array([0, 2, 2]), scale=16.0)
+    write_shard(tmp_path / "s.h5", scaled, FINGERPRINT.to_json(), 0)
+    found = read_shard(tmp_path / "s.h5")
+    assert_same(found, scaled)
+    assert found.values().dtype == np.float32
+    assert found.values().tolist() == [[24, -32, 112], [0, 4, 1048064]]
+    assert found.values(np.array([1])).tolist() == [[0, 4, 1048064]]
+    assert read_shard(tmp_path / "s.h5", embeddings=False).scale == 16
+    stored, scale = read_embeddings(tmp_path / "s.h5", 1, 2)
+    assert (stored.tolist(), scale) == ([[0, 0.25, 65504]], 16)
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert [file[name].attrs["scale"] for name in ("images/embedding", "images/view")] == [16, 16]
+        assert file.attrs["content"] == scaled.content()
+
+
+def test_a_shard_of_scale_1_is_read_as_float16_and_has_no_attribute(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s.h5", tables(), FINGERPRINT.to_json(), 0)
+    found = read_shard(tmp_path / "s.h5")
+    assert found.scale == 1
+    assert found.values(slice(0, 1)).dtype == np.float16
+    assert np.array_equal(found.values(), tables().embedding)
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert list(file["images/embedding"].attrs) == []
+
+
+@pytest.mark.parametrize("scale", [0, -2, 0.5, 3, 2.0**113, float("inf"), float("nan")])
+def test_a_scale_that_is_not_a_power_of_two_is_refused(tmp_path: Path, scale: float) -> None:
+    assert "power of two" in str(replace(tables(), scale=scale).problem())
+    write_shard(tmp_path / "s.h5", tables(), FINGERPRINT.to_json(), 0)
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        file["images/embedding"].attrs["scale"] = scale
+    for read in (lambda path: read_shard(path, embeddings=False), lambda path: read_embeddings(path, 0, 1)):
+        with pytest.raises(DamagedCacheError, match="power of two"):
+            read(tmp_path / "s.h5")
+
+
+def test_views_of_another_scale_are_refused(tmp_path: Path) -> None:
+    viewed = replace(tables(), view=np.ones((2, 3), dtype=np.float16), first_view=np.array([0, 2, 2]), scale=2.0)
+    write_shard(tmp_path / "s.h5", viewed, FINGERPRINT.to_json(), 0)
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        del file["images/view"].attrs["scale"]
+    with pytest.raises(DamagedCacheError, match=r"the scale 1\.0 and 2\.0 is not one power of two"):
         read_shard(tmp_path / "s.h5")
 
 
@@ -186,6 +233,8 @@ def test_the_content_hash_follows_format_md() -> None:
         ]
     )
     assert t.content() == hashlib.sha256(expected).hexdigest()
+    scaled = hashlib.sha256(expected + b"scale\0" + struct.pack("<d", 16))
+    assert replace(t, scale=16.0).content() == scaled.hexdigest()
 
 
 def test_an_opened_cache_counts_rows_and_reads_shards_in_order(tmp_path: Path) -> None:

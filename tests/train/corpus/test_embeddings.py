@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from clipcap.data.cache.index import Cache
+from clipcap.data.cache.index import Cache, write_index
+from clipcap.data.cache.scale import magnitudes, scale_of, to_float16
+from clipcap.data.cache.shard import write_shard
 from clipcap.data.errors import CacheError
 from clipcap.train.corpus import embeddings as module
 from clipcap.train.corpus.captions import load_corpora
@@ -115,3 +118,61 @@ def test_embeddings_of_another_dtype_or_shape_are_refused(small_cache: Path, tmp
         shard["images/embedding"] = rows.astype(np.float32)
     with pytest.raises(CacheError, match="embedding"):
         load_corpora(cache, 60)
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_shards_of_different_scales_give_their_true_values_resident_and_streamed(
+    small_cache: Path, small_blocks: list[Any], tmp_path: Path, views: int
+) -> None:
+    cache, truth = scaled_cache(small_cache, tmp_path, views)
+    assert [tables.scale for tables in cache.tables()] == [16, 1]
+    bounds: Any = {"rtol": 2.0**-11, "atol": 16 * 2.0**-25}  # the latter for numbers below 2^-14 times the scale
+    for split in ("train", "val"):
+        pictures = truth[split]
+        images = np.random.default_rng(1).permutation(len(pictures))
+        for stream in (False, True):
+            embedding = load_corpora(cache, 60, stream=stream)[split].embedding
+            assert isinstance(embedding, ResidentEmbeddings | StreamedEmbeddings)
+            np.testing.assert_allclose(embedding[images].numpy(), pictures[images, 0], **bounds)
+            embedding.draw(3, 1)
+            drawn = np.random.default_rng([3, 1]).integers(pictures.shape[1], size=len(pictures))
+            np.testing.assert_allclose(embedding[images].numpy(), pictures[images, drawn[images]], **bounds)
+            assert embedding._stored.read(0, 1).dtype == np.float16
+
+
+def test_a_shard_that_got_a_larger_scale_since_is_refused(small_cache: Path, tmp_path: Path) -> None:
+    cache, _ = scaled_cache(small_cache, tmp_path, 0)
+    shards = [(shard.path, np.arange(shard.images)) for shard in cache.shards]
+    with pytest.raises(CacheError, match="another scale"):
+        StoredEmbeddings(shards, cache.embedding_shape).read(0, 2)
+
+
+def scaled_cache(small_cache: Path, folder: Path, views: int) -> tuple[Cache, dict[str, Any]]:
+    """Copy a cache of two shards with other embeddings, of which those of the first are large.
+
+    Returns:
+        The copy, and for each split the embeddings of its images and then of their views, (n, 1 + V, d).
+    """
+    old = Cache.open(small_cache)
+    fingerprint = replace(old.fingerprint, views=views)
+    random = np.random.default_rng(0)
+    truth: dict[str, list[Any]] = {"train": [], "val": []}
+    entries = []
+    for number, (shard, tables) in enumerate(zip(old.shards, old.tables(), strict=True)):
+        rows = random.standard_normal((shard.images, 1 + views, fingerprint.width)).astype(np.float32)
+        if number == 0:
+            rows[1] *= 1e6 / np.abs(rows[1]).max()
+        is_train = tables.split == 0
+        truth["train"].append(rows[is_train])
+        truth["val"].append(rows[~is_train][:, :1])
+        scale = scale_of(magnitudes(rows))
+        stored = to_float16(rows, scale)
+        changed: dict[str, Any] = {"embedding": stored[:, 0], "scale": scale}
+        if views:
+            changed["view"] = stored[is_train, 1:].reshape(-1, fingerprint.width)
+            changed["first_view"] = np.cumsum([0, *(views * is_train)])
+        path = folder / shard.path.name
+        content = write_shard(path, replace(tables, **changed), fingerprint.to_json(), number)
+        entries.append(replace(shard, path=path, content=content))
+    write_index(folder / "cache.h5", fingerprint, entries)
+    return Cache.open(folder / "cache.h5"), {split: np.concatenate(parts) for split, parts in truth.items()}
