@@ -12,8 +12,9 @@ from PIL.ExifTags import Base
 
 from clipcap.data.cache.atomic import open_whole
 from clipcap.data.errors import ClipCapError, UsageError
+from clipcap.data.image_store import read_image_file
 from clipcap.data.lock import hold_lock
-from clipcap.precompute.images import open_image
+from clipcap.precompute.images import open_image, opened
 
 SOFTWARE = "clipcap"  # EXIF's name of the program that wrote an image; programs that edit one put their own name there
 _NARROWEST = 320  # pixels; a narrower image is set into a strip of this width
@@ -49,8 +50,8 @@ def is_captioned_image(path: Path) -> bool:
     if path.suffix != ".jpg" or path.is_symlink():
         return False
     try:
-        with Image.open(path, formats=["JPEG"]) as image:  # reads the header only
-            return image.getexif().get(Base.Software) == SOFTWARE
+        with opened(read_image_file(path)) as image:
+            return image.format == "JPEG" and image.getexif().get(Base.Software) == SOFTWARE
     except Exception:  # whatever the file is, the program did not write it
         return False
 

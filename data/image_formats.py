@@ -1,4 +1,6 @@
-"""Recognises a file by its first bytes: HEIC, which an extra reads, and what cannot be decoded as an image.
+"""Lists the formats that are opened, and recognises files by their first bytes.
+
+Recognised are HEIC, which an extra reads, and what cannot be decoded as an image.
 
 Knows nothing of how images are decoded.
 """
@@ -6,11 +8,30 @@ Knows nothing of how images are decoded.
 import re
 from typing import Any
 
+# Formats of Pillow that are opened: raster images that it decodes by itself. Not among them: EPS, which starts
+# Ghostscript; WMF, BUFR, GRIB, HDF5 and MPEG, which it only recognises; IPTC and BLP, which hold files of other
+# formats; FITS, which older versions unpack without a limit; and formats that other packages or later versions add.
+FORMATS = frozenset({
+    "AVIF", "BMP", "CUR", "DCX", "DDS", "DIB", "FLI", "FTEX", "GBR", "GIF", "HEIF", "ICNS", "ICO", "IM", "IMT", "JPEG",
+    "JPEG2000", "MCIDAS", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN", "TGA",
+    "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
+})  # fmt: skip
+
 _TO_CONVERT = "convert it to JPEG or PNG"
 _RAW = f"a raw image of a camera; {_TO_CONVERT}"
 _VIDEO = "a video, not an image"
+_POSTSCRIPT = f"EPS or PostScript, which is a program; {_TO_CONVERT}"
+_METAFILE = f"a metafile of Windows, which is a drawing; {_TO_CONVERT}"
 _HEADS = {
     b"%PDF-": "a PDF document, not an image",
+    b"%!": _POSTSCRIPT,
+    b"\xc5\xd0\xd3\xc6": _POSTSCRIPT,  # EPS with a preview
+    b"\xd7\xcd\xc6\x9a": _METAFILE,
+    b"\x01\0\0\0\x6c\0\0\0": _METAFILE,  # EMF
+    b"\x01\0\x09\0\0\x03": _METAFILE,  # WMF without a size
+    b"SIMPLE  =": f"FITS; {_TO_CONVERT}",
+    b"\x89HDF\r\n": "an HDF5 file, not an image",
+    b"BLP": f"a texture of a game (BLP); {_TO_CONVERT}",
     b"PK\x03\x04": "a ZIP archive, not an image",
     b"\x1f\x8b": "a gzip archive, not an image",
     b"version https://git-lfs": "a pointer of Git LFS, not the image itself; run git lfs pull",

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clipcap.data.demo.judge import ATTRIBUTES, judge
 from clipcap.data.demo.scenes import Scene
+from clipcap.precompute.images import open_image
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -77,8 +78,7 @@ def save_sheet(shown: Sequence[Shown], file: Path) -> None:
     for number, (path, caption, right) in enumerate(shown):
         x = _MARGIN + number % _COLUMNS * cell[0]
         y = _MARGIN + number // _COLUMNS * cell[1]
-        with Image.open(path) as image:
-            sheet.paste(image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), (x, y))
+        sheet.paste(open_image(path).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), (x, y))
         text = textwrap.fill(caption, 36, max_lines=4)
         draw.multiline_text((x, y + _SIDE + 8), text, fill=(30, 30, 34) if right else (190, 30, 30), font=font)
     sheet.save(file)
@@ -107,8 +107,7 @@ def _blocks(path: Path, width: int = 28) -> "Text":
     from rich.style import Style
     from rich.text import Text
 
-    with Image.open(path) as image:
-        pixels: Any = image.convert("RGB").resize((width, width), Image.Resampling.BOX).load()
+    pixels: Any = open_image(path).resize((width, width), Image.Resampling.BOX).load()
     text = Text()
     for y in range(0, width, 2):
         for x in range(width):

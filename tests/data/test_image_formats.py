@@ -50,6 +50,11 @@ RAW, VIDEO = "a raw image of a camera; convert it to JPEG or PNG", "a video, not
         (b"FUJIFILMCCD-RAW 0201", RAW),
         (b"IIRO\x08\0\0\0", RAW),
         (b"II*\0\x08\0\0\0" + bytes(30), None),  # a plain TIFF
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "EPS or PostScript, which is a program; convert it to JPEG or PNG"),
+        (b"\xc5\xd0\xd3\xc6" + bytes(30), "EPS or PostScript, which is a program; convert it to JPEG or PNG"),
+        (b"\xd7\xcd\xc6\x9a\0\0" + bytes(30), "a metafile of Windows, which is a drawing; convert it to JPEG or PNG"),
+        (b"SIMPLE  =  T", "FITS; convert it to JPEG or PNG"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file, not an image"),
         (b"RIFF\0\1\0\0WEBPVP8 ", None),
         (b"\xff\xd8\xff\xe0" + bytes(30), None),
         (b"words about <html>", None),
