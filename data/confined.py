@@ -1,0 +1,61 @@
+"""Confines the image files that a dataset names to the dataset's folder.
+
+Annotations come from strangers, and a name in them may lead anywhere: `../../.ssh/key`, `/etc/passwd`. A name that is
+absolute or contains `..` is resolved with all links on its way, and the result must be below the root:
+
+    name, where /data/set is    leads to                read
+    the root
+    a.jpg, sub/a.jpg            below the root          yes
+    link/a.jpg                  wherever the link does  yes
+    sub/../a.jpg                below the root          yes
+    /data/set/sub/a.jpg         below the root          yes
+    ../a.jpg, /other/a.jpg      another folder          only if the user allows it
+    link/../a.jpg               the link's parent       only if the user allows it
+
+Other names go where the folders and links below the root go, as walking the root does. Such links are followed, those
+to folders and those to files: they are made by someone who may write to the root, mostly its owner, whose images are on
+another disk. An annotation cannot make links. An archive can, and links of a stranger's archive are to be refused when
+it is unpacked, as `tarfile` does by its filter `data`: every later program would follow them.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from clipcap.data.errors import ImageError
+from clipcap.data.image_store import FileStamp, FolderStore
+
+
+def leads_outside(root: Path, name: str) -> bool:
+    """Return whether a name that is absolute or contains `..` leads to a path that is not below a folder.
+
+    Other names cost no look at the disk. A name that no file can have, such as one with a NUL character, leads nowhere.
+
+    Args:
+        root: the folder.
+        name: relative to the folder, or absolute.
+    """
+    path = PurePath(name)
+    if not path.anchor and ".." not in path.parts:
+        return False
+    try:
+        return not PurePath(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root))
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class ConfinedStore(FolderStore):
+    """Image files below a folder, and no others."""
+
+    def read(self, path: str) -> bytes:
+        self._check(path)
+        return super().read(path)
+
+    def stamp(self, path: str) -> FileStamp:
+        self._check(path)
+        return super().stamp(path)
+
+    def _check(self, path: str) -> None:
+        if leads_outside(self.root, path):
+            raise ImageError("its name leads outside the dataset's folder (see `allow_outside`)")
