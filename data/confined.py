@@ -3,8 +3,7 @@
 Annotations come from strangers, and a name in them may lead anywhere: `../../.ssh/key`, `/etc/passwd`. A name that is
 absolute or contains `..` is resolved with all links on its way, and the result must be below the root:
 
-    name, where /data/set is    leads to                read
-    the root
+    name (the root: /data/set)  leads to                read
     a.jpg, sub/a.jpg            below the root          yes
     link/a.jpg                  wherever the link does  yes
     sub/../a.jpg                below the root          yes

@@ -33,7 +33,7 @@ class CsvRow:
     Attributes:
         number: of its first line in the file, from 1.
         lines: the lines that it spans, as they are in the file.
-        fields: its values, without quotes.
+        fields: its values, without quotes, as they are before `unescape_formula`.
     """
 
     number: int
