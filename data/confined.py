@@ -1,7 +1,7 @@
 """Confines the image files that a dataset names to the dataset's folder.
 
 Annotations come from strangers, and a name in them may lead anywhere: `../../.ssh/key`, `/etc/passwd`. A name that is
-absolute or contains `..` is resolved with all links on its way, and the result must be below the root:
+absolute or contains `..` is resolved with all links on its way; its folder and the file must be below the root:
 
     name (the root: /data/set)  leads to                read
     a.jpg, sub/a.jpg            below the root          yes
@@ -18,29 +18,43 @@ it is unpacked, as `tarfile` does by its filter `data`: every later program woul
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePath
 
 from clipcap.data.errors import ImageError
 from clipcap.data.image_store import FileStamp, FolderStore
 
 
-def leads_outside(root: Path, name: str) -> bool:
-    """Return whether a name that is absolute or contains `..` leads to a path that is not below a folder.
+def names_outside(root: Path, names: Iterable[str]) -> list[str]:
+    """Return those names that are absolute or contain `..` and lead to a path that is not below a folder.
 
-    Other names cost no look at the disk. A name that no file can have, such as one with a NUL character, leads nowhere.
+    Other names cost no look at the disk, and many names in one folder outside cost one.
 
     Args:
         root: the folder.
-        name: relative to the folder, or absolute.
+        names: relative to the folder, or absolute.
     """
-    path = PurePath(name)
-    if not path.anchor and ".." not in path.parts:
-        return False
-    try:
-        return not PurePath(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root))
-    except ValueError:
-        return False
+
+    def is_below(path: PurePath) -> bool:
+        try:
+            return PurePath(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root))
+        except ValueError:  # no file can have the name
+            return True
+
+    is_folder_below = cache(is_below)  # of the folders of names
+    outside = []
+    for name in names:
+        path = PurePath(name)
+        if (path.anchor or ".." in path.parts) and not (is_folder_below(path.parent) and is_below(path)):
+            outside.append(name)
+    return outside
+
+
+def leads_outside(root: Path, name: str) -> bool:
+    """Return whether a name leads outside a folder, as `names_outside` does."""
+    return bool(names_outside(root, [name]))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipcap.data.confined import ConfinedStore, leads_outside
+from clipcap.data.confined import ConfinedStore, names_outside
 from clipcap.data.image_store import ImageStore
 from clipcap.data.packed_records import SPLITS, Record, Records, RecordsBuilder
 
@@ -59,9 +59,7 @@ class Source:
     @property
     def outside(self) -> list[str]:
         """The paths of `missing` that lead outside `root`, whether or not such a file exists."""
-        if self.store is not None:
-            return []
-        return [path for path in self.missing if leads_outside(Path(self.root), path)]
+        return names_outside(Path(self.root), self.missing) if self.store is None else []
 
     def limited(self, limit: int, seed: int) -> "Source":
         """Return a source with at most `limit` of the images that exist, drawn by a hash of their ids.

@@ -1,13 +1,14 @@
 """A dataset names files below its folder, and others only where the user allows it."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from clipcap.caption.evaluate.references import read_references
-from clipcap.data.confined import ConfinedStore, leads_outside
+from clipcap.data.confined import ConfinedStore, leads_outside, names_outside
 from clipcap.data.errors import ImageError, SourceError, UsageError
 from clipcap.data.image_store import FolderStore
 from clipcap.data.readers import read_source
@@ -28,10 +29,18 @@ def root(tmp_path: Path) -> Path:
 
 
 INSIDE = ["a.jpg", "sub/b.jpg", "./a.jpg", "sub/../a.jpg", "../set/a.jpg", "link/c.jpg", "d.jpg", "gone.jpg", "a..jpg"]
-OUTSIDE = ["../secret.jpg", "../gone.jpg", "sub/../../secret.jpg", "link/../secret.jpg", "..", "../set2/a.jpg"]
+OUTSIDE = [
+    "../secret.jpg",
+    "../gone.jpg",
+    "sub/../../secret.jpg",
+    "link/../secret.jpg",
+    "..",
+    "../set2/a.jpg",
+    "../nul\0.jpg",
+]
 
 
-@pytest.mark.parametrize("name", [*INSIDE, "nul\0.jpg", "../nul\0.jpg", "\udcff/../a.jpg"])
+@pytest.mark.parametrize("name", [*INSIDE, "nul\0.jpg", "sub/../nul\0.jpg", "\udcff/../a.jpg"])
 def test_names_below_the_folder_or_through_its_links_do_not_lead_outside(root: Path, name: str) -> None:
     assert not leads_outside(root, name)
 
@@ -68,6 +77,20 @@ def test_the_store_reads_and_stamps_no_file_outside(root: Path) -> None:
         for read in (store.read, store.stamp):
             with pytest.raises(ImageError, match="leads outside the dataset's folder"):
                 read(name)
+
+
+def test_many_names_in_one_folder_outside_cost_one_look_at_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[Path] = []
+    resolve = os.path.realpath
+
+    def counting(path: Path) -> str:
+        resolved.append(path)
+        return resolve(path)
+
+    monkeypatch.setattr(os.path, "realpath", counting)
+    names = [f"/elsewhere/{number}.jpg" for number in range(100)]
+    assert names_outside(root, ["a.jpg", *names, "b.jpg"]) == names
+    assert resolved == [root / "/elsewhere", root]
 
 
 def write(root: Path, kind: str, names: list[str]) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from clipcap.caption.evaluate.references import read_references
 from clipcap.data.cache.index import Cache
 
 
@@ -39,6 +40,9 @@ def test_images_outside_are_encoded_when_they_are_allowed(
     assert "do not exist" not in result.err
     assert sorted(paths(tmp_path / "c.h5"))[0] == "../val2017/000000000113.jpg"
     assert len(paths(tmp_path / "c.h5")) == 4
+    images = {image.path: image.image for image in read_references(tmp_path / "c.h5", folder=table.parent).images}
+    assert images["../val2017/000000000113.jpg"] is None, "a report shows no image from outside"
+    assert images["000000000101.jpg"] == table.parent / "000000000101.jpg"
     result = run("precompute", table, "-o", tmp_path / "c.h5", *options)
     assert len(paths(tmp_path / "c.h5")) == 3, "an image that is no longer allowed is taken out"
 
