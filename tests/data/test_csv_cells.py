@@ -13,6 +13,7 @@ from clipcap.caption.evaluate.outputs import write_csv
 from clipcap.caption.evaluate.predictions import read_predictions
 from clipcap.caption.outputs import Csv, Layout
 from clipcap.data.csv_cells import escape_formula, unescape_formula, write_csv_row
+from clipcap.data.errors import SourceError
 from clipcap.data.metrics import mean_score
 from clipcap.data.readers import read_source
 
@@ -119,3 +120,11 @@ def test_an_apostrophe_behind_an_unquoted_comma_is_part_of_the_caption(tmp_path:
     (tmp_path / "a.jpg").write_bytes(b"")
     (tmp_path / "t.csv").write_text("image,caption\na.jpg,'-a dog,'-a cat\n")
     assert [record.captions for record in read_source(tmp_path).records] == [("-a dog,'-a cat",)]
+
+
+def test_a_name_with_an_apostrophe_before_it_is_found_within_an_unclosed_quote(tmp_path: Path) -> None:
+    for name in ("-a.jpg", "-b.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "t.csv").write_text("image,caption\n'-a,\"A dog\n'-b,A cat\"\n")
+    with pytest.raises(SourceError, match="it contains line 3, which is a row of its own"):
+        read_source(tmp_path)
