@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
+from clipcap.data.csv_cells import write_csv_row
 from clipcap.data.errors import UsageError
 
 
@@ -155,19 +156,22 @@ class Json(JsonLines):
 
 
 class Csv(Writer):
-    """A table with the header `input,caption`, or `image,model,caption` with several models; a row for each caption."""
+    """A table with the header `input,caption`, or `image,model,caption` with several models; a row for each caption.
+
+    No spreadsheet runs a cell as a formula (`data/csv_cells.py`).
+    """
 
     _HEADERS = (["input", "caption"], ["image", "model", "caption"])
 
     def __init__(self, stream: TextIO, layout: Layout) -> None:
         super().__init__(stream, layout)
-        self._rows = csv.writer(stream, lineterminator="\n")
         if not layout.resumed:
-            self._rows.writerow(self._HEADERS[layout.several_models])
+            write_csv_row(stream, self._HEADERS[layout.several_models])
 
     def write(self, name: str, captions: Sequence[str], model: str) -> None:
         models = [model] if self.layout.several_models else []
-        self._rows.writerows([name, *models, caption] for caption in captions)
+        for caption in captions:
+            write_csv_row(self.stream, [name, *models, caption])
 
     @staticmethod
     def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:

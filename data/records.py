@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipcap.data.image_store import FolderStore, ImageStore
+from clipcap.data.confined import ConfinedStore, names_outside
+from clipcap.data.image_store import ImageStore
 from clipcap.data.packed_records import SPLITS, Record, Records, RecordsBuilder
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Source:
         normalized: whether all rows of `embedding` have length 1.
         has_names: whether the ids come from the dataset. False for rows of embeddings without names, whose ids are
             made from their position; captions can be assigned to them by order only.
-        store: has the image files; None if they are below `root`.
+        store: has the image files; None if they are below `root`, and none outside it is read.
     """
 
     format: str
@@ -53,7 +54,12 @@ class Source:
     @property
     def images(self) -> ImageStore:
         """The store of the image files."""
-        return self.store or FolderStore(Path(self.root))
+        return self.store or ConfinedStore(Path(self.root))
+
+    @property
+    def outside(self) -> list[str]:
+        """The paths of `missing` that lead outside `root`, whether or not such a file exists."""
+        return names_outside(Path(self.root), self.missing) if self.store is None else []
 
     def limited(self, limit: int, seed: int) -> "Source":
         """Return a source with at most `limit` of the images that exist, drawn by a hash of their ids.

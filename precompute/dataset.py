@@ -47,7 +47,12 @@ def read_dataset(path: str | Path, settings: PrecomputeSettings) -> tuple[Source
         SourceError, UsageError: as `understand`.
     """
     columns = Columns(image=settings.image_column, caption=settings.caption_column)
-    source = read_source(path, settings.format, columns if settings.captions is None else None)
+    source = read_source(
+        path,
+        settings.format,
+        columns if settings.captions is None else None,
+        allow_outside=settings.allow_outside,
+    )
     if settings.captions is not None:
         if source.embedding is None:
             raise UsageError(f"`captions` is for existing embeddings; {source.root} has images: leave `captions` out")
@@ -73,11 +78,13 @@ def check_missing(source: Source, strict: bool) -> None:
     if not missing:
         return
     fact = f"{missing:,} of {listed:,} listed images do not exist (such as {source.missing[0]})"
+    outside = len(source.outside)
+    allow = f", or read the {outside:,} that are named outside it with `allow_outside`" if outside else ""
     if strict:
-        raise SourceError(f"{fact}, and `strict` allows no failures; complete the folder, or leave `strict` out")
+        raise SourceError(f"{fact}, and `strict` allows no failures; complete the folder{allow}, or leave `strict` out")
     if 2 * missing > listed:
         rest = f", or use the {listed - missing:,} that exist with `skip_missing`" if missing < listed else ""
-        raise SourceError(f"{fact}, which is more than half; complete the folder{rest}")
+        raise SourceError(f"{fact}, which is more than half; complete the folder{allow}{rest}")
     logger.warning(fact)
 
 

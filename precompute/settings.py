@@ -60,6 +60,12 @@ class PrecomputeSettings(Settings):
         "Leave out listed images that do not exist, even if they are more than half. By default, that is an error.",
         group=READING,
     )  # fmt: skip
+    allow_outside: bool = setting(
+        False,
+        "Read images outside the folder of the dataset that its annotations name by `..` or by an absolute path. By "
+        "default, they count as missing. Links in the folder are always followed.",
+        group=READING,
+    )  # fmt: skip
     strict: bool = setting(
         False,
         "Stop at the first image that cannot be read, or the first embedding that is not finite. By default, such "

@@ -3,7 +3,6 @@
 A file is replaced only if it holds what this program wrote. A new format is its function and its line in `FORMATS`.
 """
 
-import csv
 import io
 import json
 import math
@@ -14,6 +13,7 @@ from typing import Any, TextIO
 
 from clipcap.caption.evaluate.base import Evaluated, Evaluation
 from clipcap.data.cache.atomic import write_file
+from clipcap.data.csv_cells import write_csv_row
 from clipcap.data.errors import UsageError
 
 _KEYS = {"intervals", "images", "text", "baseline", "differences", "unmatched"}
@@ -68,13 +68,12 @@ def write_json(evaluation: Evaluation, stream: TextIO) -> None:
 def write_csv(evaluation: Evaluation, stream: TextIO) -> None:
     """Write a row for each image: id, caption and figures; with several captioners, `model` is the first column."""
     several = len(evaluation.evaluated) > 1
-    rows = csv.writer(stream, lineterminator="\n")
     names = list(evaluation.evaluated[0].scores)
-    rows.writerow([*(["model"] if several else []), "id", "caption", *names])
+    write_csv_row(stream, [*(["model"] if several else []), "id", "caption", *names])
     for one in evaluation.evaluated:
         figures = [one.scores[name].images.tolist() for name in names]
         for identifier, caption, *values in zip(one.ids, one.captions, *figures, strict=True):
-            rows.writerow([*([one.name] if several else []), identifier, caption, *map(_known, values)])
+            write_csv_row(stream, [*([one.name] if several else []), identifier, caption, *map(_known, values)])
 
 
 def _write_table(evaluation: Evaluation, stream: TextIO) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from clipcap.caption.evaluate.references import CACHES
 from clipcap.data.command.progress import plural
+from clipcap.data.csv_cells import unescape_formula
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.csv_rows import read_csv_rows
 from clipcap.data.readers.images import read_text
@@ -154,7 +155,7 @@ def _read_csv(path: Path, text: str) -> Iterator[_Entry]:
         if len(row.fields) != len(columns):
             fact = f"{where} has {plural(len(row.fields), 'field')}, and the header has {len(columns)}"
             raise SourceError(f"{fact}; put quotes around a caption with commas")
-        yield _entry(where, dict(zip(columns, row.fields, strict=True)), number)
+        yield _entry(where, dict(zip(columns, map(unescape_formula, row.fields), strict=True)), number)
 
 
 def _entry(where: str, value: Any, number: int) -> _Entry:

@@ -8,6 +8,7 @@ from typing import Any
 
 from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import plural
+from clipcap.data.confined import leads_outside
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers import READERS, Columns, read_source
 from clipcap.data.readers.images import read_text
@@ -100,7 +101,7 @@ def _read_dataset(path: Path, format: str | None, columns: Columns | None, folde
 
     def find(name: str) -> Path | None:
         if folder is not None:
-            return _existing(folder / name)
+            return _existing(folder, name)
         return Path(source.root) / name if files and name not in missing else None
 
     images = [
@@ -125,7 +126,7 @@ def _read_cache(path: Path, folder: Path | None) -> References:
                 without += 1
     root = folder if folder is not None else _find_root(path, images)
     if root is not None:
-        images = [Reference(i.id, i.path, i.split, i.captions, _existing(root / i.path)) for i in images]
+        images = [Reference(i.id, i.path, i.split, i.captions, _existing(root, i.path)) for i in images]
     return References(path=path, images=images, without=without)
 
 
@@ -134,7 +135,7 @@ def _find_root(cache: Path, images: list[Reference]) -> Path | None:
     beside = cache.resolve().parent
     try:
         folders = [beside, *sorted(child for child in beside.iterdir() if child.is_dir())]
-        return next((folder for folder in folders if images and (folder / images[0].path).is_file()), None)
+        return next((folder for folder in folders if images and _existing(folder, images[0].path)), None)
     except OSError:
         return None
 
@@ -144,9 +145,11 @@ def _written(captions: Iterable[str]) -> list[str]:
     return [caption for caption in captions if caption.strip()]
 
 
-def _existing(file: Path) -> Path | None:
+def _existing(folder: Path, name: str) -> Path | None:
+    """Return the image file of a name, if it exists and the name does not lead outside the folder."""
     try:
-        return file if file.is_file() else None
+        file = folder / name
+        return file if not leads_outside(folder, name) and file.is_file() else None
     except OSError:  # a name that no file can have
         return None
 
@@ -180,7 +183,7 @@ def _read_mapping(path: Path, content: dict[str, Any], folder: Path | None) -> R
             fact = f"{path} has {value!r:.60} under {key!r}"
             raise SourceError(f"{fact}; references are {{id: [caption, ...]}}, or a dataset of a known format")
         if _written(captions):
-            image = _existing(folder / key) if folder is not None else None
+            image = _existing(folder, key) if folder is not None else None
             images.append(Reference(key, key, None, _written(captions), image))
         else:
             without += 1

@@ -15,10 +15,12 @@ of URLs: a dataset behind one has a folder that stands for it (`data/remote/`).
 builds the records of images, `rows.py` builds those of embeddings, and `csv_rows.py` reads CSV.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from clipcap.data.errors import ClipCapError, SourceError, UsageError
+from clipcap.data.image_store import FolderStore
 from clipcap.data.readers.arrays import ArraysReader, ClipRetrievalReader
 from clipcap.data.readers.base import Columns, Reader
 from clipcap.data.readers.coco import CocoReader
@@ -56,23 +58,33 @@ READERS: dict[str, Reader] = {
 __all__ = ["READERS", "Columns", "Reader", "read_source"]
 
 
-def read_source(path: str | Path, format: str | None = None, columns: Columns | None = None) -> Source:
+def read_source(
+    path: str | Path, format: str | None = None, columns: Columns | None = None, *, allow_outside: bool = False
+) -> Source:
     """Read the dataset at `path`.
 
     Args:
         path: a folder, or the file that holds the captions or embeddings; or, as text, the URL of one.
         format: a name in `READERS`; by default the first reader that recognises the path reads it.
         columns: the columns of a table, where they should not be guessed.
+        allow_outside: whether images outside the folder of the dataset that its annotations name are read. By default,
+            they count as missing; `data/confined.py` says which these are.
 
     Raises:
         UnknownSourceError: no reader recognises the path.
         SourceError: the path does not exist, or its content is not valid; or the URL cannot be read.
-        UsageError: no reader has that name, or columns are given for a format without columns.
+        UsageError: no reader has that name, columns are given for a format without columns, or images outside a URL are
+            allowed.
     """
     if format is not None and format not in READERS:
         raise UsageError(f"`format` must be one of {', '.join(READERS)}, not {format!r}")
     columns = columns or Columns()
-    return _read_url(path, format, columns) if is_url(path) else _read(Path(path), format, columns)
+    if not is_url(path):
+        source = _read(Path(path), format, columns)
+        return _with_outside(source) if allow_outside else _with_note_of_outside(source)
+    if allow_outside:
+        raise UsageError("`allow_outside` is for folders, and a URL has nothing outside it; leave `allow_outside` out")
+    return _read_url(path, format, columns)
 
 
 def _read_url(url: str, format: str | None, columns: Columns) -> Source:
@@ -81,7 +93,7 @@ def _read_url(url: str, format: str | None, columns: Columns) -> Source:
 
     mirror = Mirror(url)
     try:
-        source = _read(mirror.path, format, columns)
+        source = _with_note_of_outside(_read(mirror.path, format, columns))
     except ClipCapError as error:
         raise type(error)(mirror.named(str(error))) from error
     return replace(
@@ -104,6 +116,32 @@ def _read(path: Path, format: str | None, columns: Columns) -> Source:
             source = reader.read(path, columns)
             return source if format or name != "folder" else _with_hint(source, path)
     raise unknown_source(path, READERS)
+
+
+def _with_outside(source: Source) -> Source:
+    """Let images be read that are outside the root; those that exist are not missing."""
+    root = Path(source.root)
+    existing = [path for path in source.outside if os.path.isfile(root / path)]  # noqa: PTH113  # no name is an error
+    if not existing:
+        return source
+    found = set(existing)
+    return replace(
+        source,
+        missing=[path for path in source.missing if path not in found],
+        notes=[*source.notes, f"images outside the dataset's folder: {len(existing):,} (such as {existing[0]})"],
+        store=FolderStore(root),
+    )
+
+
+def _with_note_of_outside(source: Source) -> Source:
+    outside = source.outside
+    if not outside:
+        return source
+    note = (
+        f"image names that lead outside the dataset's folder and count as missing: {len(outside):,} (such as "
+        f"{outside[0]}); stage 1 reads these images with `allow_outside`"
+    )
+    return replace(source, notes=[*source.notes, note])
 
 
 def _with_hint(source: Source, path: Path) -> Source:

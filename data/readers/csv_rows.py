@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from clipcap.data.csv_cells import unescape_formula
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.images import SUFFIXES
 
@@ -33,7 +34,7 @@ class CsvRow:
     Attributes:
         number: of its first line in the file, from 1.
         lines: the lines that it spans, as they are in the file.
-        fields: its values, without quotes.
+        fields: its values, without quotes, as they are before `unescape_formula`.
     """
 
     number: int
@@ -103,7 +104,7 @@ def check_one_image(
     """
 
     def names_image(line: str) -> bool:
-        values = [value.strip().strip('"') for value in line.split(delimiter)]
+        values = [unescape_formula(value.strip().strip('"')) for value in line.split(delimiter)]
         places = {place for place in (column, len(values) - columns + column) if 0 <= place < len(values)}
         return any(exists(values[place]) or _looks_like_image(values[place]) for place in places)
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from clipcap.data.csv_cells import unescape_formula
 from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.csv_rows import check_one_image, read_csv_rows
@@ -151,11 +152,11 @@ class _Csv:
         width = len(self.columns)
         column = self.columns.index(image_column)
         for row in self._rows:
-            own_name = row.fields[column] if column < len(row.fields) else ""
+            own_name = unescape_formula(row.fields[column]) if column < len(row.fields) else ""
             check_one_image(self._file, row, self._delimiter, column, width, partial(exists, own_name))
             # Kaggle's captions.txt does not quote the commas in its last column.
             fields = [*row.fields[: width - 1], self._delimiter.join(row.fields[width - 1 :])]
-            yield row.number, dict(zip(self.columns, fields, strict=False))
+            yield row.number, dict(zip(self.columns, map(unescape_formula, fields), strict=False))
 
 
 class _JsonLines:
