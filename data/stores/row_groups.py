@@ -1,14 +1,14 @@
 """Row groups of Parquet files, one column of them, shared by the threads that need the same one at the same time.
 
 A group is the smallest part of a file that can be read, and may have a thousand images. Each thread keeps the group
-that it read last. Threads that load neighbouring images need the same group, which is then read once for all of them:
-this matters where a file is behind a URL.
+that it used last, and all of them the two that were read last. Threads that load neighbouring images need the same
+group, which is then read once for all of them, also for one that comes late: this matters where a file is behind a URL.
 """
 
 import threading
 import weakref
 from bisect import bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
@@ -43,9 +43,10 @@ class RowGroups:
         self._column = column
         self._open = open_file
         self._last = threading.local()
-        self._lock = threading.Lock()  # of the three below
+        self._lock = threading.Lock()  # of the four below
         self._starts: dict[str, list[int]] = {}  # by file: the first row of each group, and the number of rows
         self._kept: weakref.WeakValueDictionary[tuple[str, int], RowGroup] = weakref.WeakValueDictionary()
+        self._newest: deque[RowGroup] = deque(maxlen=2)
         self._reading: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
 
     def value(self, file: str, row: int) -> Any:
@@ -78,6 +79,7 @@ class RowGroups:
                 group = RowGroup(file, range(starts[number], starts[number + 1]), table.column(self._column))
                 with self._lock:
                     self._kept[key] = group
+                    self._newest.append(group)
         return group
 
     def _find_starts(self, file: str) -> list[int]:
