@@ -141,7 +141,7 @@ def test_a_shard_of_scale_1_is_read_as_float16_and_has_no_attribute(tmp_path: Pa
         assert list(file["images/embedding"].attrs) == []
 
 
-@pytest.mark.parametrize("scale", [0, -2, 0.5, 3, 2.0**113, float("inf"), float("nan")])
+@pytest.mark.parametrize("scale", [0, -2, 0.5, 3, 2.0**17, float("inf"), float("nan")])
 def test_a_scale_that_is_not_a_power_of_two_is_refused(tmp_path: Path, scale: float) -> None:
     assert "power of two" in str(replace(tables(), scale=scale).problem())
     write_shard(tmp_path / "s.h5", tables(), FINGERPRINT.to_json(), 0)
