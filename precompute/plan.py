@@ -83,7 +83,7 @@ def plan_output(
     _check_lost(survey, output, limit)
     for cache in reuse:
         for shard in cache.shards:
-            survey.add_rows(shard.path, cache.fingerprint.views)
+            survey.add_rows(shard, cache.fingerprint.views)
     survey.find_by_content()
     return plan_shards(survey, fingerprint.shard_size)
 

@@ -252,11 +252,11 @@ def _open_caches(paths: Sequence[str | Path], output: Output) -> list[Cache]:
     """Open the caches that are reused.
 
     Raises:
-        UsageError: one of them is the output.
+        UsageError: one of them is the output, or a shard of it.
         CacheError: one cannot be opened.
     """
     for path in paths:
-        if Path(path).resolve() == output.index.resolve():
+        if Path(path).resolve() in (file.resolve() for file in (output.index, *output.shards())):
             raise UsageError(f"`reuse` {path} is the output itself, whose rows are kept anyway; leave it out")
     return [Cache.open(Path(path)) for path in paths]
 

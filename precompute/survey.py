@@ -6,9 +6,11 @@ else the content that it had. An image under a new path takes the row of an imag
     dataset            shards                survey
     a.jpg              0: a.jpg, b.jpg       a.jpg   in shard 0, has row 0 of shard 0
     b.jpg (changed)    1: c.jpg              b.jpg   in shard 0, has no row
-    d.jpg (was c.jpg)                        d.jpg   in no shard, has row 0 of shard 1
+    d.jpg (was c.jpg)                        d.jpg   in shard 1, has row 0 of shard 1
 
-A record stays in the shard that has it, whatever happens to its image and captions.
+A record stays in the shard that has it, whatever happens to its image and captions. So does an image under a new path,
+in the place of the old one: a shard that is rewritten takes rows from itself and from other caches, never from another
+shard of the output, which may be rewritten before or at the same time.
 """
 
 import logging
@@ -51,7 +53,7 @@ class Survey:
         views: that each training image is to have.
         shard: int64 (n), the number of the output's shard that has each record, or -1.
         file, row: int64 (n), where each record's embedding is: a number in `files` and a row of that shard; or -1.
-        files: shards, of the output and of other caches.
+        files: shards, of the output and of other caches, as they were when they were read.
         finished: the shards of the output in which all is as it should be, by number.
         failures: the failures that finished shards record, by number.
         unfinished: the numbers of the other shards of the output.
@@ -67,7 +69,7 @@ class Survey:
     shard: NDArray[np.int64] = field(init=False)
     file: NDArray[np.int64] = field(init=False)
     row: NDArray[np.int64] = field(init=False)
-    files: list[Path] = field(default_factory=list)
+    files: list[ShardEntry] = field(default_factory=list)
     finished: dict[int, ShardEntry] = field(default_factory=dict)
     failures: dict[int, list[Failure]] = field(default_factory=dict)
     unfinished: list[int] = field(default_factory=list)
@@ -80,6 +82,7 @@ class Survey:
     def __post_init__(self) -> None:
         self.shard, self.file, self.row = (np.full(len(self.source.records), NONE, np.int64) for _ in range(3))
         self._spare: dict[Known, tuple[int, int]] = {}  # file and row of images that no path leads to
+        self._places: dict[int, int] = {}  # by file, the number of a shard of the output
         self._spare_sizes: set[int] = set()  # of their files
 
     @cached_property
@@ -110,18 +113,18 @@ class Survey:
                 self._add_shard(number, entry, tables)
                 progress.advance(entry.images)
 
-    def add_rows(self, path: Path, views: int) -> None:
+    def add_rows(self, shard: ShardEntry, views: int) -> None:
         """Take in the rows of a shard of another cache, for records that have none.
 
         Args:
-            path: the shard.
+            shard: the shard.
             views: that its training images have.
 
         Raises:
             CacheError: it is damaged.
         """
-        tables, file = read_shard(path, embeddings=False), self._add_file(path)
-        current = self._current(path, tables, [self._first(name, self.file) for name in tables.path], views)
+        tables, file = read_shard(shard.path, embeddings=False), self._add_file(shard)
+        current = self._current(shard.path, tables, [self._first(name, self.file) for name in tables.path], views)
         for row, number in enumerate(current):
             if number is not None and self.file[number] == NONE:
                 self.file[number], self.row[number] = file, row
@@ -133,9 +136,17 @@ class Survey:
         if not self._spare:
             return
         wanted = [number for number in np.flatnonzero(self.file == NONE).tolist() if self._may_be_spare(number)]
-        for number, found in zip(wanted, map_in_order(self._spare_row, wanted, choose_workers()), strict=True):
-            if found is not None:
-                self.file[number], self.row[number] = found
+        for number, sum_ in zip(wanted, map_in_order(self._sum, wanted, choose_workers()), strict=True):
+            known = self._known(sum_ or b"", self.source.records[number].path)
+            if known not in self._spare:
+                continue
+            file, row = self._spare[known]
+            if file in self._places:
+                if self.shard[number] != NONE:  # it is in another shard
+                    continue
+                self.shard[number] = self._places[file]  # the place is free, and taken once
+                del self._spare[known]
+            self.file[number], self.row[number] = file, row
 
     def _add_shard(self, number: int, entry: ShardEntry, tables: ShardTables) -> None:
         """Take in a shard of the output."""
@@ -144,7 +155,8 @@ class Survey:
         for owner in owners:
             if owner is not None:
                 self.shard[owner] = number
-        file = self._add_file(entry.path)
+        file = self._add_file(entry)
+        self._places[file] = number
         current = self._current(entry.path, tables, owners, self.views)
         is_finished = True
         self.rows += len(owners)
@@ -153,7 +165,8 @@ class Survey:
                 self.file[usable], self.row[usable] = file, row
             if owner is None or usable is None:
                 is_finished = False
-                self._set_aside(tables, row, file, self.views)
+                if owner is None:  # and its place is free
+                    self._set_aside(tables, row, file, self.views)
                 exists = owner is not None and self._stamp(owner) is not None
                 self.changed += exists
                 self.lost += not exists
@@ -173,8 +186,8 @@ class Survey:
         else:
             self.unfinished.append(number)
 
-    def _add_file(self, path: Path) -> int:
-        self.files.append(path)
+    def _add_file(self, shard: ShardEntry) -> int:
+        self.files.append(shard)
         return len(self.files) - 1
 
     def _first(self, path: str, taken: NDArray[np.int64]) -> int | None:
@@ -248,10 +261,6 @@ class Survey:
     def _may_be_spare(self, number: int) -> bool:
         stamp = self._stamp(number)
         return stamp is not None and stamp.size in self._spare_sizes
-
-    def _spare_row(self, number: int) -> tuple[int, int] | None:
-        found = self._sum(number)
-        return None if found is None else self._spare.get(self._known(found, self.source.records[number].path))
 
 
 def _says(tables: ShardTables, row: int, record: Record) -> bool:

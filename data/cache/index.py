@@ -144,30 +144,24 @@ def check_content(shard: ShardEntry) -> None:
         DamagedCacheError: the tables are not those that were written.
         CacheError: the shard cannot be read.
     """
-    _check_tables(shard.path, read_shard(shard.path), shard.content)
+    read_checked(shard)
 
 
-def read_checked(path: Path) -> ShardTables:
-    """Read all tables of a shard, and check that they are those that were written.
+def read_checked(shard: ShardEntry) -> ShardTables:
+    """Read all tables of a shard, and check that they are those that its entry was made of.
 
     Raises:
         DamagedCacheError: they are not.
         CacheError: the shard cannot be read.
     """
-    with open_hdf5(path) as file:
-        content = describe_shard(path, file).content
-    tables = read_shard(path)
-    _check_tables(path, tables, content)
-    return tables
-
-
-def _check_tables(path: Path, tables: ShardTables, expected: str) -> None:
+    tables = read_shard(shard.path)
     content = tables.content()
-    if content != expected:
+    if content != shard.content:
         raise DamagedCacheError(
-            f"{path} is damaged: its tables have the hash {content[:12]}, not {expected[:12]} as when they were "
-            f"written; delete it and {AGAIN}"
+            f"{shard.path} is damaged: its tables have the hash {content[:12]}, not {shard.content[:12]} as when they "
+            f"were written; delete it and {AGAIN}"
         )
+    return tables
 
 
 def check_shards(path: Path) -> Iterator[tuple[ShardEntry, str | None]]:
