@@ -9,6 +9,7 @@ written whole or not at all. So Ray starts a worker that is lost again with the 
 is started again makes the shards that are missing.
 """
 
+import json
 import logging
 import os
 import sys
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import Progress, plural
-from clipcap.data.errors import ClipCapError, SourceError, UsageError, one_line
+from clipcap.data.errors import ClipCapError, UsageError, one_line
 from clipcap.data.pretrained.device import choose_device
 from clipcap.data.pretrained.new_tokenizer import is_new
 from clipcap.data.pretrained.tokenizer import load_tokenizer
@@ -34,7 +35,7 @@ from clipcap.precompute.output import Output
 from clipcap.precompute.parallel import choose_workers
 from clipcap.precompute.plan import Plan, plan_output
 from clipcap.precompute.result import Interrupted
-from clipcap.precompute.run import announce, finish
+from clipcap.precompute.run import begin, finish
 from clipcap.precompute.settings import DEFAULT_ENCODER, PrecomputeSettings
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ class Job:
         tokenizer: name or folder of the tokenizer.
         device: of the encoder.
         workers: number of threads.
-        strict: whether the first image that cannot be read ends the run.
     """
 
     plan: Plan
@@ -66,7 +66,6 @@ class Job:
     tokenizer: str
     device: str
     workers: int
-    strict: bool
 
 
 class RayWorker:
@@ -94,17 +93,20 @@ class RayWorker:
         self._maker = ShardMaker(job.plan, job.output, encoder, tokenizer, recipe, workers=job.workers)
 
     def __call__(self, batch: "dict[str, NDArray[Any]]") -> dict[str, list[Any]]:
-        """Make the shards with these numbers; return how many images of each were encoded and skipped, and errors."""
-        rows: dict[str, list[Any]] = {"shard": [], "images": [], "skipped": [], "error": []}
+        """Make the shards with these numbers; return images encoded, failures as JSON, and an error of each.
+
+        Whether failures end the run is decided where those of all workers are known.
+        """
+        rows: dict[str, list[Any]] = {"shard": [], "images": [], "failures": [], "error": []}
         for number in batch["shard"].tolist():
             images = len(self.job.plan.to_encode(number))
-            failures = Failures(total=len(self.job.plan.survey.source.records), strict=self.job.strict)
+            failures = Failures(total=images, strict=False, half_is_fatal=False)
             error = ""
             try:
                 self._maker.make([number], failures, Progress("encoding", "images", images, bar=False))
             except ClipCapError as caught:
                 error = str(caught)
-            for name, value in zip(rows, (number, images, len(failures.found), error), strict=True):
+            for name, value in zip(rows, (number, images, json.dumps(failures.found), error), strict=True):
                 rows[name].append(value)
         return rows
 
@@ -158,17 +160,15 @@ def encode_with_ray(
         tokenizer=str(output.tokenizer) if is_new(settings.tokenizer) else _absolute(settings.tokenizer),
         device=settings.device,
         workers=choose_workers(settings.workers),
-        strict=settings.strict,
     )
-    total = sum(map(len, plan.shards.values()))
-    to_encode = sum(len(plan.to_encode(number)) for number in plan.to_write())
-    announce(plan, plan.shards, total - to_encode, output)
+    todo, done, failures = begin(plan, output, settings.strict)
     try:
         with (
             redirect_stdout(sys.stderr),  # Ray prints there what it notices
-            Progress("encoding", "images", total, total - to_encode) as progress,
+            Progress("encoding", "images", failures.total, done) as progress,
         ):
-            _map(job, count, progress)
+            if todo:
+                _map(job, count, todo, failures, progress)
     except KeyboardInterrupt as interrupt:
         raise Interrupted(shards=len(output.shards())) from interrupt
     plan = plan_output(source, output, fingerprint)
@@ -184,11 +184,8 @@ def _absolute(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def _map(job: Job, count: int, progress: Progress) -> None:
+def _map(job: Job, count: int, todo: list[int], failures: Failures, progress: Progress) -> None:
     """Make the shards of a plan that are to be written."""
-    todo = job.plan.to_write()
-    if not todo:
-        return
     ray = _start_ray()
     try:
         cpus, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
@@ -209,8 +206,11 @@ def _map(job: Job, count: int, progress: Progress) -> None:
         )
         for row in made.iter_rows():
             if row["error"]:
-                raise SourceError(row["error"])
-            progress.advance(row["images"], skipped=row["skipped"])
+                raise ClipCapError(row["error"])
+            found = [Failure(*failure) for failure in json.loads(row["failures"])]
+            for failure in found:
+                failures.add(failure)
+            progress.advance(row["images"], skipped=len(found))
     except ClipCapError:
         raise
     except Exception as error:  # Ray's own, of many classes

@@ -6,7 +6,7 @@ written last. This module knows nothing of command lines.
 
 import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from clipcap.data.cache.fingerprint import Fingerprint
@@ -63,16 +63,8 @@ def encode_source(
         ClipCapError: a shard cannot be written, or is damaged. Finished shards stay.
     """
     plan = plan_output(source, output, fingerprint, reuse, limit)
-    own = [number for number in plan.shards if part.has(number)]
-    todo = [number for number in plan.to_write() if part.has(number)]
-    total = sum(len(plan.shards[number]) for number in own)
-    done = total - sum(len(plan.to_encode(number)) for number in todo)
-    failures = Failures(total=total, strict=strict)
-    for number in sorted(set(own) & plan.finished.keys()):
-        for failure in plan.survey.failures[number]:
-            failures.add(failure)
-    announce(plan, own, done, output)
-    with Progress("encoding", "images", total, done) as progress:
+    todo, done, failures = begin(plan, output, strict, part)
+    with Progress("encoding", "images", failures.total, done) as progress:
         maker = ShardMaker(plan, output, encoder, tokenizer, fingerprint, workers=workers)
         entries = plan.finished | maker.make(todo, failures, progress)
     if part != WHOLE:  # what the others have made meanwhile
@@ -95,17 +87,32 @@ def finish(
             output.shard(number).unlink(missing_ok=True)
 
 
-def announce(plan: Plan, own: Collection[int], done: int, output: Output) -> None:
+def begin(plan: Plan, output: Output, strict: bool, part: Part = WHOLE) -> tuple[list[int], int, Failures]:
     """Say what exists already of the shards that a run makes, and what has changed since.
 
     Args:
         plan: of all shards.
-        own: the numbers of the shards that the run makes.
-        done: images in them that are not to be encoded.
         output: where they go.
+        strict: whether a failure ends the run.
+        part: the shards that the run makes.
+
+    Returns:
+        The numbers of the shards that it has to write, the number of images in its shards that are not to be encoded,
+        and the failures that its finished shards record.
+
+    Raises:
+        SourceError: these failures end the run.
     """
-    survey, total = plan.survey, sum(len(plan.shards[number]) for number in own)
-    finished = set(own) & plan.finished.keys()
+    own = [number for number in plan.shards if part.has(number)]
+    todo = [number for number in plan.to_write() if part.has(number)]
+    total = sum(len(plan.shards[number]) for number in own)
+    done = total - sum(len(plan.to_encode(number)) for number in todo)
+    failures = Failures(total=total, strict=strict)
+    finished = sorted(set(own) & plan.finished.keys())
+    for number in finished:
+        for failure in plan.survey.failures[number]:
+            failures.add(failure)
+    survey = plan.survey
     if finished and not output.index.exists():
         images = sum(len(plan.shards[number]) for number in finished)
         logger.info(f"continuing: {len(finished):,} of {len(own):,} shards ({images:,} of {total:,} images) exist")
@@ -119,3 +126,4 @@ def announce(plan: Plan, own: Collection[int], done: int, output: Output) -> Non
     }
     if any(changes.values()):
         logger.info(", ".join(f"{count:,} {what}" for what, count in changes.items() if count))
+    return todo, done, failures

@@ -4,12 +4,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from runs import files
 
+from clipcap.precompute import ray_engine
 from clipcap.precompute.output import Output
 from small_world import make_coco, small_models, spawn
 
@@ -75,6 +78,56 @@ def test_an_error_of_a_worker_is_the_error_of_the_command(tmp_path: Path, run: A
     fact = "train2017/000000000103.jpg: not an image of a known format (--strict allows no failures)"
     assert result.err.splitlines()[-1] == f"clipcap-precompute: {fact}"
     assert not (tmp_path / "c.h5").exists()
+
+
+class Here:
+    """Ray as far as it is used, in this process."""
+
+    def __init__(self) -> None:
+        self.data = self
+
+    def get(self, reference: Any) -> Any:
+        return reference
+
+    put = get
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def nodes(self) -> list[str]:
+        return ["this machine"]
+
+    def from_items(self, items: list[dict[str, int]], **_: Any) -> "Here":
+        self._items = items
+        return self
+
+    def map_batches(self, worker: Any, *, fn_constructor_args: Any, **_: Any) -> "Here":
+        self._worker = worker(*fn_constructor_args)
+        return self
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        for item in self._items:
+            rows = self._worker({"shard": np.array([item["shard"]])})
+            yield {name: values[0] for name, values in rows.items()}
+
+    def shutdown(self) -> None:
+        pass
+
+
+def test_failures_of_all_workers_together_end_the_run_when_they_are_more_than_half(
+    tmp_path: Path, run: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_start_ray", Here)
+    monkeypatch.setitem(sys.modules, "ray", Here())
+    command = ["precompute", *options, "-o", tmp_path / "c.h5", "--engine", "ray", "--shard-size", 4]
+    images = sorted((tmp_path / "coco/train2017").iterdir())
+    for path in images[:13]:
+        path.write_bytes(b"no image")
+    result = run(*command)
+    assert result.status == 2
+    assert "13 of 24 images could not be read, which is more than half" in result.err
+    assert not (tmp_path / "c.h5").exists()
+    assert "13 of 24 images could not be read" in run(*command).err  # also where the shards are there already
 
 
 @pytest.mark.parametrize(
