@@ -10,6 +10,7 @@ from glob import escape
 from pathlib import Path
 
 from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.hdf5 import open_hdf5
 from clipcap.data.cache.index import (
     Cache,
     check_content,
@@ -18,7 +19,7 @@ from clipcap.data.cache.index import (
     read_index,
     tokenizer_folder,
 )
-from clipcap.data.cache.shard import open_hdf5, read_summary
+from clipcap.data.cache.shard import read_summary
 from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, ModelError, UsageError, one_line
 from clipcap.data.lock import hold_lock
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256

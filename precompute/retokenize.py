@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.hdf5 import open_hdf5
 from clipcap.data.cache.index import Cache, ShardEntry, describe_shard, read_fingerprint, read_index, write_index
-from clipcap.data.cache.shard import open_hdf5, read_shard
+from clipcap.data.cache.shard import read_shard
 from clipcap.data.command.progress import Progress
 from clipcap.data.errors import CacheError, UsageError
 from clipcap.data.pretrained.bundled import lasting_name

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.data.cache.hdf5 import open_hdf5
 from clipcap.data.cache.index import ShardEntry, describe_shard, read_fingerprint
-from clipcap.data.cache.shard import ShardTables, open_hdf5, read_shard
+from clipcap.data.cache.shard import ShardTables, read_shard
 from clipcap.data.command.progress import Progress
 from clipcap.data.errors import CacheError, ImageError
 from clipcap.data.image_store import FileStamp

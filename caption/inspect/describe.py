@@ -51,8 +51,8 @@ def is_foreign(path: Path) -> bool:
 
 
 def _describe_cache(path: Path, verify: bool) -> dict[str, Any]:
+    from clipcap.data.cache.hdf5 import FORMAT_VERSION as CACHE_VERSION
     from clipcap.data.cache.index import Cache
-    from clipcap.data.cache.shard import FORMAT_VERSION as CACHE_VERSION
     from clipcap.data.cache.shard import read_summary
 
     if verify:

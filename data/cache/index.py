@@ -18,7 +18,8 @@ import numpy as np
 
 from clipcap.data.cache.atomic import write_file
 from clipcap.data.cache.fingerprint import Fingerprint
-from clipcap.data.cache.shard import AGAIN, ShardTables, mark, open_hdf5, read_shard, read_table, table
+from clipcap.data.cache.hdf5 import AGAIN, mark, open_hdf5, read_table, table
+from clipcap.data.cache.shard import ShardTables, read_shard
 from clipcap.data.errors import CacheError, DamagedCacheError
 from clipcap.data.pretrained.new_tokenizer import is_new
 

@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipcap.data.cache.hdf5 import AGAIN
 from clipcap.data.cache.scale import rescaled
-from clipcap.data.cache.shard import AGAIN, read_embeddings, read_views
+from clipcap.data.cache.shard import read_embeddings, read_views
 from clipcap.data.errors import DamagedCacheError
 from clipcap.data.pretrained.device import to_device
 from clipcap.train.corpus.sampler import POOL_BLOCKS
