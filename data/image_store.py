@@ -1,18 +1,15 @@
 """Where the image files of a dataset are. Whatever holds them, stage 1 reads each one as bytes."""
 
-import errno
 import os
-import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipcap.data.errors import ImageError
+from clipcap.data.files import open_file
 
 MAX_BYTES = 1 << 30  # of one image file
-
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 class FileStamp(NamedTuple):
@@ -141,7 +138,7 @@ def read_image_part(path: Path, offset: int, size: int) -> bytes:
 def _read(path: Path, offset: int, size: int | None) -> bytes:
     """Return `size` bytes of a file from `offset` on, or fewer if it ends before; None is up to the end."""
     try:
-        with open(path, "rb", opener=_open) as file:
+        with open_file(path) as file:
             wanted = os.fstat(file.fileno()).st_size - offset if size is None else size
             if wanted > MAX_BYTES:
                 raise ImageError(f"{wanted:,} bytes: too large for an image")
@@ -150,18 +147,4 @@ def _read(path: Path, offset: int, size: int | None) -> bytes:
     except FileNotFoundError as error:
         raise ImageError("there is no such file") from error
     except OSError as error:
-        raise ImageError(
-            "a socket, not a file" if error.errno == errno.ENXIO else error.strerror or str(error)
-        ) from error
-    except ValueError as error:
-        raise ImageError("its name holds a NUL character") from error
-
-
-def _open(path: str, flags: int) -> int:
-    """Open a regular file and nothing else. A FIFO is not waited for, and a terminal does not become the process's."""
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        raise ImageError(f"{_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
-    return descriptor
+        raise ImageError(error.strerror or str(error)) from error
