@@ -54,7 +54,9 @@ def check_vocabulary(tokens: dict[str, Any]) -> None:
     """
     for text, number in tokens.items():
         if type(number) is not int or not 0 <= number < MAX_TOKENS:
-            raise ValueError(f"the token {text[:40]!r} has the id {str(number)[:40]}, not a number below {MAX_TOKENS:,}")
+            raise ValueError(
+                f"the token {text[:40]!r} has the id {str(number)[:40]}, not a number below {MAX_TOKENS:,}"
+            )
     if len(set(tokens.values())) < len(tokens):
         raise ValueError("two tokens have the same id")
 
@@ -125,4 +127,6 @@ def _check_template(template: dict[str, Any]) -> None:
         for piece in map(as_object, pieces if isinstance(pieces, list) else ()):
             named = piece.get("SpecialToken")
             if isinstance(named, dict) and named.get("id") not in defined:
-                raise ValueError(f"its template names the token {str(named.get('id'))[:40]!r}, which it does not define")
+                raise ValueError(
+                    f"its template names the token {str(named.get('id'))[:40]!r}, which it does not define"
+                )

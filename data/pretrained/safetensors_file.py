@@ -49,7 +49,7 @@ def read_tensors(file: Path) -> "dict[str, torch.Tensor]":
 
 
 def _not_safetensors(error: Exception) -> Exception:
-    """Return what an exception of the library means: SafetensorError, KeyError for a dtype that torch lacks, OSError."""
+    """Return the error for what the library raised: SafetensorError, KeyError for a dtype that torch lacks, OSError."""
     if isinstance(error, OSError) or exhausted_memory(error):
         return error
     return ValueError(one_line(error))

@@ -11,7 +11,6 @@ from clipcap.data.pretrained.hub import use_hub_if_reachable
 from clipcap.precompute.encoders.clip_weights_file import weights_file_error
 from clipcap.precompute.settings import DEFAULT_PRETRAINED
 
-
 LOCAL = "local-dir:"  # how open_clip's name of a model begins, before a folder
 
 

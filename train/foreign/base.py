@@ -74,14 +74,14 @@ class ForeignCheckpoint:
         from transformers import GPT2LMHeadModel
 
         config = gpt2_config({**self.lm_config, "bos_token_id": end, "eos_token_id": end})
-        with torch.device("meta"):  # takes no memory, whatever the sizes are
-            empty = self.model_class(Mapper(self.mapper), GPT2LMHeadModel(config))
-        self._check(empty)
-        model = self.model_class(Mapper(self.mapper), GPT2LMHeadModel(config))
         head = self.tensors.get("gpt.lm_head.weight")
         if head is not None and not torch.equal(head, self.tensors["gpt.transformer.wte.weight"]):
             fact = f"this {self.system} checkpoint has an output layer that is not its input embedding"
             raise CheckpointError(f"{fact}; use another")
+        with torch.device("meta"):  # takes no memory, whatever the sizes are
+            empty = self.model_class(Mapper(self.mapper), GPT2LMHeadModel(config))
+        self._check(empty)
+        model = self.model_class(Mapper(self.mapper), GPT2LMHeadModel(config))
         model.load_state_dict(self.tensors, strict=False)
         return model.eval()
 

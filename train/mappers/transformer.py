@@ -30,7 +30,9 @@ class TransformerMapper(MapperConfig):
     """
 
     kind: str = field(init=False, default="transformer")
-    clip_length: int = setting(10, "Positions that the mapper projects an embedding to.", group=GROUP, minimum=1, maximum=LARGEST)
+    clip_length: int = setting(
+        10, "Positions that the mapper projects an embedding to.", group=GROUP, minimum=1, maximum=LARGEST
+    )
     layers: int = layers_setting()
 
     takes_patches: ClassVar[bool] = True

@@ -69,7 +69,9 @@ def _differences(recorded: dict[str, Any], published: dict[str, Any]) -> list[st
 
 
 def _equal(first: Any, second: Any) -> bool:
-    numbers = [isinstance(one, list | tuple) and all(isinstance(n, int | float) for n in one) for one in (first, second)]
+    numbers = [
+        isinstance(one, list | tuple) and all(isinstance(n, int | float) for n in one) for one in (first, second)
+    ]
     if not all(numbers):
         return bool(first == second)
     return len(first) == len(second) and bool(np.allclose(first, second, rtol=0, atol=ROUNDED))
