@@ -214,7 +214,7 @@ def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) 
                     name, data=table, chunks=chunks, maxshape=(None, *table.shape[1:]), fletcher32=True
                 )
                 if tables.scale != 1:
-                    stored.attrs["scale"] = tables.scale
+                    stored.attrs["scale"] = float(tables.scale)
             else:
                 file.create_dataset(name, data=table)
         file["images/split"].attrs["names"] = np.array(SPLITS, "S")
