@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from clipcap.data.pretrained.safetensors_file import Shapes
 
-# The largest values of sizes. GPT-2 XL has 48 layers of width 1,600. A layer takes a millisecond to build on `meta`, and
+# The largest values of sizes. GPT-2 XL has 48 layers of width 1,600. A layer takes a millisecond on `meta`, and it
 # has a mask of n_positions x n_positions.
 _LARGEST = {
     "n_layer": 1000, "n_embd": 1 << 17, "n_head": 1 << 12, "n_positions": 1 << 14, "vocab_size": 1 << 24,

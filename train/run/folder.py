@@ -192,10 +192,11 @@ class RunFolder:
         try:
             content = read_json_object(file)
             check_version(file, content.get("version", 1), VERSION)
-            if "sampling" not in content["settings"]:
+            flat = as_object(content["settings"])
+            if "sampling" not in flat:
                 fact = f"{file} is of an older version, with other steps"
                 raise CheckpointError(f"{fact}; start again with `overwrite`")
-            settings = TrainSettings.from_flat(as_object(content["settings"]))
+            settings = TrainSettings.from_flat(flat)
             if not isinstance(content["cache"], list) or not all(isinstance(each, str) for each in content["cache"]):
                 raise ValueError("its cache is no list of hashes")
             return settings, content["cache"]
