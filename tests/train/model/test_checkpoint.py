@@ -38,7 +38,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> P
     """A small checkpoint with a training state. Tests must only read it."""
     tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder), trust_remote_code=False)
     end = tokenizer.eos_token_id
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": len(tokenizer)}
+    sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": len(tokenizer)}
     lm = GPT2LMHeadModel(GPT2Config(bos_token_id=end, eos_token_id=end, **sizes))
     mapper = mapper_config(kind="encoder", embedding_width=16, lm_width=32, prefix_length=4, layers=2)
     config = CheckpointConfig(
