@@ -29,8 +29,8 @@ from collections import Counter
 from pathlib import Path
 
 STAGES = {
-    "precompute": "scenes -o work/cache.h5 --encoder clip --tokenizer demo --shard-size 4 --batch-size 2 --workers 1",
-    "train": "work/cache.h5 -o work/run --resume --lm gpt2 --epochs 5 --batch-size 16 --lr 3e-3 --metric rouge",
+    "precompute": "scenes -o work/cache.h5 --encoder clip --tokenizer demo --shard-size 4 --batch-size 2 --workers 2",
+    "train": "work/cache.h5 -o work/run --resume --lm gpt2 --epochs 3 --batch-size 16 --lr 3e-3 --metric rouge",
     "caption": "work/cache.h5 --model work/run/best --model work/run/last --batch-size 2 -o work/captions.jsonl",
 }
 OPTIONS = "--device cpu --precision fp32"
