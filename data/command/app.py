@@ -21,7 +21,7 @@ from typer.core import TyperCommand
 
 from clipcap.data.command.interrupt import remember_interrupts
 from clipcap.data.command.messages import show_messages
-from clipcap.data.errors import ClipCapError, UnknownSourceError, one_line
+from clipcap.data.errors import MACHINE_ERRORS, ClipCapError, UnknownSourceError, is_out_of_memory, one_line
 from clipcap.data.version import program_version
 
 LAST_GROUP = "Other"
@@ -138,6 +138,12 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" ({error.filename})" if error.filename else ""
             status = _report(name, f"the disk is full{place}: free some space, then run the same command", 2, debug)
+        elif isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+            fact = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
+            status = _report(name, f"{fact}; fix that and run the same command again", 2, debug)
+        elif is_out_of_memory(error):
+            fact = "memory ran out; end other programs or ask for less at once, such as a smaller batch"
+            status = _report(name, f"{fact}, and run the same command again", 2, debug)
         elif hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument, a bad value
             status = _report(name, f"{_usage_message(error)} See {name} --help.", 2, debug)
         else:

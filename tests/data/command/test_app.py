@@ -1,5 +1,6 @@
 """The frame of the commands: exit statuses and one-line errors."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -50,6 +51,28 @@ def test_a_fault_of_ours_is_one_line_and_status_1(capsys: pytest.CaptureFixture[
     assert leave(fail_with(ZeroDivisionError("division by zero")), []) == 1
     expected = "clipcap-test: unexpected ZeroDivisionError: division by zero (--debug shows the traceback)\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "out/c.h5"), "out/c.h5 cannot be read or written: Read-only"),
+        (OSError(errno.ESTALE, "Stale file handle"), "a file cannot be read or written: Stale file handle"),
+        (OSError(errno.ENOSPC, "No space left on device", "c.h5"), "the disk is full (c.h5)"),
+        (MemoryError(), "memory ran out"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), "memory ran out"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory ran out"),
+    ],
+)
+def test_a_fault_of_the_machine_is_one_line_and_status_2(
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leave(fail_with(error), []) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"clipcap-test: {message}")
+    assert err.count("\n") == 1
+    assert "again" in err or "run the same command" in err
 
 
 def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
