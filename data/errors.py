@@ -7,8 +7,8 @@ import errno
 
 # Errors of the file system that are the machine's: a disk that is full, broken or read-only, a mount that went away.
 MACHINE_ERRORS = {
-    *(errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENOSPC, errno.ENOTCONN),
-    *(errno.ENXIO, errno.EPERM, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT),
+    *(errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENOTCONN),
+    *(errno.EPERM, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT),
 }
 
 
@@ -52,10 +52,3 @@ def one_line(error: BaseException) -> str:
     """Return the message of an exception of any library on one line, or its type if it has no message."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception of any library says that memory ran out, of the machine or of a device."""
-    if isinstance(error, RuntimeError):  # of torch, which has no class of its own for the memory of a CPU
-        return any(text in str(error) for text in ("can't allocate memory", "not enough memory", "out of memory"))
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
