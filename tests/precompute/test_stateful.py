@@ -27,6 +27,7 @@ from clipcap.data.errors import CacheError, ClipCapError, UsageError
 from clipcap.data.image_store import FolderStore
 from clipcap.precompute import PrecomputeSettings, finished, pipeline, start
 from clipcap.precompute.encoders.base import Encoder
+from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.stamp import read_stamped
 from faults import ERRORS, Faults
 from small_world import CAPTIONS, Crash
@@ -263,7 +264,8 @@ def world(clip_folder: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyP
         device="cpu", precision="fp32",
     )  # fmt: skip
     for module, name in ((start, "load_encoder"), (start, "choose_tokenizer"), (finished, "load_tokenizer")):
-        original, made = getattr(module, name), {}
+        original = getattr(module, name)
+        made: dict[int, Any] = {}
 
         def once(*given: Any, original: Any = original, made: dict[int, Any] = made, **options: Any) -> Any:
             if not made:
@@ -272,7 +274,7 @@ def world(clip_folder: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyP
 
         monkeypatch.setattr(module, name, once)
     device = torch.device("cpu")
-    encoder = start.load_encoder(str(clip_folder), None, device=device, precision="fp32", features="projected")
+    encoder = load_encoder(str(clip_folder), None, device=device, precision="fp32", features="projected")
     world, begin = World(settings, encoder), pipeline._start
 
     def counting(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
