@@ -1,5 +1,6 @@
 """Reads files of embeddings: `.npy`, `.npz`, and the pickles of ClipCap and CLIPxGPT, none of whose code is run."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ def read_rows(path: Path) -> tuple[np.ndarray[Any, Any], list[str] | None]:
 def _map(path: Path) -> np.ndarray[Any, Any]:
     try:
         with open_file(path) as file:
-            header = read_header(file)
+            header = read_header(file, os.fstat(file.fileno()).st_size)
             order: Literal["F", "C"] = "F" if header.fortran else "C"
             return np.memmap(file, header.dtype, "r", file.tell(), header.shape, order)
     except OSError as error:

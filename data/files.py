@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, TextIO
 # Configs, fingerprints and tokenizers are far smaller; the largest tokenizer.json that is known has 35 MB.
 MAX_TEXT_BYTES = 1 << 27
 MAX_DEPTH = 64
+_SMALL_READ = 1 << 12  # bytes
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a device",
@@ -64,9 +65,11 @@ class BoundedFile:
         """Read at most `size` bytes.
 
         Raises:
-            ValueError: `size` is negative.
+            OSError, ValueError: it cannot be read, or `size` is less than -1.
         """
-        data: bytes = self._file.read(min(size, max(self.size - self._file.tell(), 0)))
+        if size > _SMALL_READ:  # finding the position takes longer than a small read
+            size = min(size, max(self.size - self._file.tell(), 0))
+        data: bytes = self._file.read(size)
         return data
 
 

@@ -121,7 +121,7 @@ def _read(path: Path, format: str | None, columns: Columns) -> Source:
     if path.is_dir() and path.samefile(path.absolute().anchor):
         raise SourceError(f"{path} is the root of the file system; give the folder that holds the dataset")
     if not path.is_dir():
-        open_file(path).close()
+        _check_file(path)
     for name, reader in READERS.items():
         if format == name or (format is None and reader.matches(path)):
             if columns != Columns() and not reader.has_columns:
@@ -131,6 +131,13 @@ def _read(path: Path, format: str | None, columns: Columns) -> Source:
             source = reader.read(path, columns)
             return source if format or name != "folder" else _with_hint(source, path)
     raise unknown_source(path, READERS)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        open_file(path).close()
+    except OSError as error:
+        raise unreadable(path, error, "give a folder, or a regular file") from error
 
 
 def _with_outside(source: Source) -> Source:

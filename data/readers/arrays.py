@@ -82,17 +82,15 @@ def read_arrays(path: Path) -> "tuple[NDArray[Any], list[str] | None]":
         SourceError: the file holds no arrays, has no rows under a known name, or names an image more than once.
     """
     with open_arrays(path) as arrays:
-        if "" in arrays.headers:
+        if arrays.names == [""]:
             return arrays[""], None
-        key = next((key for key in _ROW_ARRAYS if key in arrays.headers), None)
+        key = next((key for key in _ROW_ARRAYS if key in arrays.names), None)
         if key is None:
-            expected, found = ", ".join(_ROW_ARRAYS), ", ".join(arrays.headers)[:300] or "nothing"
+            expected, found = ", ".join(_ROW_ARRAYS), ", ".join(arrays.names)[:300] or "nothing"
             raise SourceError(f"{path} has none of the arrays {expected}; it has {found}")
         rows = arrays[key]
         count = rows.shape[:1] if rows.ndim > 1 else None  # a single row has no names
-        label = next(
-            (key for key in _NAME_ARRAYS if key in arrays.headers and arrays.headers[key].shape == count), None
-        )
+        label = next((key for key in _NAME_ARRAYS if key in arrays.names and arrays.names[key].shape == count), None)
         if label is None:
             return rows, None
         names = [str(name) for name in arrays[label]]

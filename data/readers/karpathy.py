@@ -54,7 +54,6 @@ def _rows(lists: Iterable[tuple[str, Iterable[Any]]]) -> Iterator[tuple[str, str
     for image in chain.from_iterable(images for _, images in lists):
         parts = [part for part in (image.get("filepath"), image["filename"]) if part]
         captions = [sentence["raw"] for sentence in image["sentences"]]
-        wrong = next((text for text in (*parts, *captions) if not isinstance(text, str)), None)
-        if wrong is not None or not parts:
-            raise TypeError(f"a name or a caption is not text but {wrong!r:.60}")
+        if not parts or not all(isinstance(text, str) for text in (*parts, *captions)):
+            raise TypeError(f"a name or a caption is not text in {image!r:.80}")
         yield "/".join(parts), _SPLITS[image["split"]], captions

@@ -44,36 +44,42 @@ class Arrays:
     """The arrays of an open `.npz` by name, or the only one of a `.npy` under the name "".
 
     Attributes:
-        headers: by name.
+        names: of the arrays.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._archive: zipfile.ZipFile | None = None
         self._members: dict[str, zipfile.ZipInfo] = {}
-        if file.read(len(_MAGIC)) == _MAGIC:
-            file.seek(0)
-            self.headers = {"": read_header(file)}
-            return
+        if file.read(len(_MAGIC)) != _MAGIC:
+            self._archive = zipfile.ZipFile(file)
+            members = [member for member in self._archive.infolist() if member.filename.endswith(".npy")]
+            self._members = {member.filename.removesuffix(".npy"): member for member in members}
         file.seek(0)
-        self._archive = zipfile.ZipFile(file)
-        members = [member for member in self._archive.infolist() if member.filename.endswith(".npy")]
-        self._members = {member.filename.removesuffix(".npy"): member for member in members}
-        self.headers = {}
-        for name, member in self._members.items():
-            if member.file_size > _MOST_BYTES + _MOST_RATIO * member.compress_size:
-                raise ValueError(f"{name} unpacks from {member.compress_size:,} to {member.file_size:,} bytes")
-            with self._archive.open(member) as opened:
-                self.headers[name] = read_header(opened, member.file_size)
+        self.names = list(self._members) if self._archive is not None else [""]
+
+    def header(self, name: str) -> Header:
+        """Return the header of an array."""
+        with self._open(name) as (file, size):
+            return read_header(file, size)
 
     def __getitem__(self, name: str) -> "NDArray[Any]":
         """Return an array (any shape; a dtype of numbers or texts)."""
+        with self._open(name) as (file, size):
+            return _read_array(file, size)
+
+    @contextmanager
+    def _open(self, name: str) -> "Iterator[tuple[Any, int]]":
+        """Open an array, and find its size in bytes."""
         if self._archive is None:
             self._file.seek(0)
-            return _read_array(self._file)
+            yield self._file, os.fstat(self._file.fileno()).st_size
+            return
         member = self._members[name]
-        with self._archive.open(member) as opened:
-            return _read_array(opened, member.file_size)
+        if member.file_size > _MOST_BYTES + _MOST_RATIO * member.compress_size:
+            raise ValueError(f"{name} unpacks from {member.compress_size:,} to {member.file_size:,} bytes")
+        with self._archive.open(member) as file:
+            yield file, member.file_size
 
 
 @contextmanager
@@ -96,21 +102,18 @@ def open_arrays(path: Path) -> "Iterator[Arrays]":
         raise SourceError(f"{path} holds no arrays ({one_line(error)[:120]}); save them with numpy") from error
 
 
-def read_header(file: Any, size: int | None = None) -> Header:
+def read_header(file: Any, size: int) -> Header:
     """Read the header of an array, and leave the file at its first number.
 
     Args:
         file: open at its beginning.
-        size: of the file in bytes; by default found by seeking.
+        size: of the file in bytes.
 
     Raises:
         ValueError: it is no header, the array has another dtype than numbers and texts, or is larger than the file.
     """
     import numpy as np
 
-    if size is None:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
     magic = file.read(8)
     length_bytes = 2 if magic[6:7] == b"\1" else 4
     length = int.from_bytes(file.read(length_bytes), "little")
@@ -132,12 +135,13 @@ def read_header(file: Any, size: int | None = None) -> Header:
     return header
 
 
-def _read_array(file: Any, size: int | None = None) -> "NDArray[Any]":
+def _read_array(file: Any, size: int) -> "NDArray[Any]":
     import numpy as np
 
     header = read_header(file, size)
     flat = np.empty(math.prod(header.shape), dtype=header.dtype)
-    content = memoryview(flat.view(np.uint8) if flat.size else b"")
+    numbers: Any = flat.view(np.uint8) if flat.size else b""
+    content = memoryview(numbers)
     for start in range(0, len(content), _PIECE):
         piece = content[start : start + _PIECE]
         if file.readinto(piece) != len(piece):

@@ -120,7 +120,9 @@ def _nearest_of_file(file: Path) -> Nearest | None:
 def _nearest_of_json(file: Path) -> Nearest:
     try:
         content: Any = read_json(file)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        return Nearest("coco", f"{file.name} cannot be looked into ({error.strerror})", f"give {file} with `format`")
+    except ValueError as error:
         return Nearest("coco", f"{file.name} is not JSON ({one_line(error)[:80]})", f"save {file} again")
     if isinstance(content, dict) and "images" in content:
         if "annotations" in content:

@@ -1,6 +1,7 @@
 """Images inside Parquet files, as bytes in a column, and how Parquet files are read."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -84,7 +85,8 @@ def open_parquet(path: Path, files: Files | None = None) -> Any:
         A `pyarrow.parquet.ParquetFile` that starts no threads for reading: stage 1 has one for each core already.
 
     Raises:
-        SourceError: pyarrow is not installed, or the file cannot be read.
+        SourceError: pyarrow is not installed, or the file cannot be read, has several columns of one name, or claims
+            more rows than it can hold.
     """
     try:
         from pyarrow import parquet
@@ -97,6 +99,9 @@ def open_parquet(path: Path, files: Files | None = None) -> Any:
     rows, size = opened.metadata.num_rows, path.stat().st_size
     if rows > _ROWS_PER_BYTE * size:
         raise SourceError(f"{path} claims to have {rows:,} rows in {size:,} bytes; write or download it again")
+    twice = next((name for name, count in Counter(opened.schema_arrow.names).items() if count > 1), None)
+    if twice is not None:
+        raise SourceError(f"{path} has several columns named {twice!r:.60}; rename them")
     return opened
 
 
