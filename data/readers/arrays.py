@@ -90,7 +90,8 @@ def read_arrays(path: Path) -> "tuple[NDArray[Any], list[str] | None]":
             raise SourceError(f"{path} has none of the arrays {expected}; it has {found}")
         rows = arrays[key]
         count = rows.shape[:1] if rows.ndim > 1 else None  # a single row has no names
-        label = next((key for key in _NAME_ARRAYS if key in arrays.names and arrays.names[key].shape == count), None)
+        known = [key for key in _NAME_ARRAYS if key in arrays.names]
+        label = next((key for key in known if arrays.header(key).shape == count), None)
         if label is None:
             return rows, None
         names = [str(name) for name in arrays[label]]
