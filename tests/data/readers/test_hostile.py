@@ -211,7 +211,7 @@ def archive(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> 
 GOOD = archive(("embeddings.npy", array(header())))
 ARCHIVES = {
     "unknown_method": GOOD.replace(b"\x08\x00", b"\x63\x00"),
-    "encrypted": GOOD[:6] + b"\x01" + GOOD[7:],
+    "encrypted": GOOD.replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"),
     "size_that_is_none": GOOD.replace(struct.pack("<I", len(array(header()))), b"\xff\xff\xff\x7f"),
     "bomb": archive(("embeddings.npy", array(header(shape=f"({18 << 18}, 4)"), bytes(72 << 20)))),
     "huge_names": archive(("embeddings.npy", array(header())), ("names.npy", array(header("'<U99999999'", "(3,)")))),
