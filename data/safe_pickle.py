@@ -271,39 +271,40 @@ def _scalar(dtype: _Dtype, data: bytes) -> Any:
     return np.frombuffer(data, dtype=dtype.numpy())[0].item()
 
 
-def _real(value: Any) -> Any:
+def _real(value: Any, made: dict[int, tuple[Any, Any]] | None = None, depth: int = 0) -> Any:
     """Replace the stand-ins in a value, at any depth, by the arrays and tensors that they stand for.
 
     Each object is looked at once, however many places it has.
 
+    Args:
+        value: what was read.
+        made: by `id`, the objects that were converted, whose `id` stays their own, and the results.
+        depth: of the value in the whole.
+
     Raises:
         ValueError: the value is nested more than `_MAX_DEPTH` deep, or contains itself.
     """
-    made: dict[int, tuple[Any, Any]] = {}  # by `id`: an object, whose `id` stays its own, and its result
-
-    def convert(value: Any, depth: int) -> Any:
-        if not isinstance(value, dict | list | tuple | _Array | _Tensor):
-            return value
-        if id(value) in made:
-            return made[id(value)][1]
-        if depth > _MAX_DEPTH:
-            raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
-        result = value
-        if isinstance(value, _Array):
-            result = value.numpy()
-        elif isinstance(value, _Tensor):
-            result = value.tensor
-        elif isinstance(value, tuple):
-            result = tuple(convert(item, depth + 1) for item in value)
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                value[key] = convert(item, depth + 1)
-        else:
-            value[:] = [convert(item, depth + 1) for item in value]
-        made[id(value)] = value, result
-        return result
-
-    return convert(value, 0)
+    if not isinstance(value, dict | list | tuple | _Array | _Tensor):
+        return value
+    made = {} if made is None else made
+    if id(value) in made:
+        return made[id(value)][1]
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
+    result = value
+    if isinstance(value, _Array):
+        result = value.numpy()
+    elif isinstance(value, _Tensor):
+        result = value.tensor
+    elif isinstance(value, tuple):
+        result = tuple(_real(item, made, depth + 1) for item in value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            value[key] = _real(item, made, depth + 1)
+    else:
+        value[:] = [_real(item, made, depth + 1) for item in value]
+    made[id(value)] = value, result
+    return result
 
 
 def _encode(text: str, encoding: str) -> bytes:
