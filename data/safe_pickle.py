@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, ClassVar
 from clipcap.data.errors import SourceError, one_line, unreadable
 from clipcap.data.files import BoundedFile, open_file
 
-_SlowReader: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_SlowReader: Any = pickle._Unpickler
 _MAX_DEPTH = 64
 _MOST_RATIO, _MOST_BYTES = 4, 1 << 24  # of all tensors: tied ones share memory, and those with a stride of 0
 
@@ -104,7 +104,7 @@ def refusal(path: Path, message: str) -> SourceError:
     return SourceError(f"{path} {what}, which could run code; nothing of it was read; give a file of tensors alone")
 
 
-class _Reader(_SlowReader):  # type: ignore[misc, valid-type]
+class _Reader(_SlowReader):  # type: ignore[misc]
     dispatch: ClassVar[dict[int, Any]] = dict(_SlowReader.dispatch)
 
     def __init__(self, file: BoundedFile, path: Path, stubs: set[tuple[str, str]]) -> None:
@@ -291,7 +291,7 @@ def _real(value: Any, made: dict[int, tuple[Any, Any]] | None = None, depth: int
         return made[id(value)][1]
     if depth > _MAX_DEPTH:
         raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
-    result = value
+    result: Any = value
     if isinstance(value, _Array):
         result = value.numpy()
     elif isinstance(value, _Tensor):
