@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -16,7 +17,6 @@ from small_world import (
     CAPTIONS,
     COMMANDS,
     DEMO_IMAGES,
-    NO_SOCKETS,
     Result,
     Run,
     command_line,
@@ -24,6 +24,7 @@ from small_world import (
     make_coco,
     make_lm,
     small_models,
+    without_sockets,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,17 +39,30 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for models of this size, more threads are
 
 
 SLOW_FIXTURES = ("demo_run", "trained")
+POSIX_NAMES = {"AF_UNIX", "another_process", "fork", "interrupt_at_step", "interrupt_in", "kill", "killpg", "mkfifo"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test `slow` that uses a slow fixture, directly or through another one."""
+    """Mark tests `slow` that use a slow fixture, directly or through another one, and `posix` what Windows lacks."""
     for item in items:
         if any(name in getattr(item, "fixturenames", ()) for name in SLOW_FIXTURES):
             item.add_marker(pytest.mark.slow)
+        if isinstance(item, pytest.Function) and not POSIX_NAMES.isdisjoint(names_in(item.function.__code__)):
+            item.add_marker(pytest.mark.posix)
+
+
+def names_in(code: CodeType) -> Iterator[str]:
+    """The names that a function uses, and the functions inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from names_in(constant)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that is marked `gpu` on a machine without one."""
+    """Skip tests that are marked `gpu` on a machine without one, and those that are marked `posix` on Windows."""
+    if item.get_closest_marker("posix") is not None and os.name != "posix":
+        pytest.skip("Windows: this test needs a POSIX system")
     if item.get_closest_marker("gpu") is not None:
         import torch
 
@@ -168,12 +182,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_cache: Path, lm_fold
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
     """The folder of a small demo that ran without a network, and its process. Tests must only read the folder."""
     folder = tmp_path_factory.mktemp("demo")
-    (folder / "sitecustomize.py").write_text(NO_SOCKETS)
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         command_line("demo", ["out", "--images", DEMO_IMAGES]),
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "0"},
+        env=without_sockets(folder),
         capture_output=True,
         text=True,
         check=False,
