@@ -105,9 +105,9 @@ def save_checkpoint(
         save_tokenizer(tokenizer, new / "tokenizer")
         if state is not None:
             save_file(state[0], new / "training_state.safetensors")
-            (new / "training_state.json").write_text(json.dumps(state[1]))
+            (new / "training_state.json").write_text(json.dumps(state[1]), encoding="utf-8")
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(config)}
-        (new / "config.json").write_text(json.dumps(content, indent=1))
+        (new / "config.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
         for file in new.glob("*.safetensors"):  # safetensors makes them readable for their owner only
             shutil.copymode(new / "config.json", file)
         replace_folder(new, folder)
@@ -137,7 +137,7 @@ def read_config(folder: Path) -> CheckpointConfig:
     """
     file = folder / "config.json"
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         if content.get("format") != FORMAT:
             fact = f"{file} does not belong to a clipcap checkpoint"
             raise CheckpointError(f"{fact}; give the folder that clipcap-train wrote")
@@ -242,7 +242,7 @@ def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         CheckpointError: there is none (`best` has none), or it is damaged.
     """
     try:
-        numbers = json.loads((folder / "training_state.json").read_text())
+        numbers = json.loads((folder / "training_state.json").read_text(encoding="utf-8"))
         if not isinstance(numbers, dict):
             raise ValueError("training_state.json is not an object")
         return load_file(folder / "training_state.safetensors"), numbers

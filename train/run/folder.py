@@ -178,7 +178,7 @@ class RunFolder:
         if not file.exists():
             return None
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
             check_version(file, content.get("version", 1), VERSION)
             if "sampling" not in content["settings"]:
                 fact = f"{file} is of an older version, with other steps"
@@ -197,7 +197,7 @@ class RunFolder:
 
         file = self.path / "metrics.jsonl"
         if file.exists():
-            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             draw_curves(lines, self.path / "curves.png")
 
     def log(self, line: dict[str, Any]) -> None:
@@ -207,7 +207,7 @@ class RunFolder:
             ClipCapError: it cannot be written.
         """
         try:
-            with (self.path / "metrics.jsonl").open("a") as file:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             fact = f"{self.path / 'metrics.jsonl'} cannot be written ({one_line(error)})"
@@ -228,7 +228,7 @@ class RunFolder:
         if not file.exists():
             return
         kept = []
-        for text in file.read_text().splitlines():
+        for text in file.read_text(encoding="utf-8").splitlines():
             try:
                 line = json.loads(text)
             except ValueError:  # a crash in the middle of a line, which was the last one

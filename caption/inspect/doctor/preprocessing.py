@@ -53,7 +53,7 @@ def published_preprocessing(encoder: str, pretrained: str) -> dict[str, dict[str
 def _architecture(open_clip: Any, folder: Path) -> str | None:
     """Return the architecture of a folder that open_clip saved, if open_clip has one of exactly its sizes."""
     try:
-        config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
     except (OSError, ValueError, KeyError):
         return None
     return next((name for name in open_clip.list_models() if open_clip.get_model_config(name) == config), None)
