@@ -51,7 +51,6 @@ def is_foreign(path: Path) -> bool:
 
 
 def _describe_cache(path: Path, verify: bool) -> dict[str, Any]:
-    from clipcap.data.cache.hdf5 import FORMAT_VERSION as CACHE_VERSION
     from clipcap.data.cache.index import Cache
     from clipcap.data.cache.shard import read_summary
 
@@ -65,7 +64,7 @@ def _describe_cache(path: Path, verify: bool) -> dict[str, Any]:
         splits.update(split_names)
         failures.extend({"path": image, "reason": reason} for image, reason in failed)
     return {
-        "kind": f"cache, format {CACHE_VERSION}",
+        "kind": f"cache, format {cache.version}",
         "images": cache.images,
         "captions": cache.captions,
         "tokens": cache.tokens,

@@ -17,9 +17,10 @@ import h5py
 import numpy as np
 
 from clipcap.data.cache.atomic import write_file
+from clipcap.data.cache.columns import OFFSETS, has, numbers, read_attribute, read_texts, write_texts
 from clipcap.data.cache.fingerprint import Fingerprint
-from clipcap.data.cache.hdf5 import AGAIN, mark, open_hdf5, read_table, table
-from clipcap.data.cache.shard import ShardTables, read_shard
+from clipcap.data.cache.hdf5 import AGAIN, mark, open_hdf5
+from clipcap.data.cache.shard import ShardTables, read_shard, table
 from clipcap.data.errors import CacheError, DamagedCacheError
 from clipcap.data.pretrained.new_tokenizer import is_new
 
@@ -47,11 +48,13 @@ class Cache:
 
     Attributes:
         path: the path that was opened.
+        version: the format of the file at that path; FORMAT.md tells them apart.
         fingerprint: what the cache was made with.
         shards: its shards in order; the first row of a shard is the sum of the counts before it.
     """
 
     path: Path
+    version: int
     fingerprint: Fingerprint
     shards: list[ShardEntry]
 
@@ -68,13 +71,15 @@ class Cache:
         path = Path(path)
         real = path.resolve()
         with open_hdf5(path) as file:
-            fingerprint = read_fingerprint(path, file)
-            if "shards" not in file:
-                return cls(path=path, fingerprint=fingerprint, shards=[describe_shard(real, file)])
+            fingerprint, version = read_fingerprint(path, file), int(file.attrs["format_version"])
+            if not has(file, "shards"):
+                _check_width(path, fingerprint, file)
+                shard = describe_shard(real, file)
+                return cls(path=path, version=version, fingerprint=fingerprint, shards=[shard])
             shards = _read_entries(path, real.parent, file)
         for entry in shards:
             _check_entry(path, fingerprint, entry)
-        return cls(path=path, fingerprint=fingerprint, shards=shards)
+        return cls(path=path, version=version, fingerprint=fingerprint, shards=shards)
 
     @property
     def images(self) -> int:
@@ -175,7 +180,7 @@ def check_shards(path: Path) -> Iterator[tuple[ShardEntry, str | None]]:
         CacheError: the index cannot be read.
     """
     with open_hdf5(path) as file:
-        is_shard = "shards" not in file
+        is_shard = not has(file, "shards")
     if is_shard:
         fingerprint, shards = None, Cache.open(path).shards
     else:
@@ -208,7 +213,7 @@ def write_index(path: Path, fingerprint: Fingerprint, shards: list[ShardEntry]) 
         for name in ("images", "captions", "tokens"):
             file[f"shards/{name}"] = np.array([getattr(shard, name) for shard in shards], dtype="<i8")
         for name, texts in (("name", [s.path.name for s in shards]), ("content", [s.content for s in shards])):
-            file.create_dataset(f"shards/{name}", data=np.array(texts, dtype=object), dtype=h5py.string_dtype())
+            write_texts(file, f"shards/{name}", texts)
     write_file(path, buffer.getvalue())
 
 
@@ -219,7 +224,7 @@ def read_index(path: Path) -> tuple[Fingerprint, list[ShardEntry]]:
         CacheError: it is missing, damaged, of another program or an unknown version, or is a shard.
     """
     with open_hdf5(path) as file:
-        if "shards" not in file:
+        if not has(file, "shards"):
             raise CacheError(f"{path} is a shard, not the index of a cache; give the cache.h5")
         return read_fingerprint(path, file), _read_entries(path, path.resolve().parent, file)
 
@@ -230,15 +235,14 @@ def describe_shard(path: Path, file: h5py.File) -> ShardEntry:
     Raises:
         DamagedCacheError: the file is not a complete shard.
     """
-    content = file.attrs.get("content")
-    if content is None:
+    if "content" not in file.attrs:
         raise DamagedCacheError(f"{path} is not a complete shard (it has no content hash); {AGAIN}")
     return ShardEntry(
         path=path,
         images=table(file, "images/embedding").shape[0],
-        captions=table(file, "captions/text").shape[0],
+        captions=table(file, "captions/first_token").shape[0] - 1,
         tokens=table(file, "captions/token").shape[0],
-        content=str(content),
+        content=read_attribute(file, "content"),
     )
 
 
@@ -249,7 +253,7 @@ def read_fingerprint(path: Path, file: h5py.File) -> Fingerprint:
         DamagedCacheError: the fingerprint cannot be read.
     """
     try:
-        return Fingerprint.from_json(str(file.attrs["fingerprint"]))
+        return Fingerprint.from_json(read_attribute(file, "fingerprint"))
     except CacheError as error:
         raise DamagedCacheError(f"{path}: {error}; delete it and {AGAIN}") from error
 
@@ -265,6 +269,7 @@ def _check_entry(index: Path, fingerprint: Fingerprint, entry: ShardEntry) -> No
     with open_hdf5(entry.path) as file:
         found = describe_shard(entry.path, file)
         other = read_fingerprint(entry.path, file)
+        _check_width(entry.path, other, file)
     differences = fingerprint.recipe_differences(other)
     if differences:
         raise CacheError(f"{entry.path} has another fingerprint than {index} ({differences[0]}); {AGAIN}")
@@ -275,13 +280,30 @@ def _check_entry(index: Path, fingerprint: Fingerprint, entry: ShardEntry) -> No
         )
 
 
+def _check_width(path: Path, fingerprint: Fingerprint, file: h5py.File) -> None:
+    """Check that the embeddings of an open shard have the width that its fingerprint states.
+
+    Raises:
+        DamagedCacheError: they have not.
+    """
+    shape = table(file, "images/embedding").shape
+    if shape[-1] != fingerprint.width or 0 in shape[1:]:
+        fact = f"embeddings of {' x '.join(map(str, shape[1:]))} numbers and the width {fingerprint.width}"
+        raise DamagedCacheError(f"{path} has {fact}; delete it and {AGAIN}")
+
+
 def _read_entries(path: Path, folder: Path, file: h5py.File) -> list[ShardEntry]:
-    names, sums = read_table(file, "shards/name"), read_table(file, "shards/content")
-    counts = [read_table(file, f"shards/{name}").tolist() for name in ("images", "captions", "tokens")]
+    names, sums = read_texts(file, "shards/name"), read_texts(file, "shards/content")
+    counts = [numbers(file, f"shards/{name}", (OFFSETS,))[:].tolist() for name in ("images", "captions", "tokens")]
     rows = list(zip(names, sums, *counts, strict=True))
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name or "\0" in name:
             raise CacheError(f"{path} names a shard outside its folder ({name!r}); {AGAIN}")
+    if not names:
+        raise DamagedCacheError(f"{path} lists no shards; delete it and {AGAIN}")
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise DamagedCacheError(f"{path} lists {twice} more than once; delete it and {AGAIN}")
     return [
         ShardEntry(path=folder / name, images=images, captions=captions, tokens=tokens, content=content)
         for name, content, images, captions, tokens in rows

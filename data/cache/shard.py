@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcap.data.cache.atomic import write_file
-from clipcap.data.cache.hdf5 import AGAIN, mark, open_hdf5, read_table, table
+from clipcap.data.cache.columns import has, is_offsets, numbers, read_texts, write_attribute, write_texts
+from clipcap.data.cache.hdf5 import AGAIN, mark, open_hdf5
 from clipcap.data.cache.scale import is_scale
 from clipcap.data.errors import DamagedCacheError
 from clipcap.data.records import SPLITS
 
-_STRING = h5py.string_dtype()
 _CHUNK_BYTES = 1 << 20
 
 
@@ -138,7 +138,7 @@ class ShardTables:
         if any(table is not None and len(table) != images for table in (self.sum, self.file_size, self.file_time)):
             return "the tables of the images' files have other lengths"
         for name, first, rows, end in offsets:
-            if len(first) != rows + 1 or first[0] != 0 or first[-1] != end or (np.diff(first) < 0).any():
+            if not is_offsets(first, rows, end):
                 return f"{name} does not hold increasing offsets of its rows"
         if images and self.split.max() >= len(SPLITS):
             return "images/split holds an unknown split"
@@ -206,7 +206,7 @@ def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) 
             if table is None:
                 continue
             if isinstance(table, list):
-                file.create_dataset(name, data=np.array(table, dtype=object), dtype=_STRING)
+                write_texts(file, name, table)
             elif attribute in ("embedding", "view"):
                 rows = max(1, _CHUNK_BYTES // max(1, table[:1].nbytes))
                 chunks = (min(rows, max(1, len(table))), *table.shape[1:])
@@ -214,11 +214,11 @@ def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int) 
                     name, data=table, chunks=chunks, maxshape=(None, *table.shape[1:]), fletcher32=True
                 )
                 if tables.scale != 1:
-                    stored.attrs["scale"] = tables.scale
+                    stored.attrs["scale"] = float(tables.scale)
             else:
                 file.create_dataset(name, data=table)
-        file["images/split"].attrs["names"] = list(SPLITS)
-        file.attrs["content"] = content
+        file["images/split"].attrs["names"] = np.array(SPLITS, "S")
+        write_attribute(file, "content", content)
     write_file(path, buffer.getvalue())
     return content
 
@@ -236,8 +236,11 @@ def read_shard(path: Path, *, embeddings: bool = True) -> ShardTables:
     """
     with open_hdf5(path) as file:
         names = {attribute: name for name, attribute in _DATASETS.items() if embeddings or attribute not in _EMBEDDINGS}
-        names = {attribute: name for attribute, name in names.items() if attribute not in _OPTIONAL or name in file}
-        columns = {attribute: read_table(file, name) for attribute, name in names.items()}
+        names = {attribute: name for attribute, name in names.items() if attribute not in _OPTIONAL or has(file, name)}
+        columns: dict[str, Any] = {
+            attribute: table(file, name)[:] if attribute in _KINDS else read_texts(file, name)
+            for attribute, name in names.items()
+        }
         if not embeddings:
             stored = table(file, "images/embedding")
             columns["embedding"] = np.empty((stored.shape[0], *[0] * (stored.ndim - 1)), dtype=stored.dtype)
@@ -246,6 +249,16 @@ def read_shard(path: Path, *, embeddings: bool = True) -> ShardTables:
     if problem:
         raise DamagedCacheError(f"{path} is damaged ({problem}); delete it and {AGAIN}")
     return tables
+
+
+def table(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset of numbers of an open shard, which has the dtype and the rank that FORMAT.md says.
+
+    Raises:
+        KeyError, ValueError: as `numbers`.
+    """
+    attribute = _DATASETS[name]
+    return numbers(file, name, _KINDS[attribute], _RANKS[attribute])
 
 
 def read_embeddings(path: Path, first: int, last: int) -> tuple[NDArray[np.float16], float]:
@@ -270,8 +283,12 @@ def read_views(path: Path, first: int, last: int) -> tuple[NDArray[np.float16], 
         CacheError: the shard is missing, damaged, or not of this program.
     """
     with open_hdf5(path) as file:
-        offsets: NDArray[np.int64] = table(file, "images/first_view")[first : last + 1]
-        return table(file, "images/view")[offsets[0] : offsets[-1]], offsets[:-1] - offsets[0]
+        offsets: NDArray[np.int64] = table(file, "images/first_view")[:]
+        view = table(file, "images/view")
+        if not is_offsets(offsets, len(offsets) - 1, len(view)):
+            raise ValueError("images/first_view does not hold increasing offsets")
+        start, end = offsets[first], offsets[last]
+        return view[start:end], offsets[first:last] - start
 
 
 def read_summary(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
@@ -281,14 +298,22 @@ def read_summary(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
         CacheError: the shard is missing, damaged, or not of this program.
     """
     with open_hdf5(path) as file:
-        splits = [SPLITS[number] for number in read_table(file, "images/split").tolist()]
-        failed = zip(read_table(file, "failures/path"), read_table(file, "failures/reason"), strict=True)
+        splits = [SPLITS[number] for number in table(file, "images/split")[:].tolist()]
+        failed = zip(read_texts(file, "failures/path"), read_texts(file, "failures/reason"), strict=True)
         return splits, list(failed)
 
 
 def _read_scale(file: h5py.File) -> float:
     """Read the scale of an open shard. Raises ValueError if there are two, or it is none."""
-    found = sorted({float(table(file, name).attrs.get("scale", 1.0)) for name in _SCALED if name in file})
+    found = sorted({_scale_of(table(file, name)) for name in _SCALED if has(file, name)})
     if len(found) > 1 or not is_scale(found[0]):
         raise ValueError(f"the scale {' and '.join(map(str, found))} is not one power of two from 1 to 2^16")
     return found[0]
+
+
+def _scale_of(dataset: h5py.Dataset) -> float:
+    if "scale" not in dataset.attrs:
+        return 1.0
+    if dataset.attrs.get_id("scale").dtype != np.dtype("<f8"):
+        raise ValueError(f"the scale of {dataset.name} is no float64")
+    return float(dataset.attrs["scale"])

@@ -1,6 +1,7 @@
 """Archives of every released format still open. `make.py` wrote each one when its format was new."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from clipcap.caption import Captioner
 from clipcap.data.cache.index import Cache
-from clipcap.data.cache.shard import read_summary
+from clipcap.data.cache.shard import read_shard, read_summary, write_shard
 
 ARCHIVES = sorted(Path(__file__).parent.glob("format-*"))
 
@@ -20,7 +21,7 @@ def archive(request: pytest.FixtureRequest) -> Path:
 
 
 def test_every_format_has_an_archive() -> None:
-    assert [path.name for path in ARCHIVES] == ["format-1"]
+    assert [path.name for path in ARCHIVES] == ["format-1", "format-2"]
 
 
 def test_a_cache_reads_as_it_did_when_it_was_made(archive: Path) -> None:
@@ -37,6 +38,16 @@ def test_a_cache_reads_as_it_did_when_it_was_made(archive: Path) -> None:
     assert failed == expected["failures"]
 
 
+def test_a_cache_may_have_shards_of_this_format_and_of_an_older_one(archive: Path, tmp_path: Path) -> None:
+    for file in archive.glob("*.h5"):
+        shutil.copy(file, tmp_path)
+    before = [shard.content for shard in Cache.open(tmp_path / "cache.h5").shards]
+    shard = tmp_path / "cache-00000.h5"
+    tables, fingerprint = read_shard(shard), Cache.open(shard).fingerprint
+    assert write_shard(shard, tables, fingerprint.to_json(), 0) == before[0]
+    assert [shard.content for shard in Cache.open(tmp_path / "cache.h5").verify()] == before
+
+
 def test_a_checkpoint_captions_as_it_did_when_it_was_made(archive: Path) -> None:
     expected = json.loads((archive / "expected.json").read_text(encoding="utf-8"))
     table = next(Cache.open(archive / "cache.h5").tables())
@@ -46,7 +57,9 @@ def test_a_checkpoint_captions_as_it_did_when_it_was_made(archive: Path) -> None
 
 
 def test_every_command_reads_an_archive(archive: Path, run: Any, tmp_path: Path) -> None:
-    assert run("inspect", archive / "cache.h5", "--verify").status == 0
+    described = run("inspect", archive / "cache.h5", "--verify")
+    assert described.status == 0
+    assert described.out.startswith(f"kind: cache, {archive.name.replace('-', ' ')}\n")
     assert run("inspect", archive / "checkpoint").status == 0
     trained = run("train", archive / "cache.h5", "-o", tmp_path / "run", "--lm", "demo", "--epochs", 1)
     assert trained.status == 0, trained.err

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clipcap.data.cache.columns import read_attribute, read_texts, write_attribute, write_texts
 from clipcap.data.cache.index import Cache, ShardEntry
 from clipcap.data.cache.shard import read_shard
 from clipcap.data.records import Record, Source
@@ -500,14 +501,18 @@ def forget_sums(path: Path) -> None:
             del file[f"images/{name}"]
     content = read_shard(path).content()
     with h5py.File(path, "r+") as file:
-        file.attrs["content"] = content
+        write_attribute(file, "content", content)
 
 
 def write_index_again(index: Path) -> None:
     with h5py.File(index, "r+") as file:
-        for row, name in enumerate(file["shards/name"].asstr()[:]):
+        names = read_texts(file, "shards/name")
+        del file["shards/content"]
+        contents = []
+        for name in names:
             with h5py.File(index.with_name(name)) as shard:
-                file["shards/content"][row] = shard.attrs["content"]
+                contents.append(read_attribute(shard, "content"))
+        write_texts(file, "shards/content", contents)
 
 
 def test_a_new_tokenizer_stays_when_the_captions_change(

@@ -195,7 +195,9 @@ def test_an_index_that_does_not_fit_its_shards_is_written_again(
     run("precompute", coco, "-o", tmp_path / "c.h5", *options)
     before = Cache.open(tmp_path / "c.h5")
     with h5py.File(tmp_path / "c.h5", "r+") as file:
-        file["shards/content"][1] = "0" * 64  # as after a kill between a shard that was made again and the index
+        file["shards/content/byte"][64:128] = ord(
+            "0"
+        )  # as after a kill between a shard that was made again and the index
     assert run("inspect", tmp_path / "c.h5").status == 2
     assert run("precompute", coco, "-o", tmp_path / "c.h5", *options).status == 0
     assert Cache.open(tmp_path / "c.h5") == before

@@ -180,6 +180,12 @@ def test_the_example_in_the_docstring_is_what_pack_returns() -> None:
     assert seen == [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 5]]
 
 
+def test_an_image_with_more_than_16_captions_in_a_batch_is_several_packs() -> None:
+    image, token = np.zeros(33, np.int64), np.arange(33)[:, None]
+    packs = [len(pack(image[:count], token[:count], PREFIX).first_caption) for count in (16, 17, 32, 33)]
+    assert packs == [1, 2, 2, 3]
+
+
 def test_rows_and_cells_are_inverse_to_each_other() -> None:
     for image, token in packings():
         found = pack(image, token, PREFIX)
