@@ -105,7 +105,7 @@ def _is_text(node: ast.AST) -> bool:
     match node:
         case ast.Expr(value=ast.Constant()) | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
             return True
-        case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"))):
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="logger")))):
             return True
     return False
 
@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("tests", nargs="+", help="files or single tests; those that fail most often first")
     parser.add_argument("--sample", type=int, default=300, help="number of mutants (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=0, help="mutants of the sample that were tried before (default: 0)")
     parser.add_argument("--limit", type=int, default=0, help="seconds a mutant; default: 5 times what the tests take")
     arguments = parser.parse_args()
     for name in IMPORTS:
@@ -215,7 +216,8 @@ def main() -> None:
             random.Random(arguments.seed).sample(range(len(everything)), min(arguments.sample, len(everything)))
         )
         outcomes: dict[str, int] = {"killed": 0, "timed out": 0, "survived": 0}
-        for number in chosen:
+        for tried, number in enumerate(chosen[arguments.skip :], start=arguments.skip):
+            print(f"{tried}/{len(chosen)}", end="\r", file=sys.stderr, flush=True)
             mutant = everything[number]
             file.write_text(mutant.source, encoding="utf-8")
             status = run_tests(checkout, arguments.tests, limit)
@@ -224,7 +226,7 @@ def main() -> None:
             if outcome == "survived":
                 before, after = (" ".join(text.split())[:100] for text in (mutant.before, mutant.after))
                 print(f"{arguments.module}:{mutant.line}  {before}  ->  {after}", flush=True)
-        print(f"{arguments.module}: {len(everything)} mutants, {len(chosen)} tried: {outcomes}", flush=True)
+        print(f"{arguments.module}: {len(everything)} mutants, {sum(outcomes.values())} tried: {outcomes}", flush=True)
 
 
 if __name__ == "__main__":

@@ -186,6 +186,11 @@ def test_an_image_with_more_than_16_captions_in_a_batch_is_several_packs() -> No
     assert packs == [1, 2, 2, 3]
 
 
+def test_the_longest_pack_has_one_empty_cell_after_it_and_no_more_than_fill_up_to_16() -> None:
+    shapes = [pack(np.array([0]), np.arange(length)[None], 2).branch_end.shape for length in (14, 15)]
+    assert shapes == [(1, 16), (1, 32)]  # 2 + 13 cells and an empty one, 2 + 14 cells and an empty one
+
+
 def test_rows_and_cells_are_inverse_to_each_other() -> None:
     for image, token in packings():
         found = pack(image, token, PREFIX)
