@@ -87,6 +87,27 @@ class ImageStore(ABC):
         """
 
 
+class StoredImage(NamedTuple):
+    """An image that is not a file of its own.
+
+    Attributes:
+        store: has it.
+        path: in the store.
+        name: as it is shown.
+    """
+
+    store: ImageStore
+    path: str
+    name: str
+
+    def read(self) -> bytes:
+        """Return the content of the image file. `ImageStore.read` has the errors."""
+        return self.store.read(self.path)
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @dataclass(frozen=True)
 class FolderStore(ImageStore):
     """Image files below a folder."""

@@ -33,7 +33,7 @@ from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.failures import Failure, log_failures
 from clipcap.precompute.finished import has_all, is_finished
 from clipcap.precompute.imported import import_embeddings, recorded_names
-from clipcap.precompute.output import Output
+from clipcap.precompute.output import Output, check_is_local
 from clipcap.precompute.parallel import choose_workers
 from clipcap.precompute.part import WHOLE, Part
 from clipcap.precompute.ray_engine import encode_with_ray, shared_folder
@@ -95,8 +95,8 @@ def precompute(
         SourceError: the dataset cannot be read, or more than half of its images cannot, or of 1,000 in a row; with
             `strict`, any image.
         ModelError: the encoder or the tokenizer cannot be loaded.
-        UsageError: the settings do not fit the dataset or each other; `output` holds another cache and `overwrite` is
-            not set; another process writes to `output`; or a cache to `reuse` has another recipe.
+        UsageError: the settings do not fit the dataset or each other; `output` is a URL, or holds another cache and
+            `overwrite` is not set; another process writes to `output`; or a cache to `reuse` has another recipe.
         CacheError: a file in the way does not belong to this program; it is not replaced.
         ClipCapError: a file cannot be written.
         Interrupted: Ctrl-C while images were encoded; it is a KeyboardInterrupt.
@@ -105,6 +105,7 @@ def precompute(
     check_combination(
         overwrite=overwrite, retokenize=retokenize, repair=repair, part=part, devices=devices, engine=engine
     )
+    check_is_local(output)
     if engine == "ray":  # workers may have other working folders
         source, output = shared_folder(source), Path(output).resolve()
     dataset, drawn = read_dataset(source, settings)

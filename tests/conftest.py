@@ -28,6 +28,7 @@ from small_world import (
     small_models,
     without_sockets,
 )
+from web_server import serve
 
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("clipcap") is None:  # a checkout that is not installed
@@ -185,6 +186,14 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
         fsspec.register_implementation(protocol, kind, clobber=True)
     yield kind
     fsspec.register_implementation("hf", real, clobber=True)
+
+
+@pytest.fixture
+def web(tmp_path: Path, hub: type[Hub]) -> Iterator[str]:
+    """The URL under which `tmp_path / "web"` is served; `hub` sets how long failed requests wait."""
+    (tmp_path / "web").mkdir()
+    with serve(tmp_path / "web") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from clipcap.caption.evaluate.base import Evaluated, Evaluation
 from clipcap.data.cache.atomic import write_file
+from clipcap.data.command.printable import printable_json
 from clipcap.data.csv_cells import write_csv_row
 from clipcap.data.errors import UsageError
 
@@ -62,7 +63,8 @@ def write_json(evaluation: Evaluation, stream: TextIO) -> None:
     """Write one object, or with several captioners an object by name of such objects."""
     objects = {one.name: _object(one, evaluation) for one in evaluation.evaluated}
     content = next(iter(objects.values())) if len(objects) == 1 else objects
-    stream.write(json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
+    stream.write(printable_json(text) + "\n")
 
 
 def write_csv(evaluation: Evaluation, stream: TextIO) -> None:

@@ -12,7 +12,7 @@ A file with captions of several models names the model of each, and becomes one 
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from clipcap.data.errors import SourceError, one_line
 from clipcap.data.readers.csv_rows import read_csv_rows
 from clipcap.data.readers.images import read_text
 from clipcap.data.readers.tables import IMAGE_COLUMNS
+from clipcap.data.remote import is_url
+from clipcap.data.remote.file import fetched
+from clipcap.data.remote.folder import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +38,12 @@ class Predictions:
     """The captions of one captioner.
 
     Attributes:
-        path: the file.
+        path: the file, or its URL without secrets.
         model: the model as the file names it, if it names several; else None.
         captions: one for each image, by its id or name as it stands in the file.
     """
 
-    path: Path
+    path: str | Path
     model: str | None
     captions: dict[str, str]
 
@@ -56,21 +59,32 @@ class _Entry:
     number: int
 
 
-def read_predictions(path: Path) -> list[Predictions]:
+def read_predictions(path: str | Path) -> list[Predictions]:
     """Read the captions in a file, of one captioner or of several.
 
     Args:
-        path: the file. Its content decides the format: a JSON array, JSON lines, or a CSV with a header.
+        path: the file, or as text its URL. Its content decides the format: a JSON array, JSON lines, or a CSV with a
+            header.
 
     Raises:
         SourceError: the file cannot be read, is of no such format, holds no captions, or has an image twice.
     """
+    if is_url(path):
+        shown = without_secrets(path)
+        with fetched(path) as file:
+            return [replace(one, path=shown) for one in _read_file(file, shown)]
+    path = Path(path)
     if path.is_dir():
         raise SourceError(f"{path} is a folder; give a file of captions: {_FORMATS}")
     if not path.exists():
         raise SourceError(f"{path} does not exist; give a file of captions: {_FORMATS}")
     if path.suffix.lower() in CACHES:
         raise SourceError(f"{path} is a cache, whose captions are references; give a file of captions: {_FORMATS}")
+    return _read_file(path, str(path))
+
+
+def _read_file(path: Path, name: str) -> list[Predictions]:
+    """Read a file; messages that are no errors call it by a name."""
     text = read_text(path)
     start = text.lstrip()[:1]
     if not start:
@@ -94,7 +108,7 @@ def read_predictions(path: Path) -> list[Predictions]:
     if not by_model:
         raise SourceError(f"{path} holds no captions; give a file of captions: {_FORMATS}")
     if more:
-        logger.info(f"{path}: the first caption of each image counts; {plural(more, 'more caption')} left out")
+        logger.info(f"{name}: the first caption of each image counts; {plural(more, 'more caption')} left out")
     several = len(by_model) > 1
     return [
         Predictions(

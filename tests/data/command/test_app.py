@@ -35,8 +35,8 @@ def fail_with(error: BaseException) -> Callable[[], None]:
 
 
 def test_an_error_of_ours_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert leave(fail_with(CacheError("x.h5 is\n  gone; look for it")), []) == 2
-    assert capsys.readouterr() == ("", "clipcap-test: x.h5 is gone; look for it\n")
+    assert leave(fail_with(CacheError("a  b\n.h5 is gone; look for it")), []) == 2
+    assert capsys.readouterr() == ("", "clipcap-test: a  b\\n.h5 is gone; look for it\n")
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
