@@ -207,6 +207,7 @@ def test_rows_and_cells_are_inverse_to_each_other() -> None:
         column = np.tile(np.arange(cells), packs)
         assert (found.branch_end.ravel()[empty] == column[empty] + 1).all()
         assert (found.cell_of_row[len(real) :] == packs * cells - 1).all()
+        assert (found.predicting_row[packs + len(found.input_token) :] == rows - 1).all()
         assert (np.diff(found.target_row) >= 0).all()
         assert packs == sum(-(-n // PACK_CAPTIONS) for n in np.bincount(image))
 
