@@ -23,9 +23,12 @@ from clipcap.data.command.interrupt import remember_interrupts
 from clipcap.data.command.messages import show_messages
 from clipcap.data.command.printable import printable
 from clipcap.data.errors import ClipCapError, UnknownSourceError, one_line
+from clipcap.data.memory import exhausted_memory
 from clipcap.data.version import program_version
 
 LAST_GROUP = "Other"
+# Of the file system: a name or a folder that the person can correct.
+_OF_A_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 def _print_version(context: typer.Context, wanted: bool) -> None:
@@ -140,6 +143,12 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
             place = f" ({error.filename})" if error.filename else ""
             fact = f"the disk is full{place}: free some space, then run the same command"
             status = _report(name, [fact], 2, debug)
+        elif memory := exhausted_memory(error):
+            fact = f"{memory} ran out ({one_line(error)[:160]}); close other programs that use it"
+            status = _report(name, [rename(f"{fact}, or give a smaller `batch_size` or model")], 2, debug)
+        elif isinstance(error, OSError) and error.errno in _OF_A_PATH and error.filename is not None:
+            fact = " ".join(f"{error.filename} cannot be used ({error.strerror})".split())
+            status = _report(name, [f"{fact}; correct that, or give another path"], 2, debug)
         elif hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument, a bad value
             status = _report(name, [f"{_usage_message(error)} See {name} --help."], 2, debug)
         else:
