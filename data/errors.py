@@ -3,6 +3,14 @@
 A command shows one as a single line without a traceback, or an `UnknownSourceError` as three, and exits with status 2.
 """
 
+import errno
+
+# Errors of the file system that are the machine's: a disk that is full, broken or read-only, a mount that went away.
+MACHINE_ERRORS = {
+    *(errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENOTCONN),
+    *(errno.EPERM, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT),
+}
+
 
 class ClipCapError(Exception):
     """Base class of all errors of this program. The message is one line: the fact, the value and the way out."""

@@ -20,7 +20,7 @@ def test_the_licence_of_every_direct_dependency_is_listed() -> None:
     names.pop("clipcap-cache")
     found = listed()
     assert {name: extra for name, (extra, _) in found.items()} == names
-    assert all(re.search("MIT|BSD|Apache|GPL", licence) for _, licence in found.values())
+    assert all(re.search("MIT|BSD|Apache|GPL|MPL", licence) for _, licence in found.values())
 
 
 def test_every_promise_of_the_security_policy_names_tests_that_exist() -> None:

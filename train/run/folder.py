@@ -299,6 +299,7 @@ class RunFolder:
                 replacing.rmdir()
             for checkpoint in (self.last, self.best):
                 recover_folder(checkpoint)
+                shutil.rmtree(checkpoint.with_name(f".{checkpoint.name}.partial"), ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
