@@ -78,7 +78,7 @@ def replace_folder(new: Path, path: Path) -> None:
         if child.is_dir():
             sync_folder(child)
         else:
-            with child.open("rb") as handle:
+            with child.open("r+b") as handle:  # Windows syncs only what is open for writing
                 os.fsync(handle.fileno())
     aside = set_aside(path)
     _remove(aside)

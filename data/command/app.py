@@ -186,7 +186,8 @@ def _usage_message(error: Exception) -> str:
 
 
 def quiet_libraries(debug: bool) -> None:
-    """Keep warnings and log lines of the libraries off the person's screen, unless `debug`."""
+    """Keep warnings and log lines of the libraries off the person's screen, unless `debug`; let none report its use."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else every forked worker prints a warning
     if debug:
         return

@@ -225,7 +225,7 @@ class RunFolder:
             ClipCapError: it cannot be written.
         """
         try:
-            with (self.path / "metrics.jsonl").open("a") as file:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             fact = f"{self.path / 'metrics.jsonl'} cannot be written ({one_line(error)})"

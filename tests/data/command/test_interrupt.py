@@ -18,6 +18,7 @@ class Destructor:
             pass
 
 
+@pytest.mark.posix
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_ignores_is_raised_at_the_next_report_of_progress() -> None:
     with remember_interrupts(), Progress("encoding", "images", 10) as progress:
