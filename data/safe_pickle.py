@@ -56,6 +56,8 @@ def read_pickle(path: Path, stubs: Iterable[tuple[str, str]] = ()) -> Any:
             return _real(_Reader(BoundedFile(file), path, set(stubs)).load())
     except SourceError:
         raise
+    except _ForbiddenTensorError as error:
+        raise refusal(path, str(error)) from error
     except (OSError, MemoryError) as error:
         raise unreadable(path, error, "give another file") from error
     except Exception as error:  # a damaged or hostile pickle may raise anything
@@ -118,8 +120,9 @@ class _Reader(_SlowReader):  # type: ignore[misc]
             return type(name, (Stub,), {})
         make = _ALLOWED.get((module, name))
         if make is None:
+            named = " ".join(f"{module}.{name}".split())
             raise SourceError(
-                f"{self.path} names {f'{module}.{name}':.80}, which could run code; nothing of it was read; give a "
+                f"{self.path} names {named:.80}, which could run code; nothing of it was read; give a "
                 "file of arrays and texts alone"
             )
         return make()
@@ -169,6 +172,10 @@ def _check_keys(keys: Iterable[Any]) -> None:
             raise ValueError(f"a dictionary with a key that is a {type(key).__name__}")
 
 
+class _ForbiddenTensorError(Exception):
+    """A tensor in a pickle is one itself, which names something forbidden; with torch's message."""
+
+
 class _Closed:
     """Base of stand-ins whose attributes a pickle cannot set."""
 
@@ -189,7 +196,7 @@ class _Storage(_Closed):
         try:
             self.storage = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            raise refusal(Path("a tensor in the file"), one_line(error)) from error
+            raise _ForbiddenTensorError(one_line(error)) from error
         if type(self.storage) is not torch.storage.TypedStorage:
             raise ValueError(f"a {type(self.storage).__name__} where a tensor's memory should be")
 
