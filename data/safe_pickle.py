@@ -153,23 +153,28 @@ class _Reader(_SlowReader):  # type: ignore[misc]
         _check_keys(self.stack[::2])
         super().load_dict()
 
+    def load_additems(self) -> None:
+        """Add items to a set; they are on the stack above its last mark."""
+        _check_keys(self.stack)
+        super().load_additems()
+
     def load_bytearray8(self) -> None:
         """Read a bytearray; its size is checked by the file."""
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
     for _code, _load in (
         (pickle.REDUCE, load_reduce), (pickle.SETITEM, load_setitem), (pickle.SETITEMS, load_setitems),
-        (pickle.DICT, load_dict), (pickle.BYTEARRAY8, load_bytearray8),
+        (pickle.DICT, load_dict), (pickle.ADDITEMS, load_additems), (pickle.BYTEARRAY8, load_bytearray8),
     ):  # fmt: skip
         dispatch[_code[0]] = _load
-    for _code in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.EXT1, pickle.EXT2, pickle.EXT4):
+    for _code in (pickle.FROZENSET, pickle.EXT1, pickle.EXT2, pickle.EXT4):
         del dispatch[_code[0]]
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
     for key in keys:
         if not isinstance(key, str | int | float | bytes | None):
-            raise ValueError(f"a dictionary with a key that is a {type(key).__name__}")
+            raise ValueError(f"a dictionary or a set with a key that is a {type(key).__name__}")
 
 
 class _ForbiddenTensorError(Exception):
