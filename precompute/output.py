@@ -116,7 +116,7 @@ class Output:
         except OSError as error:
             fact = f"the folder {self.index.parent} cannot be made ({error.strerror})"
             raise ClipCapError(f"{fact}; give another `output`") from error
-        whole, name = self.index.with_name(f".{self.index.name}.lock"), str(self.index)
+        whole, name = self._lock_file, str(self.index)
         own = self.index.with_name(f".{self.index.name}.part-{part.number}-of-{part.count}.lock")
         if part == WHOLE:
             others = sorted(self.index.parent.glob(f".{escape(self.index.name)}.part-*-of-*.lock"))
@@ -128,6 +128,12 @@ class Output:
                 with hold_lock(other, str(self.index)):  # refused while its process lives
                     pass
             yield
+
+    def remove_stale_lock(self) -> None:
+        """Remove the lock file of a process that was killed after it had finished. A folder that is read-only keeps it."""
+        if self._lock_file.exists():
+            with suppress(ClipCapError), self.lock():
+                pass
 
     def lock_index(self) -> AbstractContextManager[None]:
         """Hold the lock of the index, which parts take while they write it.
@@ -220,6 +226,10 @@ class Output:
             CacheError: a shard cannot be read.
         """
         return [Failure(*failure) for shard in Cache.open(self.index).shards for failure in read_summary(shard.path)[1]]
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.index.with_name(f".{self.index.name}.lock")
 
     def _existing(self) -> list[Path]:
         return [path for path in (self.index, *self.shards()) if path.exists()]

@@ -124,6 +124,7 @@ def precompute(
         with target.lock():
             target.remove_broken()
     if dataset.embedding is None and not overwrite and is_finished(target, dataset, settings, split_seed):
+        target.remove_stale_lock()
         return result_of(Cache.open(target.index), _check_finished(target, settings.strict), was_finished=True)
     if devices > 1 and engine == "local":
         return _precompute_on_devices(source, target, settings, devices, overwrite=overwrite, reuse=reuse)
