@@ -133,7 +133,7 @@ def file_stamp(path: Path) -> FileStamp:
         raise ImageError("there is no such file") from error
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise ImageError(error.strerror) from error
+            raise ImageError(error.strerror or str(error)) from error
         raise
     except ValueError as error:
         raise ImageError("its name holds a NUL character") from error

@@ -120,9 +120,8 @@ class _Reader(_SlowReader):  # type: ignore[misc]
             return type(name, (Stub,), {})
         make = _ALLOWED.get((module, name))
         if make is None:
-            named = " ".join(f"{module}.{name}".split())
             raise SourceError(
-                f"{self.path} names {named:.80}, which could run code; nothing of it was read; give a "
+                f"{self.path} names {f'{module}.{name}':.80}, which could run code; nothing of it was read; give a "
                 "file of arrays and texts alone"
             )
         return make()

@@ -130,7 +130,7 @@ class Output:
             yield
 
     def remove_stale_lock(self) -> None:
-        """Remove the lock file of a process that was killed after it had finished. A folder that is read-only keeps it."""
+        """Remove the lock file of a process that was killed when all was written. A read-only folder keeps it."""
         if self._lock_file.exists():
             with suppress(ClipCapError), self.lock():
                 pass
