@@ -124,9 +124,11 @@ def read_header(file: Any, size: int) -> Header:
     dtype, order, shape = (pattern.search(text) for pattern in (_DTYPE, _ORDER, _SHAPE))
     if not (dtype and order and shape) or len(text) < length:
         raise ValueError(f"its header {text[:60]!r} is not that of an array of numbers or texts")
-    header = Header(
-        tuple(int(number) for number in re.findall(rb"\d+", shape[1])), np.dtype(dtype[1].decode()), order[1] == b"True"
-    )
+    try:
+        kind = np.dtype(dtype[1].decode())
+    except TypeError as error:
+        raise ValueError(f"numpy has no dtype {dtype[1].decode()}") from error
+    header = Header(tuple(int(number) for number in re.findall(rb"\d+", shape[1])), kind, order[1] == b"True")
     needed = math.prod(header.shape) * header.dtype.itemsize
     if not header.dtype.itemsize or len(header.shape) > _MAX_DIMENSIONS or max(header.shape, default=0) >= 1 << 62:
         raise ValueError(f"an array of {header.dtype} cannot have the shape {header.shape!s:.60}")

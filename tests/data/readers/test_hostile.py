@@ -179,6 +179,7 @@ def header(descr: str = "'<f4'", shape: str = "(3, 4)") -> str:
 
 ARRAYS = {
     "short": array(header(), bytes(40)),
+    "no_dtype": array(header("'<f94'")),
     "huge_shape": array(header(shape="(1000000000000, 4)")),
     "shape_that_overflows": array(header(shape="(4294967296, 4294967296)")),
     "shape_of_nothing": array(header("'|S0'", "(1000000000, 1000000000)")),
