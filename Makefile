@@ -2,7 +2,8 @@
 PYTHON ?= python3
 # Versions of the dependencies: newest, or lowest, which are the lower bounds in pyproject.toml.
 DEPENDENCIES ?= newest
-# A test file runs in one process, since its tests share what they make; there is a process for each core.
+# A test file runs in one process, since its tests share what they make; there is a process for each core. The files
+# start in the order of tests/conftest.py, the longest first.
 # A folder of extra wheels may hold a CPU-only torch, beside which torchvision cannot be imported.
 export PIP_FIND_LINKS =
 
@@ -12,10 +13,10 @@ demo: .venv/installed
 	.venv/bin/clipcap-demo
 
 quick: .venv/installed
-	.venv/bin/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
+	.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test: .venv/installed
-	.venv/bin/python -m pytest -n auto --dist loadfile --cov
+	.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov
 
 lint: .venv/installed
 	.venv/bin/ruff check .

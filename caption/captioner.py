@@ -12,7 +12,7 @@ n images or embeddings, d numbers in an embedding. For a model that was trained 
 (n, d) below stands for (n, t, d).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -222,11 +222,8 @@ class Captioner:
         Returns:
             For each embedding its captions, best first.
         """
-        captions: list[list[str]] = []
-        for rows in self._batches(self._scaled(embedding)):
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                captions.extend(strategy.captions(self.model, rows.to(self.device), self.tokenizer))
-        return captions
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            return strategy.captions(self.model, self._scaled(embedding), self.tokenizer, self.batch_size)
 
     def encode(self, images: Sequence[ImageInput]) -> torch.Tensor:
         """Encode images, `batch_size` at a time.
@@ -328,10 +325,6 @@ class Captioner:
                 "caption a cache of the same encoder"
             )
         return cache
-
-    def _batches(self, rows: torch.Tensor) -> Iterator[torch.Tensor]:
-        for start in range(0, len(rows), self.batch_size):
-            yield rows[start : start + self.batch_size]
 
     def _scaled(self, embedding: torch.Tensor) -> torch.Tensor:
         """Scale rows to length 1, if the model was trained on such rows."""

@@ -2,10 +2,12 @@
 
 import importlib
 import importlib.util
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,10 +40,35 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for models of this size, more threads are
 
 
 SLOW_FIXTURES = ("demo_run", "trained")
+# The files that take longest. Under `--no-loadscope-reorder` they start first, so that no process of pytest-xdist is
+# left with a long one at the end. Of those that use `demo_run`, only one is here: the others would wait for it.
+LONGEST = (
+    "caption/demo/test_demo.py",
+    "precompute/test_ray.py",
+    "precompute/test_architectures.py",
+    "train/engine/test_distributed.py",
+    "precompute/test_timm.py",
+    "precompute/test_full_size.py",
+    "train/test_photographs.py",
+    "train/test_killed.py",
+    "precompute/test_killed.py",
+    "data/cache/test_cache.py",
+    "train/test_resume.py",
+    "train/test_metric.py",
+    "caption/test_captions_file.py",
+    "data/metrics/test_toolkit.py",
+    "precompute/test_no_network.py",
+    "precompute/test_devices.py",
+    "precompute/test_imported.py",
+    "precompute/test_growing.py",
+    "precompute/test_weights_file.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test `slow` that uses a slow fixture, directly or through another one."""
+    """Move the longest files to the front, and mark every test `slow` that uses a slow fixture, also indirectly."""
+    rank = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))  # a stable sort
     for item in items:
         if any(name in getattr(item, "fixturenames", ()) for name in SLOW_FIXTURES):
             item.add_marker(pytest.mark.slow)
@@ -112,10 +139,12 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def all_cores() -> Iterator[None]:
-    """Let torch compute on every core, for tests of full-size models."""
+    """Let torch compute on all cores, or on the share of this process of pytest-xdist, for full-size models."""
     import torch
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    # Threads that outnumber the cores wait for one another, and burn the time of the other processes meanwhile.
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     yield
     torch.set_num_threads(1)
 
@@ -166,17 +195,35 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_cache: Path, lm_fold
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
-    """The folder of a small demo that ran without a network, and its process. Tests must only read the folder."""
-    folder = tmp_path_factory.mktemp("demo")
+    """The folder of a small demo that ran without a network, and its process. Tests must only read the folder.
+
+    The processes of pytest-xdist share one: the first one that asks for it makes it, and the others wait.
+    """
+    from clipcap.data.cache.atomic import write_file
+    from clipcap.data.errors import UsageError
+    from clipcap.data.lock import hold_lock
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
+    folder.mkdir(exist_ok=True)
+    arguments = command_line("demo", ["out", "--images", DEMO_IMAGES])
+    ended = folder / "ended.json"
+    while not ended.exists():
+        try:
+            with hold_lock(folder / "lock", "the demo"):
+                if not ended.exists():
+                    done = run_offline(folder, arguments)
+                    write_file(ended, json.dumps([done.returncode, done.stdout, done.stderr]).encode())
+        except UsageError:  # another process has the lock
+            time.sleep(0.5)
+    status, out, err = json.loads(ended.read_text())
+    assert status == 0, err
+    return folder / "out", subprocess.CompletedProcess(arguments, status, out, err)
+
+
+def run_offline(folder: Path, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a folder, in a process that cannot reach a network."""
     (folder / "sitecustomize.py").write_text(NO_SOCKETS)
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        command_line("demo", ["out", "--images", DEMO_IMAGES]),
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "out", done
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "0"}
+    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -1,5 +1,7 @@
 """Greedy decoding."""
 
+from collections.abc import Sequence
+
 import torch
 
 from clipcap.caption.decoding.base import RowStrategy
@@ -17,10 +19,10 @@ class Greedy(RowStrategy):
             fact = f"greedy decoding has one caption, not {self.options.captions}"
             raise UsageError(f"{fact}; use `decode` beam or sample")
 
-    def pick(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def pick(self, tokens: torch.Tensor, ages: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
         """The likeliest token of each row."""
         return penalize_repetition(logits.float(), tokens, self.options.repetition_penalty).argmax(dim=-1)
 
-    def finalize(self, tokens: torch.Tensor) -> list[list[list[int]]]:
-        """One caption for each image."""
-        return [[row] for row in self.rows(tokens)]
+    def finish(self, image: int, rows: list[list[int]], places: range) -> None:
+        """Take the one caption of an image."""
+        self.captions_of[image] = rows

@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache
 
 from clipcap.caption.decoding.greedy import Greedy
-from clipcap.caption.decoding.loop import Continuation
 from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.decoding.reader import Reader
 from clipcap.data.errors import UsageError
 from clipcap.train.foreign.jmisilo import JmisiloModel
 
@@ -15,36 +14,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class _AddedPositions(Continuation):
+class _AddedPositions(Reader):
     """GPT-2 whose position embeddings are added to the inputs by hand, although GPT-2 adds them again.
 
     Their first step adds the positions to the beginning of the text in place, so that every later step finds them there
-    and adds them once more. So the first logits come from one reading of the beginning, and the cache from another.
+    and adds them once more. So the first logits come from one reading of the beginning, and the keys and values from
+    another.
     """
 
-    def _read_prefix(self, embedding: torch.Tensor) -> torch.Tensor:
+    @property
+    def room(self) -> int:
+        """The number of tokens that fit behind a beginning-of-text token and a prefix."""
+        return super().room - 1
+
+    def read_prefix(self, embedding: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Read a beginning-of-text token and the prefix."""
         assert isinstance(self.model, JmisiloModel)
         start = self.model.start(embedding)
-        logits = self._read(start)
-        self.cache = DynamicCache(config=self.model.gpt.config)
-        self._read(start + self._positions(start))
-        return logits
+        logits = self.read_inputs(start)[1]
+        layers = self.read_inputs(start + self.model.gpt.transformer.wpe.weight[: start.shape[1]])[0]
+        return layers, logits
 
-    def _read(self, inputs: torch.Tensor) -> torch.Tensor:
-        return super()._read(inputs + self._positions(inputs))
-
-    def _positions(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The position embeddings of inputs, float (R, t, D), that follow what was read: float (t, D)."""
-        begin = self.cache.get_seq_length()
-        table: torch.Tensor = self.model.gpt.transformer.wpe.weight
-        return table[begin : begin + inputs.shape[1]]
+    def embed(self, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Add the embeddings of positions twice."""
+        return super().embed(inputs + self.model.gpt.transformer.wpe(positions), positions)
 
 
 class JmisiloGreedy(Greedy):
     """`Net.forward` of their src/model/model.py: greedy, at most 40 tokens, and a capital first."""
 
     longest = 40
-    continuation = _AddedPositions
+    reader = _AddedPositions
 
     def __init__(self, options: DecodeOptions | None = None) -> None:
         super().__init__(options)

@@ -1,22 +1,22 @@
-"""The decoding loop: it knows the model and its cache, and nothing of how tokens are chosen.
+"""The decoding loop: images enter, their rows are continued token by token, and they leave when they are captioned.
 
-    embedding -> prefix -> GPT-2 -> logits (R, V) -> strategy -> next tokens (R)
+    embedding -> prefix -> GPT-2 -> logits (R, V) -> strategy -> next tokens (R')
                              ^                                         |
-                             +-- cached keys, values of the rows <-----+
+                             +-- keys, values of rows that go on <-----+
 
-B images, R rows (the texts that are continued, one or more for each image), K positions of the prefix, T tokens so
-far, D width, V vocabulary.
+An image that is done makes room for the next one, so that a batch stays full until the images run out.
+
+G images, k rows of each, R rows (the texts that are continued), T tokens, V vocabulary.
 """
 
-import copy
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-from transformers import DynamicCache
 
-from clipcap.train.model.captioning import ClipCapModel
+from clipcap.caption.decoding.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -24,122 +24,76 @@ class Choice:
     """How the rows go on.
 
     Attributes:
-        tokens: int64 (R'), the token that is appended to each row.
-        rows: int64 (R'), the row that each of them continues: rows may be repeated, reordered and left out. None
-            stands for all rows as they are.
-        done: whether the decoding is complete with these tokens.
+        tokens: int64 (R'), the token that is appended to each row that goes on.
+        rows: int64 (R'), the row that each of them continues: rows of an image may be repeated, reordered and left
+            out. None stands for the rows of all images that stay, as they are.
+        images: the images that stay, ascending, by their places among those that are there. None stands for all.
     """
 
     tokens: torch.Tensor
     rows: torch.Tensor | None = None
-    done: bool = False
+    images: Sequence[int] | None = None
 
 
 class TokenDecoder(ABC):
-    """Chooses tokens for the loop, which calls `reset`, then `update` for every token, then `finalize`."""
+    """Chooses tokens for the loop, which calls `reset`, then `add` and `update` as images come and go.
+
+    Attributes:
+        rows_per_image: k, texts that are continued for each image at the same time.
+    """
+
+    rows_per_image: int
 
     @abstractmethod
-    def reset(self, images: torch.Tensor, limit: int) -> None:
-        """Begin.
+    def reset(self, device: torch.device, limit: int) -> None:
+        """Begin, with no image.
 
         Args:
-            images: int64 (R), the image that each row captions, on the model's device.
-            limit: number of tokens after which the loop ends.
+            device: of the model.
+            limit: the longest caption in tokens. A row that reaches it ends.
         """
 
     @abstractmethod
-    def update(self, tokens: torch.Tensor, logits: torch.Tensor) -> Choice:
-        """Choose how the rows go on.
+    def add(self, images: Sequence[int]) -> None:
+        """Take in images, whose k rows each come after those that are there.
 
         Args:
-            tokens: int64 (R, T), the tokens of each row so far; T is 0 at first.
+            images: their numbers.
+        """
+
+    @abstractmethod
+    def update(self, tokens: torch.Tensor, ages: Sequence[int], logits: torch.Tensor) -> Choice:
+        """Choose how the rows go on, and keep the captions of images that leave.
+
+        Args:
+            tokens: int64 (R, W), the tokens of each row so far, at the right; `Reader.PAD` is at their left.
+            ages: for each image, the number of tokens that its rows have.
             logits: float (R, V), of the token that comes next.
         """
 
-    @abstractmethod
-    def finalize(self, tokens: torch.Tensor) -> list[list[list[int]]]:
-        """The captions of each image, best first, as lists of tokens.
-
-        Args:
-            tokens: int64 (R, T), all rows at the end.
-        """
-
-
-class Continuation:
-    """GPT-2 after it has read the prefix of each image, with the keys and values of all that it has read.
-
-    Args:
-        model: in evaluation mode.
-        embedding: float (B, d) or (B, t, d), on the model's device.
-
-    Attributes:
-        logits: float (R, V), of the next token of each row; there is one row for each image at first.
-    """
-
-    def __init__(self, model: ClipCapModel, embedding: torch.Tensor) -> None:
-        self.model = model
-        self.cache = DynamicCache(config=model.gpt.config)
-        self.logits = self._read_prefix(embedding)
-
-    @property
-    def room(self) -> int:
-        """The number of positions that GPT-2 has left."""
-        positions: int = self.model.gpt.config.n_positions
-        return positions - self.cache.get_seq_length()
-
-    def of_images(self, images: torch.Tensor) -> "Continuation":
-        """A continuation of its own with one row for each entry of `images`, int64 (R)."""
-        selected = copy.copy(self)
-        selected.cache = copy.deepcopy(self.cache)
-        _reorder(selected.cache, images)
-        selected.logits = self.logits[images]
-        return selected
-
-    def advance(self, choice: Choice) -> None:
-        """Read the chosen tokens, and compute the logits of those that follow."""
-        if choice.rows is not None:
-            _reorder(self.cache, choice.rows)
-        self.logits = self._read(self.model.gpt.transformer.wte(choice.tokens[:, None]))
-
-    def _read_prefix(self, embedding: torch.Tensor) -> torch.Tensor:
-        return self._read(self.model.clip_project(embedding))
-
-    def _read(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Feed inputs, float (R, t, D), to GPT-2, and return the logits after the last one, float (R, V)."""
-        gpt = self.model.gpt
-        # By position, since transformers 5.24 renamed the argument.
-        output = gpt(None, self.cache, inputs_embeds=inputs.to(gpt.dtype), use_cache=True, logits_to_keep=1)
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits
-
-
-def _reorder(cache: DynamicCache, rows: torch.Tensor) -> None:
-    """Reorder the cache to these of its rows, int64 (R')."""
-    cache.reorder_cache(cast(torch.LongTensor, rows))
-
 
 def run_loop(
-    prefixes: Continuation, images: torch.Tensor, decoder: TokenDecoder, max_tokens: int
-) -> list[list[list[int]]]:
-    """Continue the prefixes of images until the decoder is done or a limit is reached.
+    reader: Reader, embedding: torch.Tensor, images: Sequence[int], decoder: TokenDecoder, max_tokens: int, at_once: int
+) -> None:
+    """Caption images.
 
     Args:
-        prefixes: the model after it has read each image's prefix. It is not changed, so another call can use it.
-        images: int64 (R), the image that each row captions.
-        decoder: chooses the tokens.
+        reader: of the decoder's rows; it has read nothing yet.
+        embedding: float (n, d) or (n, t, d), on any device.
+        images: the rows of `embedding` that are captioned, in this order; one may come more than once.
+        decoder: chooses the tokens, and keeps the captions.
         max_tokens: the longest caption; where the model has fewer positions left, that many.
-
-    Returns:
-        The captions of each image, as the decoder returns them.
+        at_once: how many images are captioned at the same time, at most.
     """
-    limit = min(max_tokens, prefixes.room)
-    texts = prefixes.of_images(images)
-    tokens = torch.empty(len(images), 0, dtype=torch.long, device=images.device)
-    decoder.reset(images, limit)
-    while True:
-        choice = decoder.update(tokens, texts.logits)
-        kept = tokens if choice.rows is None else tokens[choice.rows]
-        tokens = torch.cat([kept, choice.tokens[:, None]], dim=1)
-        if choice.done or tokens.shape[1] == limit:
-            return decoder.finalize(tokens)
-        texts.advance(choice)
+    device = reader.tokens.device
+    decoder.reset(device, min(max_tokens, reader.room))
+    waiting = deque(images)
+    while waiting or reader.ages:
+        free = at_once - len(reader.ages)
+        # Reading prefixes is a pass of its own, which is worth it for several of them.
+        if waiting and (free >= max(1, at_once // 4) or not reader.ages):
+            entering = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+            reader.enter(embedding[entering].to(device))
+            decoder.add(entering)
+        choice = decoder.update(reader.tokens, reader.ages, reader.logits)
+        reader.advance(choice.tokens, choice.rows, choice.images)

@@ -1,8 +1,9 @@
 """Decoding as rmokady/CLIP_prefix_caption does it, for that system's checkpoints.
 
-B images, k beams, T tokens so far, V vocabulary.
+G images at a time, k beams, T tokens of each, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -55,9 +56,9 @@ class RmokadyBeam(_UntilStopToken, BeamStrategy):
     the candidates with its mean.
 
     Attributes:
-        scores: float32 (B, k), sum of the log-probabilities of each beam.
-        lengths: float32 (B, k), tokens of each beam.
-        stopped: bool (B, k), beams that ended.
+        scores: float32 (G, k), sum of the log-probabilities of each beam.
+        lengths: float32 (G, k), tokens of each beam.
+        stopped: bool (G, k), beams that ended.
     """
 
     scores: torch.Tensor
@@ -72,19 +73,28 @@ class RmokadyBeam(_UntilStopToken, BeamStrategy):
         if self.options.length_penalty != 1:
             raise UsageError("rmokady's beam search has no `length_penalty`; leave it out")
 
-    def reset(self, images: torch.Tensor, limit: int) -> None:
-        """Begin with one beam for each image; the others would be copies of it."""
-        k, device = self.options.beams, images.device
-        B = len(images) // k
-        self.scores = torch.full((B, k), -torch.inf, device=device)
-        self.scores[:, 0] = 0
-        self.lengths = torch.zeros(B, k, device=device)
-        self.stopped = torch.zeros(B, k, dtype=torch.bool, device=device)
+    def reset(self, device: torch.device, limit: int) -> None:
+        """Begin, with no image."""
+        super().reset(device, limit)
+        k = self.options.beams
+        self.scores = torch.empty(0, k, device=device)
+        self.lengths = torch.empty(0, k, device=device)
+        self.stopped = torch.empty(0, k, dtype=torch.bool, device=device)
 
-    def update(self, tokens: torch.Tensor, logits: torch.Tensor) -> Choice:
+    def add(self, images: Sequence[int]) -> None:
+        """Add one beam for each image; the others would be copies of it."""
+        self.images += images
+        more = len(images), self.options.beams
+        scores = self.scores.new_full(more, -torch.inf)
+        scores[:, 0] = 0
+        self.scores = torch.cat([self.scores, scores])
+        self.lengths = torch.cat([self.lengths, self.lengths.new_zeros(more)])
+        self.stopped = torch.cat([self.stopped, self.stopped.new_zeros(more)])
+
+    def update(self, tokens: torch.Tensor, ages: Sequence[int], logits: torch.Tensor) -> Choice:
         """Let the k candidates with the highest means become the beams."""
-        B, k = self.scores.shape
-        step = logits.float().softmax(dim=-1).log().view(B, k, -1)  # (B, k, V)
+        G, k = self.scores.shape
+        step = logits.float().softmax(dim=-1).log().view(G, k, -1)  # (G, k, V)
         # A beam that has stopped has one candidate, which costs nothing: itself. Its token is not read.
         step[self.stopped] = -torch.inf
         step[..., 0][self.stopped] = 0
@@ -95,17 +105,25 @@ class RmokadyBeam(_UntilStopToken, BeamStrategy):
         self.lengths = lengths.gather(1, beam)
         self.stopped = self.stopped.gather(1, beam) | (token == self.ending.end)
         self.scores = best * self.lengths
-        rows = beam + k * torch.arange(B, device=beam.device)[:, None]
-        return Choice(token.flatten(), rows.flatten(), done=bool(self.stopped.all()))
+        rows = beam + k * torch.arange(G, device=beam.device)[:, None]
+        stopped = self.stopped.all(dim=1).tolist()
+        stay = [i for i, age in enumerate(ages) if not stopped[i] and age + 1 < self.limit]
+        if len(stay) == len(ages):
+            return Choice(token.flatten(), rows.flatten())
+        for i in sorted(set(range(len(ages))) - set(stay)):
+            texts = torch.cat([tokens[rows[i]], token[i][:, None]], dim=1)[:, -ages[i] - 1 :]
+            self.captions_of[self.images[i]] = self._best(texts, i)
+        kept = torch.tensor(stay, dtype=torch.long, device=tokens.device)
+        self.images = [self.images[i] for i in stay]
+        self.scores, self.lengths, self.stopped = self.scores[kept], self.lengths[kept], self.stopped[kept]
+        return Choice(token[kept].flatten(), rows[kept].flatten(), stay)
 
-    def finalize(self, tokens: torch.Tensor) -> list[list[list[int]]]:
-        """The n beams of each image that have the highest means."""
-        B, k = self.scores.shape
-        order = (self.scores / self.lengths).argsort(dim=-1, descending=True, stable=True)[:, : self.options.captions]
-        rows, lengths = tokens.view(B, k, -1).tolist(), self.lengths.long().tolist()
-        return [
-            [rows[image][beam][: lengths[image][beam]] for beam in beams] for image, beams in enumerate(order.tolist())
-        ]
+    def _best(self, texts: torch.Tensor, image: int) -> list[list[int]]:
+        """The n beams of an image, int64 (k, T), that have the highest means."""
+        means = self.scores[image] / self.lengths[image]
+        order = means.argsort(descending=True, stable=True)[: self.options.captions].tolist()
+        lengths = self.lengths[image].long().tolist()
+        return [texts[beam, : lengths[beam]].tolist() for beam in order]
 
 
 class RmokadySample(_UntilStop, Sample):

@@ -1,17 +1,18 @@
 """Sampling.
 
-B images, n captions of each, R rows, T tokens so far, V vocabulary.
+B images, n captions of each, R rows, V vocabulary.
 """
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 
 from clipcap.caption.decoding.base import RowStrategy
-from clipcap.caption.decoding.loop import Continuation, run_loop
 from clipcap.caption.decoding.rules import keep_likeliest, keep_nucleus, penalize_repetition
+from clipcap.train.model.captioning import ClipCapModel
 
 _TRIALS = 10  # runs of the loop for an image, until it has n distinct captions
 
@@ -25,7 +26,7 @@ class Sample(RowStrategy):
     Attributes:
         embedding: of all images, float (B, d) or (B, t, d).
         trial: number of the run of the loop, from 0.
-        images: the image of each row.
+        begun: how many rows of each image have begun in this run.
         uniform: float64 (R, limit), the random numbers of each row.
         scores: float64 (R), sum of the log-probabilities of each row, as the model gave them.
         found: of each image its distinct captions so far: text to mean log-probability and tokens.
@@ -35,57 +36,70 @@ class Sample(RowStrategy):
 
     embedding: torch.Tensor
     trial: int
-    images: list[int]
+    begun: Counter[int]
     uniform: torch.Tensor
     scores: torch.Tensor
     found: list[dict[str, tuple[float, list[int]]]]
 
-    def search(self, prefixes: Continuation, embedding: torch.Tensor, max_tokens: int) -> list[list[list[int]]]:
+    def search(self, model: ClipCapModel, embedding: torch.Tensor, at_once: int) -> None:
         """Run the loop until each image has n distinct captions, but for images with which the model hardly varies."""
         self.embedding, self.found = embedding, [{} for _ in embedding]
         wanted = self.options.captions
-        ranked: list[list[list[int]]] = []
         for trial in range(_TRIALS if wanted > 1 else 1):
-            missing = [image for image, found in enumerate(self.found) for _ in range(wanted - len(found))]
+            # At first each image has a row for each caption; later a caption that is missing has a row of its own.
+            self.trial, self.rows_per_image = trial, 1 if trial else wanted
+            rows = [1 if trial == 0 else wanted - len(found) for found in self.found]
+            missing = [image for image, count in enumerate(rows) for _ in range(count)]
             if not missing:
                 break
-            self.trial = trial
-            ranked = run_loop(prefixes, torch.tensor(missing, device=embedding.device), self, max_tokens)
-        return ranked
+            self.run(model, embedding, missing, at_once if trial == 0 else at_once * wanted)
+        for image, found in enumerate(self.found):
+            self.captions_of[image] = [row for _, row in sorted(found.values(), key=lambda scored: -scored[0])]
 
-    def reset(self, images: torch.Tensor, limit: int) -> None:
-        """Begin, with the random numbers of each row."""
-        super().reset(images, limit)
-        self.images = images.tolist()
-        self.scores = torch.zeros(len(images), dtype=torch.double)
-        begun: Counter[int] = Counter()
+    def reset(self, device: torch.device, limit: int) -> None:
+        """Begin, with no row."""
+        super().reset(device, limit)
+        self.begun = Counter()
+        self.scores = torch.empty(0, dtype=torch.double, device=device)
+        self.uniform = torch.empty(0, limit, dtype=torch.double, device=device)
+
+    def add(self, images: Sequence[int]) -> None:
+        """Add rows, with the random numbers of each."""
+        super().add(images)
         numbers = []
-        for image in self.images:
-            stream = f"{self.options.seed} {self.trial} {begun[image]}"
-            numbers.append(_uniform(self.embedding[image], stream, limit))
-            begun[image] += 1
-        self.uniform = torch.stack(numbers)
+        for image in images:
+            for _ in range(self.rows_per_image):
+                stream = f"{self.options.seed} {self.trial} {self.begun[image]}"
+                numbers.append(_uniform(self.embedding[image], stream, self.limit))
+                self.begun[image] += 1
+        self.scores = torch.cat([self.scores, self.scores.new_zeros(len(numbers))])
+        self.uniform = torch.cat([self.uniform, torch.stack(numbers).to(self.uniform.device)])
 
-    def pick(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def keep(self, rows: torch.Tensor) -> None:
+        """Keep the state of these rows alone, int64 (R')."""
+        super().keep(rows)
+        self.scores, self.uniform = self.scores[rows], self.uniform[rows]
+
+    def pick(self, tokens: torch.Tensor, ages: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
         """Draw the next token of each row after penalty, temperature, top-k and top-p, in this order."""
         options = self.options
-        # On the CPU in double precision: the running sum over the vocabulary would lose small probabilities.
-        exact = logits.cpu().double()
-        shaped = penalize_repetition(exact, tokens.cpu(), options.repetition_penalty)
+        # In double precision: the running sum over the vocabulary would lose small probabilities.
+        exact = logits.double()
+        shaped = penalize_repetition(exact, tokens, options.repetition_penalty)
         if options.temperature != 1:
             shaped = shaped / options.temperature
         shaped = keep_nucleus(keep_likeliest(shaped, options.top_k), options.top_p)
-        drawn = _draw(shaped, self.uniform[:, tokens.shape[1]])
+        age = torch.tensor(ages, device=tokens.device).repeat_interleave(self.rows_per_image)
+        drawn = _draw(shaped, self.uniform.gather(1, age[:, None])[:, 0])
         log_probs = exact.log_softmax(dim=-1).gather(1, drawn[:, None])[:, 0]
-        self.scores += torch.where(self.open.cpu(), log_probs, 0.0)
-        return drawn.to(logits.device)
+        self.scores = self.scores + torch.where(self.open, log_probs, 0.0)
+        return drawn
 
-    def finalize(self, tokens: torch.Tensor) -> list[list[list[int]]]:
-        """The captions of each image that this run and those before it found, best first."""
-        means = (self.scores / self.lengths.cpu()).tolist()
-        for image, row, mean in zip(self.images, self.rows(tokens), means, strict=True):
-            self.found[image].setdefault(self.text(row, self.tokenizer), (mean, row))
-        return [[row for _, row in sorted(found.values(), key=lambda scored: -scored[0])] for found in self.found]
+    def finish(self, image: int, rows: list[list[int]], places: range) -> None:
+        """Add the captions of an image, unless it has them already."""
+        scores = self.scores[places.start : places.stop].tolist()
+        for row, score in zip(rows, scores, strict=True):
+            self.found[image].setdefault(self.text(row, self.tokenizer), (score / len(row), row))
 
 
 def _uniform(embedding: torch.Tensor, stream: str, count: int) -> torch.Tensor:

@@ -210,7 +210,7 @@ def write_shard(path: Path, tables: ShardTables, fingerprint: str, number: int, 
         ClipCapError: the file cannot be written.
     """
     assert len(further) == len(tables.further)
-    scale = {group_of(k): encoded.scale for k, encoded in enumerate((tables, *tables.further))}
+    scale = {group_of(k): float(encoded.scale) for k, encoded in enumerate((tables, *tables.further))}
     content = tables.content()
     # HDF5 builds the file in memory, so that a full disk is an ordinary OSError when the bytes are written.
     buffer = io.BytesIO()

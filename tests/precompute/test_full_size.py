@@ -1,5 +1,7 @@
 """Stage 1 encodes real photographs with a full-size ViT-B-32, whose random weights are loaded from a file."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,44 @@ from clipcap.precompute.encoders.load import load_encoder
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["pt", "safetensors"])
-def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same weights in two files, weights.pt and weights.safetensors."""
     torch.manual_seed(0)
-    model = open_clip.create_model("ViT-B-32", pretrained=None)
-    file = tmp_path_factory.mktemp("vit") / f"weights.{request.param}"
-    if request.param == "pt":
-        torch.save(model.state_dict(), file)
-    else:
-        save_file(model.state_dict(), file)
-    return file
+    state = open_clip.create_model("ViT-B-32", pretrained=None).state_dict()
+    folder = tmp_path_factory.mktemp("vit")
+    torch.save(state, folder / "weights.pt")
+    save_file(state, folder / "weights.safetensors")
+    return folder
+
+
+Encode = Callable[[tuple[str, ...]], torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def open_clip_encode(shared: Path, folder: Path) -> Encode:
+    """A function that encodes photographs with open_clip itself, the same ones only once."""
+    model, _, transform = open_clip.create_model_and_transforms("ViT-B-32", pretrained=str(folder / "weights.pt"))
+    model.eval()
+
+    @functools.cache
+    def encode(paths: tuple[str, ...]) -> torch.Tensor:
+        found = []
+        for start in range(0, len(paths), 53):
+            photographs = [Image.open(shared / "data/coco" / path) for path in paths[start : start + 53]]
+            with torch.inference_mode():
+                found.append(model.encode_image(torch.stack([transform(image) for image in photographs])))
+        return torch.cat(found)
+
+    return encode
 
 
 @pytest.mark.usefixtures("all_cores")
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
 def test_embeddings_of_photographs_equal_those_of_open_clip(
-    shared: Path, weights: Path, tmp_path: Path, run: Any
+    shared: Path, folder: Path, kind: str, open_clip_encode: Encode, tmp_path: Path, run: Any
 ) -> None:
-    coco, index = shared / "data/coco", tmp_path / "cache.h5"
+    coco, index, weights = shared / "data/coco", tmp_path / "cache.h5", folder / f"weights.{kind}"
     options = ["--pretrained", weights, "--tokenizer", shared / "data/gpt2", "--precision", "fp32", "--device", "cpu"]
     result = run("precompute", coco, "-o", index, *options)
     assert result.status == 0, result.err
@@ -43,15 +66,7 @@ def test_embeddings_of_photographs_equal_those_of_open_clip(
     assert tables.failure_path == []
     assert tables.embedding.shape == (159, 512)
 
-    model, _, transform = open_clip.create_model_and_transforms("ViT-B-32", pretrained=str(weights))
-    model.eval()
-    with torch.inference_mode():
-        expected = torch.cat(
-            [
-                model.encode_image(torch.stack([transform(Image.open(coco / path)) for path in paths]))
-                for paths in (tables.path[i : i + 53] for i in range(0, 159, 53))
-            ]
-        )
+    expected = open_clip_encode(tuple(tables.path))
     cosine = torch.cosine_similarity(torch.from_numpy(tables.embedding).float(), expected)
     assert cosine.min() >= 0.9999
     # Embeddings of different photographs differ, so the comparison above means something.

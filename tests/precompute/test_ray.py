@@ -64,7 +64,7 @@ def test_a_killed_worker_costs_its_shard_and_the_files_are_those_of_one_machine(
     # Started again, it makes what is missing.
     for number in (0, 7, 20):
         Output(tmp_path / "ray/c.h5").shard(number).unlink()
-    again = run(*ray)
+    again = run(*ray, "--devices", 1)
     assert again.status == 0, again.err
     assert "3 images to encode, 21 known" in again.err
     assert files(tmp_path / "ray") == files(tmp_path / "one")

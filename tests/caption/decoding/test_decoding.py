@@ -9,8 +9,8 @@ import torch
 
 from clipcap.caption import Captioner
 from clipcap.caption.decoding.base import Strategy
-from clipcap.caption.decoding.loop import Continuation
 from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.decoding.reader import Reader
 from clipcap.caption.decoding.registry import choose_strategy
 from clipcap.caption.decoding.sample import Sample
 from clipcap.data.cache.index import Cache
@@ -59,11 +59,12 @@ def first_tokens(captioner: Captioner, embedding: torch.Tensor, count: int, **op
     """How often each token begins a caption, in `count` samples of one image."""
     strategy = Sample(DecodeOptions(**options))
     strategy.decode(captioner.model, embedding, captioner.tokenizer)
-    strategy.reset(torch.zeros(count, dtype=torch.long), 1)
+    strategy.reset(torch.device("cpu"), 2)
+    strategy.add([0] * count)
     with torch.inference_mode():
-        logits = Continuation(captioner.model, embedding).logits.expand(count, -1)
-        choice = strategy.update(torch.empty(count, 0, dtype=torch.long), logits)
-    return Counter(choice.tokens.tolist())
+        logits = Reader(captioner.model, 1).read_prefix(embedding)[1].expand(count, -1)
+        drawn = strategy.pick(torch.empty(count, 0, dtype=torch.long), [0] * count, logits)
+    return Counter(drawn.tolist())
 
 
 def test_samples_obey_the_probabilities(captioner: Captioner, embeddings: Any) -> None:

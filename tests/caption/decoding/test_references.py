@@ -102,6 +102,40 @@ def test_tokens_end_with_end_of_text_only_where_the_model_ended(tokenizer: Any, 
     assert len(ended) > 2, ended
 
 
+@pytest.mark.parametrize("name", ["greedy", "beam", "sample"])
+def test_how_many_images_are_captioned_at_once_changes_no_caption(tokenizer: Any, name: str) -> None:
+    for seed in range(6):
+        draw = random.Random(seed)
+        model = random_model(seed, tokenizer.eos_token_id, len(tokenizer)).double()
+        options = DecodeOptions(
+            captions=1 if name == "greedy" else 3,
+            max_tokens=draw.choice([3, 12, 100]),
+            repetition_penalty=draw.choice([1.0, 1.3]),
+            stop=draw.choice(STOPS),
+            temperature=draw.choice([0.5, 2.0]) if name == "sample" else 1.0,
+        )
+        embedding = 3 * torch.randn(11, WIDTH, dtype=torch.double)
+        found = [choose_strategy(name, options).decode(model, embedding, tokenizer, count) for count in (1, 4, 11, 99)]
+        assert found[0] == found[1] == found[2] == found[3], (seed, options)
+
+
+def test_a_nucleus_larger_than_what_is_sorted_is_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "_SORTED", 5)
+    logits = torch.arange(50.0).double() * torch.tensor([[0.001], [1.0]])  # nearly even odds, and far from it
+    for share in (0.05, 0.3, 0.9):
+        expected = TopPLogitsWarper(share)(torch.empty(2, 0, dtype=torch.long), logits)
+        assert torch.equal(rules.keep_nucleus(logits, share), expected)
+
+
+def test_what_is_no_token_is_not_penalized() -> None:
+    logits = torch.randn(2, 9, dtype=torch.double)
+    padded = torch.tensor([[-1, -1, 4], [0, 8, 8]])
+    found = rules.penalize_repetition(logits, padded, 2.0)
+    alone = RepetitionPenaltyLogitsProcessor(2.0)(torch.tensor([[4]]), logits[:1])
+    assert torch.equal(found[:1], alone)
+    assert torch.equal(found[1:], RepetitionPenaltyLogitsProcessor(2.0)(padded[1:], logits[1:]))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_rules_equal_those_of_transformers(seed: int) -> None:
     torch.manual_seed(seed)

@@ -524,8 +524,9 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 from pathlib import Path
 from clipcap.data.cache.index import Cache
 cache = Cache.open(Path({str(tmp_path / "cache.h5")!r}))
-numbers = [int(tables.embedding[0, 2]) for tables in cache.tables()]
-texts = {{text for tables in cache.tables() for text in tables.text}}
+read = [(int(tables.embedding[0, 2]), tables.text) for tables in cache.tables()]
+numbers = [number for number, _ in read]
+texts = {{text for _, some in read for text in some}}
 print(cache.images, cache.tokens, numbers == list(range({shards})), sorted(texts))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

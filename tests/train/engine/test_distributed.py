@@ -68,19 +68,19 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path, run: Any, opt
 
 @pytest.mark.slow
 def test_two_processes_resume_after_ctrl_c_with_the_same_weights(tmp_path: Path, options: Options) -> None:
-    options = [*options, "--epochs", 60]
+    options = [*options, "--epochs", 20]
     undisturbed = torchrun(*options, "-o", tmp_path / "undisturbed")
     _, err = undisturbed.communicate()
     assert undisturbed.returncode == 0, err
     process = torchrun(*options, "-o", tmp_path / "run")
     while not (tmp_path / "run/metrics.jsonl").exists() and process.poll() is None:
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode != 0
     assert "saved to" in err
     step = json.loads((tmp_path / "run/last/training_state.json").read_text())["step"]
-    assert 0 < step < 60 * 5
+    assert 0 < step < 20 * 5
     again = torchrun(*options, "-o", tmp_path / "run", "--resume")
     _, err = again.communicate()
     assert again.returncode == 0, err
