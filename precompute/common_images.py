@@ -106,7 +106,7 @@ def find_common(caches: Sequence[Cache]) -> CommonImages:
     gone = set().union(*(listing.row for listing in listings)).difference(kept)
     if gone:
         logger.warning(
-            f"{plural(len(gone), 'image')} left out that not all of {_names(caches)} have ({min(gone)}, ...)"
+            f"{plural(len(gone), 'image')} left out that not all of {_names(caches)} have (such as {min(gone)})"
         )
     reasons = dict.fromkeys(gone & first.row.keys(), "")
     for cache, other in zip(caches[1:], others, strict=True):
@@ -192,7 +192,8 @@ def _select(tables: ShardTables, rows: Numbers) -> ShardTables:
     """Return the tables of some images, but for their embeddings."""
     captions, first_caption = entries_of(tables.first_caption, rows)
     tokens, first_token = entries_of(tables.first_token, captions)
-    files: dict[str, Any] = {name: getattr(tables, name) for name in ("sum", "file_size", "file_time")}
+    columns = {name: getattr(tables, name) for name in ("sum", "file_size", "file_time")}
+    files: dict[str, Any] = {name: column[rows] for name, column in columns.items() if column is not None}
     return replace(
         tables,
         id=[tables.id[row] for row in rows],
@@ -202,5 +203,5 @@ def _select(tables: ShardTables, rows: Numbers) -> ShardTables:
         text=[tables.text[caption] for caption in captions],
         first_token=first_token,
         token=tables.token[tokens],
-        **{name: None if column is None else column[rows] for name, column in files.items()},
+        **files,
     )

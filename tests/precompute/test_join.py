@@ -472,7 +472,7 @@ def test_a_joined_cache_is_not_changed_by_its_dataset(
     settings = small(clip_folder, tokenizer_folder, shard_size=7)
     for more in ({}, {"repair": True}, {"retokenize": True}, {"part": Part(1, 2)}):
         with pytest.raises(UsageError, match="joined from the caches of 2 encoders; change those caches and `join`"):
-            precompute(coco, tmp_path / "both.h5", settings, **more)  # type: ignore[arg-type]
+            precompute(coco, tmp_path / "both.h5", settings, **more)
         assert files(tmp_path) == before
     (tmp_path / "both.h5").unlink()
     with pytest.raises(UsageError, match="joined from"):
