@@ -33,16 +33,17 @@ clipcap-caption img.jpg                                  # the caption alone
 clipcap-caption holiday/ -o captions.jsonl               # a folder; after Ctrl-C the same command continues
 clipcap-caption 'holiday/**/*.png' --beams 5 -n 3 --csv  # a pattern, three captions of each image
 clipcap-caption cache.h5 --split val --json              # a cache, without loading CLIP
+clipcap-caption https://example.com/dog.jpg              # behind a URL: https, s3, gs, hf, ...
 clipcap-caption holiday/ --save-images captioned/        # each image with its caption under it
 """
 
 
 InputPaths = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
         metavar="INPUT...",
-        help="Images, folders, patterns ('*.jpg'), rows of embeddings (.npy, .npz, ClipCap's and "
-        "CLIPxGPT's .pkl) and caches (.h5); - reads a list of them from stdin.",
+        help="Images, folders, patterns ('*.jpg'), URLs of images and of folders, rows of embeddings (.npy, .npz, "
+        "ClipCap's and CLIPxGPT's .pkl) and caches (.h5); - reads a list of them from stdin.",
     ),
 ]
 Split = Annotated[
@@ -130,6 +131,9 @@ def caption(
     found = Inputs(inputs, split)
     if save_images is not None and found.row_files:
         raise UsageError(f"`save_images` is for images; {found.row_files[0]} holds embeddings")
+    if save_images is not None and found.remote.shown:
+        url = next(iter(found.remote.shown.values()))
+        raise UsageError(f"`save_images` is for image files, and {url} is a URL; download it")
     run = {"format": form, "split": split, **start.describe_run(found, models, settings, decode, options)}
     with open_folders(save_images, models, found.images) as folders, open_output(output, run, found) as out:
         layout = Layout(

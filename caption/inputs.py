@@ -1,4 +1,4 @@
-"""The inputs of a captioning run: images, folders, files of embeddings and caches, as a stream of batches in order."""
+"""The inputs of a captioning run: images, folders, URLs, embeddings and caches, as a stream of batches in order."""
 
 import glob
 import hashlib
@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -17,9 +18,13 @@ from clipcap.caption.images import is_captioned_image
 from clipcap.caption.row_files import ROW_FILES, read_rows
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
-from clipcap.data.image_store import FolderStore
-from clipcap.data.readers.images import SUFFIXES, walk_images
+from clipcap.data.image_store import FolderStore, ImageStore
+from clipcap.data.readers.images import SUFFIXES, is_image, walk_images
+from clipcap.data.readers.walk import Walk
 from clipcap.data.records import SPLITS, storable
+from clipcap.data.remote import is_url
+from clipcap.data.remote.folder import without_secrets
+from clipcap.data.remote.images import RemoteImages
 from clipcap.precompute.loading import Item, Loader
 from clipcap.precompute.parallel import choose_workers, map_in_order
 
@@ -36,10 +41,10 @@ class Group:
     """Inputs that are captioned together.
 
     Attributes:
-        names: of the inputs, as results name them: a path, the `images/path` of a cached row, the name of a row, or
-            `rows.npy[3]` if the file has no names.
+        names: of the inputs, as results name them: a path, a URL without its secrets, the `images/path` of a cached
+            row, the name of a row, or `rows.npy[3]` if the file has no names.
         reasons: for each input None, or why it could not be read.
-        images: the files, if the inputs are images; else empty.
+        images: the files, if the inputs are images in files; else empty.
         embedding: float32 (r, d) or (r, t, d) of the r inputs that could be read; None where the caller does not need
             the group.
     """
@@ -67,18 +72,21 @@ class Inputs:
     """All inputs of a run in the order in which they were given. Folders are listed once, when the object is built.
 
     Args:
-        given: images, folders, files of embeddings (`ROW_FILES`) and caches; patterns such as `*.jpg`; and `-`, which
-            reads a list of paths from stdin. A file of the list that does not exist is skipped with a reason, like a
-            damaged image. Images that `ImageFolder` wrote are left out of folders and patterns, which is logged.
+        given: images, folders, files of embeddings (`ROW_FILES`) and caches; patterns such as `*.jpg`; as text, URLs of
+            images and of folders; and `-`, which reads a list of these from stdin. What is in the list and does not
+            exist is skipped with a reason, like a damaged image. Images that `ImageFolder` wrote are left out of
+            folders and patterns, which is logged.
         split: of caches, the only split to caption.
 
     Attributes:
         images: all image files in order.
+        remote: the images behind URLs.
         row_files: all files of embeddings and caches in order.
-        one_image: whether the only input is one image file.
+        one_image: whether the only input is one image.
 
     Raises:
-        SourceError: a path does not exist, a pattern matches nothing, or a folder holds no image.
+        SourceError: a path or a URL does not exist, a pattern matches nothing, a folder holds no image, or a URL is not
+            one of images.
         UsageError: `split` is not the name of a split, or an input is not a cache.
     """
 
@@ -87,11 +95,15 @@ class Inputs:
             raise UsageError(f"`split` {split} is not known; use {', '.join(SPLITS)}")
         self.images: list[Path] = []
         self.row_files: list[Path] = []
+        self.remote = RemoteImages()
         self._sources: list[_Source] = []
         self._left_out = 0
-        for path in map(Path, given):
-            for expanded in _expand(path):
-                self._add(expanded, split, chosen=expanded == path or str(path) == "-")
+        for one in given:
+            for expanded in _expand(one):
+                if is_url(expanded):
+                    self._add_url(expanded, split, chosen=expanded == one)
+                else:
+                    self._add(Path(expanded), split, chosen=Path(expanded) == Path(one) or str(one) == "-")
         if self._left_out:
             count = plural(self._left_out, "image")
             logger.info(
@@ -99,7 +111,8 @@ class Inputs:
             )
         if not self._sources:
             raise SourceError("there is nothing to caption: " + _nothing(given, self._left_out))
-        self.one_image = len(given) == 1 and self.images == [Path(given[0])] and not self.row_files
+        one_file = self.images == [Path(given[0])] and not self.row_files
+        self.one_image = len(given) == 1 and (one_file or list(self.remote.shown) == [given[0]])
 
     def groups(self, captioner: "Captioner", start: int = 0) -> Iterator[Group]:
         """Read and embed the inputs, at most `captioner.batch_size` at a time.
@@ -141,27 +154,45 @@ class Inputs:
             self.row_files.append(path)
             self._sources.append(_CachedRows(path, split) if path.suffix.lower() in CACHES else _Rows(path))
             return
-        found = list(walk_images(path)) if path.is_dir() else [path]
+        is_folder = os.path.isdir(path)  # noqa: PTH112  # no name is an error
+        found = list(walk_images(path)) if is_folder else [path]
         if not found:
             raise SourceError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
-        images = found if chosen and not path.is_dir() else [image for image in found if not is_captioned_image(image)]
+        images = found if chosen and not is_folder else [image for image in found if not is_captioned_image(image)]
         self._left_out += len(found) - len(images)
         self.images += images
-        if images and self._sources and isinstance(self._sources[-1], _Images):
-            self._sources[-1].paths.extend(images)
-        elif images:
-            self._sources.append(_Images(images))
+        self._add_images(_Images([str(image) for image in images], FolderStore(Path())))
+
+    def _add_url(self, url: str, split: str | None, *, chosen: bool) -> None:
+        """Add the images behind a URL. One that a person did not choose may not exist, and is not opened yet."""
+        shown = without_secrets(url)
+        suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
+        if split is not None:
+            raise UsageError(f"`split` {split} is for caches, and {shown} is a URL")
+        if suffix in ROW_FILES | CACHES:
+            raise SourceError(f"{shown} has no images, and embeddings are read from files; download it")
+        images = self.remote.add(url) if chosen or not is_image(suffix) else self.remote.add_unseen(url)
+        self._add_images(_RemoteImages(images, self.remote))
+
+    def _add_images(self, source: "_Images") -> None:
+        """Add images, to those before them if they come from the same store."""
+        before = self._sources[-1] if self._sources else None
+        if type(before) is type(source):
+            before.paths.extend(source.paths)
+        elif source.paths:
+            self._sources.append(source)
 
 
 class _Images:
-    """Image files.
+    """Images in files.
 
     Args:
-        paths: the files.
+        paths: of the images in the store.
+        store: has their content.
     """
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+    def __init__(self, paths: list[str], store: ImageStore) -> None:
+        self.paths, self.store = paths, store
 
     def groups(self, captioner: "Captioner", start: int) -> Iterator[Group]:
         size = captioner.batch_size
@@ -173,8 +204,8 @@ class _Images:
             return
         encoder = captioner.encoder
         height, width = encoder.preprocess["size"]
-        loader = Loader(FolderStore(Path()), encoder.transform, (height, width))
-        items = ([Item(str(self.paths[number])) for number in batch] for batch in needed)
+        loader = Loader(self.store, encoder.transform, (height, width))
+        items = ([Item(self.paths[number]) for number in batch] for batch in needed)
         loaded = map_in_order(loader, items, choose_workers() if len(needed) > 1 else 0)
         for batch, (pixels, outcomes) in zip(needed, loaded, strict=True):
             reasons = [outcome if isinstance(outcome, str) else None for outcome in outcomes]
@@ -182,7 +213,7 @@ class _Images:
             yield self._group(batch, reasons, encoder.encode(pixels) if len(pixels) else nothing)
 
     def names(self) -> Iterator[str]:
-        return (storable(str(path)) for path in self.paths)
+        return map(self._name, self.paths)
 
     def identity(self) -> object:
         digest = hashlib.sha256()
@@ -191,9 +222,34 @@ class _Images:
         return ["images", len(self.paths), digest.hexdigest()]
 
     def _group(self, batch: list[int], reasons: list[str | None], embedding: torch.Tensor | None) -> Group:
-        images = [self.paths[number] for number in batch]
-        names = [storable(str(image)) for image in images]
-        return Group(names=names, reasons=reasons, images=images, embedding=embedding)
+        paths = [self.paths[number] for number in batch]
+        names = [self._name(path) for path in paths]
+        return Group(names=names, reasons=reasons, images=self._files(paths), embedding=embedding)
+
+    def _name(self, path: str) -> str:
+        return storable(path)
+
+    def _files(self, paths: list[str]) -> list[Path]:
+        return [Path(path) for path in paths]
+
+
+class _RemoteImages(_Images):
+    """Images behind URLs.
+
+    Args:
+        paths: their URLs.
+        store: has their content.
+    """
+
+    def __init__(self, paths: list[str], store: RemoteImages) -> None:
+        super().__init__(paths, store)
+        self._shown = store.shown
+
+    def _name(self, path: str) -> str:
+        return storable(self._shown[path])
+
+    def _files(self, paths: list[str]) -> list[Path]:
+        return []
 
 
 class _Rows:
@@ -279,18 +335,33 @@ class _CachedRows:
         return np.ones(len(split), dtype=bool) if self.split is None else split == SPLITS.index(self.split)
 
 
-def _expand(path: Path) -> list[Path]:
-    if str(path) == "-":
+def _expand(given: str | Path) -> list[str] | list[Path]:
+    if str(given) == "-":
         lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
-        return [Path(line) for line in lines if line.strip()]
-    if path.exists():
+        return [line for line in lines if line.strip()]
+    if is_url(given):
+        return [given]
+    path = Path(given)
+    if os.path.exists(path):  # noqa: PTH110  # no name is an error
         return [path]
     if glob.has_magic(str(path)):
-        found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute one)
+        found = sorted(set(_match(Path(), path)), key=str)
         if not found:
             raise SourceError(f"{path} matches no file; give another pattern, an image or a folder")
-        return [Path(name) for name in found]
+        return found
     raise SourceError(f"{path} does not exist; give an image, a folder, rows (.npy, .npz, .pkl) or a cache (.h5)")
+
+
+def _match(root: Path, pattern: Path) -> Iterator[Path]:
+    """Yield what matches a pattern below a folder. For `**`, each real folder is taken once, also where links loop."""
+    if "**" not in pattern.parts:
+        yield from (root / name for name in glob.glob(str(pattern), root_dir=root))  # noqa: PTH207  # of any root
+        return
+    start = pattern.parts.index("**")
+    before, after = Path(*pattern.parts[:start]), Path(*(pattern.parts[start + 1 :] or ("*",)))
+    for base in filter(Path.is_dir, _match(root, before)):
+        for folder, _ in Walk(base):
+            yield from _match(base / folder, after)
 
 
 def _nothing(given: Sequence[str | Path], left_out: int) -> str:
@@ -300,7 +371,7 @@ def _nothing(given: Sequence[str | Path], left_out: int) -> str:
 
 
 def _has_rows(path: Path) -> bool:
-    return path.suffix.lower() in ROW_FILES | CACHES and not path.is_dir()
+    return path.suffix.lower() in ROW_FILES | CACHES and not os.path.isdir(path)  # noqa: PTH112
 
 
 def _file_identity(path: Path) -> object:

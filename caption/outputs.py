@@ -5,6 +5,7 @@ its line in `FORMATS`.
 """
 
 import csv
+import io
 import json
 import re
 from abc import ABC, abstractmethod
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
+from clipcap.data.command.printable import printable, printable_json
 from clipcap.data.csv_cells import write_csv_row
 from clipcap.data.errors import UsageError
 
@@ -76,12 +78,13 @@ class Text(Writer):
 
     def write(self, name: str, captions: Sequence[str], model: str) -> None:
         for caption in captions:
-            self.stream.write((caption if self.layout.bare else f"{self.label(name, model)}: {caption}") + "\n")
+            line = caption if self.layout.bare else f"{self.label(name, model)}: {caption}"
+            self.stream.write(printable(line, self.stream) + "\n")
 
     @staticmethod
     def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:
         # Any text could stand in such a file. It is ours if each line begins with an input.
-        known = set(names())
+        known = {printable(name, io.StringIO()) for name in names()}
         return all(any(line[: found.start()] in known for found in re.finditer(r": | \[", line)) for line in lines)
 
 
@@ -98,7 +101,7 @@ class Table(Writer):
         row.add_column("input", ratio=2, overflow="fold", style="dim")
         row.add_column("caption", ratio=3, overflow="fold")
         for i, caption in enumerate(captions):
-            row.add_row(RichText("" if i else self.label(name, model)), RichText(caption))
+            row.add_row(*(RichText(printable(cell)) for cell in ("" if i else self.label(name, model), caption)))
         self._console.print(row)
         self._header = False
 
@@ -121,7 +124,7 @@ class JsonLines(Writer):
         """The JSON of one input."""
         result: dict[str, Any] = {"input": name, **({"model": model} if self.layout.several_models else {})}
         result |= {"captions": list(captions)} if self.layout.several_captions else {"caption": captions[0]}
-        return json.dumps(result, ensure_ascii=False)
+        return printable_json(json.dumps(result, ensure_ascii=False))
 
     @staticmethod
     def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:

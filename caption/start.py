@@ -29,13 +29,13 @@ class Captioned:
     """What became of one input.
 
     Attributes:
-        input: its name: the path of an image, the `images/path` of a cached row, the name of a row, or
-            `rows.npy[3]` if the file has no names.
+        input: its name: the path of an image, its URL without secrets, the `images/path` of a cached row, the name of a
+            row, or `rows.npy[3]` if the file has no names.
         captions: best first; as many as were asked for, or fewer if the model finds no more distinct ones. Empty if
             the input could not be read.
         model: the checkpoint, as it was given.
         number: of the input among all inputs, from 0.
-        image: the file, if the input is an image.
+        image: the file, if the input is an image in one.
         reason: why the input could not be read; else None.
     """
 
@@ -63,8 +63,8 @@ def caption(
     iterates. Embeddings and caches are captioned without the image encoder.
 
     Args:
-        inputs: images, folders, patterns such as `*.jpg`, files of embeddings (`.npy`, `.npz`, and the `.pkl` of
-            ClipCap and CLIPxGPT) and caches.
+        inputs: images, folders, patterns such as `*.jpg`, as text URLs of images and folders, files of embeddings
+            (`.npy`, `.npz`, and the `.pkl` of ClipCap and CLIPxGPT) and caches.
         models: checkpoints of clipcap-train, or files of other systems, as `Captioner.from_checkpoint` opens them.
         settings: of the captioners. Among models of both kinds, `tokenizer`, `normalize` and `heads` are for the files
             of other systems.

@@ -20,6 +20,8 @@ import re
 from collections.abc import Iterable
 from typing import TextIO
 
+from clipcap.data.command.printable import printable
+
 _FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20\t\r\n]")  # the second four are the wide forms
 
 
@@ -27,13 +29,14 @@ def write_csv_row(stream: TextIO, cells: Iterable[str | float | None]) -> None:
     r"""Write one row, which ends with `\n`.
 
     Args:
-        stream: the output.
+        stream: the output; on a terminal, control characters are shown and not obeyed.
         cells: texts, which are escaped, and numbers, which are not; None is an empty cell.
     """
     line = io.StringIO()
     # Python's writer quotes the characters of its own line ends; before Python 3.13, `\r` only as one of these.
     writer = csv.writer(line, lineterminator="\r\n")
-    writer.writerow([escape_formula(cell) if isinstance(cell, str) else cell for cell in cells])
+    show = printable if stream.isatty() else str
+    writer.writerow([escape_formula(show(cell)) if isinstance(cell, str) else cell for cell in cells])
     stream.write(line.getvalue().removesuffix("\r\n") + "\n")
 
 

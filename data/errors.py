@@ -3,6 +3,15 @@
 A command shows one as a single line without a traceback, or an `UnknownSourceError` as three, and exits with status 2.
 """
 
+import errno
+from pathlib import Path
+
+# Errors of the file system that are the machine's: a disk that is full, broken or read-only, a mount that went away.
+MACHINE_ERRORS = {
+    *(errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENOTCONN),
+    *(errno.EPERM, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT),
+}
+
 
 class ClipCapError(Exception):
     """Base class of all errors of this program. The message is one line: the fact, the value and the way out."""
@@ -44,3 +53,19 @@ def one_line(error: BaseException) -> str:
     """Return the message of an exception of any library on one line, or its type if it has no message."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
+
+
+def unreadable(path: Path, error: BaseException, way_out: str) -> SourceError:
+    """Return the error for a file of a dataset that cannot be read, made from an exception of any library.
+
+    Args:
+        path: of the file.
+        error: what was raised. If memory ran out, the file is not called damaged.
+        way_out: what to do about a damaged file.
+    """
+    if isinstance(error, MemoryError):
+        return SourceError(f"{path} needs more memory than there is; free some, or give a smaller dataset")
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+        way_out = "check its permissions"
+    reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+    return SourceError(f"{path} cannot be read ({reason[:120]}); {way_out}")

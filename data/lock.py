@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.data.errors import ClipCapError, UsageError, one_line
+from clipcap.data.files import parse_json
 
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
@@ -160,7 +161,7 @@ def _read(path: Path, descriptor: int) -> dict[str, Any]:
         text = os.read(descriptor, 1 << 16).strip(b"\0")  # a power cut may leave zeros
         os.lseek(descriptor, 0, os.SEEK_SET)
         with contextlib.suppress(ValueError):
-            content = json.loads(text or b"{}")
+            content = parse_json(text.decode() or "{}")
     if not isinstance(content, dict) or (content and "pid" not in content):
         raise UsageError(f"{path} is not a lock file of this program; move it out of the way")
     return content

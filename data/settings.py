@@ -10,7 +10,9 @@ A settings object checks itself when it is built. The command line makes its opt
 
 import dataclasses
 import math
+import numbers
 import re
+import types
 import typing
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,13 @@ from clipcap.data.errors import UsageError
 from clipcap.data.pretrained.device import PRECISIONS
 
 _METADATA = "setting"
+# What a value of each type must be an instance of, and what messages call it.
+_KINDS: dict[Any, tuple[type, str]] = {
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str, "a text"),
+    bool: (bool, "true or false"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +71,7 @@ class Setting:
     def _contains(self, value: Any) -> bool:
         return (
             isinstance(value, int | float)
-            and math.isfinite(value)
+            and (isinstance(value, int) or math.isfinite(value))  # a large integer is no float
             and (self.minimum is None or value >= self.minimum)
             and (self.above is None or value > self.above)
             and (self.maximum is None or value <= self.maximum)
@@ -91,7 +100,8 @@ class Settings:
     """Base of the settings classes.
 
     Raises:
-        UsageError: a value is outside its bounds or not among its choices. None is allowed where it is the default.
+        UsageError: a value is of another type, outside its bounds or not among its choices. None is allowed where it is
+            the default.
     """
 
     def __post_init__(self) -> None:
@@ -99,6 +109,27 @@ class Settings:
             value = getattr(self, parameter.name)
             if value is not None or parameter.default is not None:
                 parameter.setting.check(parameter.name, value)
+                check_type(parameter.name, value, parameter.type)
+
+
+def check_type(name: str, value: Any, kind: Any) -> None:
+    """Check the type of a parameter's value, which may come from a file.
+
+    Args:
+        name: of the parameter.
+        value: of any type.
+        kind: the type that it is declared with, such as `int` or `int | None`; others than those of `_KINDS` may have
+            any value.
+
+    Raises:
+        UsageError: the value is of another type.
+    """
+    members = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    kinds = [_KINDS[each] for each in members if each in _KINDS]
+    if not kinds or (value is None and type(None) in members):
+        return
+    if not any(isinstance(value, each) and (each is bool or not isinstance(value, bool)) for each, _ in kinds):
+        raise UsageError(f"`{name}` must be {' or '.join(words for _, words in kinds)}, not {str(value)[:60]}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """`clipcap-precompute SOURCE`: the command line of stage 1."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from clipcap.data.command.app import Debug, Version, command, new_app, run_command
 from clipcap.data.command.config import Config, Preset
 from clipcap.data.command.options import on_command_line, with_settings
+from clipcap.data.command.printable import printable
 from clipcap.data.command.progress import plural
 from clipcap.data.settings import changed_values, parameters_of
 from clipcap.precompute.part import WHOLE, Part
@@ -165,10 +167,11 @@ def precompute(
 def _print_result(result: "PrecomputeResult") -> None:
     """Print the path and the counts of a cache on one line."""
     width = " x ".join(map(str, result.embedding_shape))
-    print(
+    counts = (
         f"{result.path}: {plural(result.images, 'image')}, {plural(result.captions, 'caption')}, "
         f"{plural(result.tokens, 'token')}, {plural(result.shards, 'shard')}, width {width}"
     )
+    print(printable(counts, sys.stdout))
 
 
 def _print_dataset(path: str, settings: PrecomputeSettings) -> None:
@@ -176,13 +179,11 @@ def _print_dataset(path: str, settings: PrecomputeSettings) -> None:
     from clipcap.precompute.dataset import describe, understand
 
     source = understand(path, settings)
-    print(describe(source))
-    for note in source.notes:
-        print(note)
-    print(f"listed but missing: {_count(source.missing)}")
-    print(f"not listed, left out: {_count(source.unlisted)}")
+    lines = [describe(source), *source.notes]
+    lines += [f"listed but missing: {_count(source.missing)}", f"not listed, left out: {_count(source.unlisted)}"]
     for record in source.records[:3]:
-        print(f"{record.path} [{record.split}] {record.captions[0] if record.captions else '(no caption)'!r}")
+        lines.append(f"{record.path} [{record.split}] {record.captions[0] if record.captions else '(no caption)'!r}")
+    print("\n".join(map(printable, lines)))
 
 
 def _count(paths: list[str]) -> str:

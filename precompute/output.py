@@ -31,6 +31,20 @@ from clipcap.precompute.part import WHOLE, Part
 logger = logging.getLogger(__name__)
 
 
+def check_is_local(output: str | Path) -> None:
+    """Refuse a URL, of which `Path` would make a folder `s3:` in the working folder.
+
+    Raises:
+        UsageError: it is one. The message does not repeat it: it may hold secrets.
+    """
+    protocol = re.match(r"[A-Za-z][\w+.-]+:(?=/)", str(output))
+    if protocol:
+        raise UsageError(
+            f"`output` is a URL ({protocol[0]}//...), and caches are written to folders; give a file in a folder, and "
+            "copy the index and its shards from there"
+        )
+
+
 @dataclass(frozen=True)
 class Output:
     """Where a cache goes.

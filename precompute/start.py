@@ -34,7 +34,7 @@ from clipcap.precompute.failures import Failure, log_failures
 from clipcap.precompute.finished import has_all, is_finished
 from clipcap.precompute.imported import import_embeddings, recorded_names
 from clipcap.precompute.join import join_caches, open_caches
-from clipcap.precompute.output import Output
+from clipcap.precompute.output import Output, check_is_local
 from clipcap.precompute.parallel import choose_workers
 from clipcap.precompute.part import WHOLE, Part
 from clipcap.precompute.ray_engine import encode_with_ray, shared_folder
@@ -99,8 +99,8 @@ def precompute(
         SourceError: the dataset cannot be read, or more than half of its images cannot, or of 1,000 in a row; with
             `strict`, any image; or caches to `join` differ in an image, or have fewer than half of them in common.
         ModelError: the encoder or the tokenizer cannot be loaded.
-        UsageError: the settings do not fit the dataset or each other; `output` holds another cache and `overwrite` is
-            not set; another process writes to `output`; or a cache to `reuse` or to `join` does not fit.
+        UsageError: the settings do not fit the dataset or each other; `output` is a URL, or holds another cache and
+            `overwrite` is not set; another process writes to `output`; or a cache to `reuse` or to `join` does not fit.
         CacheError: a file in the way does not belong to this program; it is not replaced.
         ClipCapError: a file cannot be written.
         Interrupted: Ctrl-C while images were encoded; it is a KeyboardInterrupt.
@@ -110,6 +110,7 @@ def precompute(
         overwrite=overwrite, retokenize=retokenize, repair=repair, part=part, devices=devices, engine=engine,
         join=bool(join), reuse=bool(reuse), settings=settings,
     )  # fmt: skip
+    check_is_local(output)
     if join:
         return _join([source, *join], Output(Path(output)), overwrite=overwrite, repair=repair)
     if engine == "ray":  # workers may have other working folders

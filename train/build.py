@@ -11,6 +11,7 @@ from torch import nn
 from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import plural
 from clipcap.data.errors import CacheError, UsageError
+from clipcap.data.memory import exhausted_memory
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.pretrained.weights import weights_sha256
 from clipcap.train.checkpoints import Checkpoints
@@ -21,7 +22,7 @@ from clipcap.train.loop import Trainer
 from clipcap.train.mappers import mapper_config
 from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
-from clipcap.train.model.checkpoint import CheckpointConfig, LanguageModelConfig, load_checkpoint
+from clipcap.train.model.checkpoint import CheckpointConfig, LanguageModelConfig, check_fit, load_checkpoint
 from clipcap.train.model.find import find_checkpoint
 from clipcap.train.model.language_model import load_language_model, load_own_tokenizer
 from clipcap.train.model.new_language_model import is_new, make_language_model
@@ -65,11 +66,15 @@ def build_trainer(
         )
     if settings.dropout is not None:
         _set_dropout(model.gpt, settings.dropout)
-    config.eos_token_id = tokenizer.eos_token_id  # the token that ends captions in the cache ends them in use
+    _check_finite(model, settings)
     mapper = model.clip_project.config
     room = config.n_positions - mapper.prefix_length
     if room < 2:
         raise UsageError(f"`prefix_length` {mapper.prefix_length} leaves no positions for captions in {settings.lm}")
+    try:
+        check_fit(model, tokenizer)  # the token that ends captions in the cache ends them in use
+    except ValueError as error:
+        raise UsageError(f"the parts of the model do not fit each other: {error}; give another `lm`") from error
     checkpoint = CheckpointConfig(
         mapper=mapper,
         language_model=LanguageModelConfig(
@@ -87,10 +92,16 @@ def build_trainer(
     longest = min(room, settings.max_caption_tokens or room)
     try:
         model.to(device)
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not exhausted_memory(error):
+            raise
         raise UsageError(f"the model does not fit into the memory of {device}; use `device` cpu") from error
     retokenize = None if start.cached_tokens else tokenizer
     corpora = load_corpora(cache, longest, retokenize, device=device, stream=bool(settings.stream))
+    for corpus in corpora.values():
+        if len(corpus.token) and int(corpus.token.max()) >= config.vocab_size:
+            fact = f"{cache.path} has a token {int(corpus.token.max()):,}, the model has {config.vocab_size:,} tokens"
+            raise CacheError(f"{fact}; make the cache again with `overwrite`")
     training, validation = _splits(corpora, cache, longest)
     if settings.subset < 1:
         training = training.subset(settings.subset, settings.seed)
@@ -172,6 +183,14 @@ def _start_from_checkpoint(settings: TrainSettings, cache: Cache) -> _Start:
     same = tokenizer_sha256(tokenizer) == cache.fingerprint.tokenizer_sha256
     # A foreign model is trained and decoded as ours from here on.
     return _Start(ClipCapModel(model.clip_project, model.gpt), tokenizer, same)
+
+
+def _check_finite(model: ClipCapModel, settings: TrainSettings) -> None:
+    """Check the weights to start from, since a loss of NaN would be taken for a learning rate that is too high."""
+    for name, weight in model.named_parameters():
+        if not bool(weight.sum().isfinite()) and not bool(weight.isfinite().all()):  # a sum may overflow
+            source = f"`init` {settings.init}" if settings.init else f"`lm` {settings.lm}"
+            raise UsageError(f"{source} has weights that are not finite (as {name}); give another")
 
 
 def _set_dropout(lm: nn.Module, p: float) -> None:

@@ -1,6 +1,7 @@
 """`clipcap-train CACHE`: the command line of stage 2."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from clipcap.data.command.app import Debug, Version, command, new_app, run_command
 from clipcap.data.command.config import Config, Preset
 from clipcap.data.command.options import on_command_line, with_settings
+from clipcap.data.command.printable import printable
 from clipcap.train.presets import PRESETS
 from clipcap.train.settings import OUTPUT, option_parameters
 
@@ -58,7 +60,7 @@ def train(
         logger.info(f"saved to {result.last}; continue with: clipcap-train {cache} -o {output} --resume")
         raise KeyboardInterrupt
     if result.is_first:
-        print(result.best)
+        print(printable(str(result.best), sys.stdout))
 
 
 def main() -> None:

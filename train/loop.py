@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clipcap.data.command.progress import Progress
 from clipcap.data.errors import ClipCapError
+from clipcap.data.memory import exhausted_memory
 from clipcap.train.checkpoints import Checkpoints
 from clipcap.train.corpus.captions import Corpus
 from clipcap.train.corpus.embeddings import CachedEmbeddings, StreamedEmbeddings
@@ -113,6 +114,8 @@ class Trainer:
         try:
             self.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if exhausted_memory(error):
+                raise
             raise damaged(self.folder.last, error) from error
 
     def run(self) -> bool:
@@ -145,7 +148,9 @@ class Trainer:
                         self.checkpoints.collect_score(self.state)
                     # Rank 0's result counts for all: the last bits may differ between machines.
                     result = None if stopped else self.world.broadcast(self._validate())
-                except torch.OutOfMemoryError as error:
+                except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
+                    if not exhausted_memory(error):
+                        raise
                     fact = f"{self.device} is out of memory with {self.settings.batch_size} captions"
                     raise ClipCapError(f"{fact}; start again with a smaller `batch_size`, and `overwrite`") from error
                 if stopped or self._any_stop():  # an interrupted validation has no result, and is made again

@@ -1,11 +1,13 @@
 """`clipcap-demo [DIR]`: all three stages on drawn scenes, with the small models inside the package, offline."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clipcap.data.command.app import Debug, Version, command, new_app, run_command
+from clipcap.data.command.printable import printable
 from clipcap.data.command.progress import Progress
 
 app = new_app()
@@ -37,7 +39,7 @@ def demo(
     with Progress("drawing", "images", images) as progress:
         dataset.write_dataset(only_dataset or folder / "scenes", images, progress.advance)
     if only_dataset is not None:
-        print(only_dataset)
+        print(printable(str(only_dataset), sys.stdout))
         return
 
     from clipcap.caption.demo.run import CommandError, run_demo

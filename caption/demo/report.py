@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from clipcap.data.command.printable import printable
 from clipcap.data.demo.judge import ATTRIBUTES, judge
 from clipcap.data.demo.scenes import Scene
 from clipcap.precompute.images import open_image
@@ -88,7 +89,7 @@ def show(shown: Sequence[Shown]) -> None:
     """Print each image's caption; in a terminal also the image, drawn with half-block characters."""
     if not sys.stdout.isatty():
         for path, caption, right in shown:
-            print(f"{path}: {caption}" + ("" if right else "  [wrong]"))
+            print(printable(f"{path}: {caption}", sys.stdout) + ("" if right else "  [wrong]"))
         return
     from rich.columns import Columns
     from rich.console import Console, Group
@@ -96,7 +97,7 @@ def show(shown: Sequence[Shown]) -> None:
 
     cells = []
     for path, caption, right in shown:
-        text = Text(caption + "\n", style="" if right else "red")
+        text = Text(printable(caption) + "\n", style="" if right else "red")
         text.truncate(10_000)
         cells.append(Group(_blocks(path), text))
     Console().print("\n", Columns(cells, width=28, padding=(0, 2)), sep="")

@@ -93,7 +93,8 @@ def _captions(folder: Path, name: str, *inputs: object) -> list[str]:
 def _run(command: str, *arguments: object) -> None:
     """Show a command and run it as a process of its own."""
     words = [str(argument) for argument in arguments]
-    logger.info(f"\n$ {shlex.join([command, *words])}")
+    logger.info("")
+    logger.info(f"$ {shlex.join([command, *words])}")
     process = subprocess.Popen([sys.executable, "-m", _MODULES[command], *words])
     try:
         status = process.wait()

@@ -1,8 +1,10 @@
 """What an evaluation is: captioners on one set of images, with their figures, intervals and differences."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipcap.data.image_store import StoredImage
 from clipcap.data.metrics.base import Score
 
 FEWEST = 6  # images: five that all favour one captioner do so by chance once in 16 times, more than the 5 % allowed
@@ -18,7 +20,7 @@ class Evaluated:
         ids: of the images.
         captions: one for each image, as the captioner wrote it.
         references: of each image, as the dataset has them.
-        images: the image files, where they are found.
+        images: the images, where they are found.
         scores: by the names of the COCO toolkit: `Bleu_1`, ..., `ROUGE_L`, `CIDEr`, and those that were asked for.
         intervals: the 95 % bootstrap interval of each score.
         text: `distinct_captions` and `vocabulary` (numbers), `mean_length` (tokens), `in_training` (the share of
@@ -31,7 +33,7 @@ class Evaluated:
     ids: list[str]
     captions: list[str]
     references: list[list[str]]
-    images: list[Path | None]
+    images: Sequence[Path | StoredImage | None]
     scores: dict[str, Score]
     intervals: dict[str, tuple[float, float]]
     text: dict[str, float | int | None]

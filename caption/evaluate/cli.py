@@ -13,6 +13,7 @@ from clipcap.data.command.app import Debug, Version, command, new_app, run_comma
 from clipcap.data.command.config import Config
 from clipcap.data.command.options import with_settings
 from clipcap.data.errors import UsageError
+from clipcap.data.remote import is_url
 from clipcap.data.settings import parameters_of
 
 app = new_app()
@@ -44,19 +45,19 @@ Split = Annotated[
     ),
 ]  # fmt: skip
 PredictionFiles = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--predictions", metavar="FILE", rich_help_panel=INPUT,
         help="Captions of any captioner: COCO's result format, or what clipcap-caption writes with --json, --jsonl or "
-        "--csv. Several files, each with its own --predictions, are compared.",
+        "--csv; a file or its URL. Several, each with its own --predictions, are compared.",
     ),
 ]  # fmt: skip
 ReferencesPath = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         metavar="PATH", rich_help_panel=INPUT,
         help="References of the predictions: a cache, a dataset of any format that clipcap-precompute reads, or JSON "
-        "of the form {id: [caption, ...]}.",
+        "of the form {id: [caption, ...]}; the last two also by their URL.",
     ),
 ]  # fmt: skip
 Format = Annotated[
@@ -74,10 +75,11 @@ CaptionColumn = Annotated[
     typer.Option(metavar="NAME", rich_help_panel=INPUT, help="Column of captions, if the references are a table."),
 ]
 Images = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         metavar="DIR", rich_help_panel=INPUT,
-        help="Folder of the images, for --report. Default: they are looked for beside the cache or the references.",
+        help="Folder of the images, or its URL, for --report. Default: they are looked for beside the cache or the "
+        "references.",
     ),
 ]  # fmt: skip
 Models = Annotated[
@@ -157,7 +159,8 @@ def evaluate(
     from clipcap.caption.evaluate.outputs import check_outputs, write_evaluation
 
     predictions, models = predictions or [], models or []
-    check_outputs(output, report, [cache, references, *predictions])
+    files = [Path(one) for one in (references, *predictions) if one is not None and not is_url(one)]
+    check_outputs(output, report, [cache, *files])
     from clipcap.caption.decoding.registry import infer_strategy
     from clipcap.caption.evaluate import start
     from clipcap.data.readers import Columns

@@ -13,9 +13,12 @@ from typing import Any, TextIO
 
 from clipcap.caption.evaluate.base import Evaluated, Evaluation
 from clipcap.data.cache.atomic import write_file
+from clipcap.data.command.printable import printable_json
 from clipcap.data.csv_cells import write_csv_row
 from clipcap.data.errors import UsageError
+from clipcap.data.files import open_file, parse_json, read_text
 
+MAX_BYTES = 1 << 32  # of an evaluation of some million images
 _KEYS = {"intervals", "images", "text", "baseline", "differences", "unmatched"}
 
 
@@ -62,7 +65,8 @@ def write_json(evaluation: Evaluation, stream: TextIO) -> None:
     """Write one object, or with several captioners an object by name of such objects."""
     objects = {one.name: _object(one, evaluation) for one in evaluation.evaluated}
     content = next(iter(objects.values())) if len(objects) == 1 else objects
-    stream.write(json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
+    stream.write(printable_json(text) + "\n")
 
 
 def write_csv(evaluation: Evaluation, stream: TextIO) -> None:
@@ -129,7 +133,7 @@ def _known_interval(interval: tuple[float, float]) -> list[float] | None:
 def _is_page(file: Path) -> bool:
     """Return whether a file begins as a page of HTML, as ours do."""
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             return stream.read(64).lstrip().lower().startswith(b"<!doctype html")
     except OSError:
         return False
@@ -138,15 +142,15 @@ def _is_page(file: Path) -> bool:
 def _is_ours(file: Path) -> bool:
     """Return whether a file holds an evaluation in one of the formats."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        text = read_text(file, limit=MAX_BYTES)
+    except (OSError, ValueError):
         return False
     first = text.partition("\n")[0]
     if first.startswith(("id,caption,Bleu_1", "model,id,caption,Bleu_1")) or "95 % interval over samples" in first:
         return True
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parse_json(text)
+    except ValueError:
         return False
     objects = [content] if isinstance(content, dict) and "intervals" in content else content
     objects = list(objects.values()) if isinstance(objects, dict) else objects

@@ -9,10 +9,10 @@
 A file with captions of several models names the model of each, and becomes one `Predictions` for each model.
 """
 
-import json
 import logging
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,13 @@ from clipcap.caption.evaluate.references import CACHES
 from clipcap.data.command.progress import plural
 from clipcap.data.csv_cells import unescape_formula
 from clipcap.data.errors import SourceError, one_line
+from clipcap.data.files import parse_json
 from clipcap.data.readers.csv_rows import read_csv_rows
-from clipcap.data.readers.images import read_text
+from clipcap.data.readers.images import identifier, read_text
 from clipcap.data.readers.tables import IMAGE_COLUMNS
+from clipcap.data.remote import is_url
+from clipcap.data.remote.file import fetched
+from clipcap.data.remote.folder import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +39,12 @@ class Predictions:
     """The captions of one captioner.
 
     Attributes:
-        path: the file.
+        path: the file, or its URL without secrets.
         model: the model as the file names it, if it names several; else None.
         captions: one for each image, by its id or name as it stands in the file.
     """
 
-    path: Path
+    path: str | Path
     model: str | None
     captions: dict[str, str]
 
@@ -56,21 +60,32 @@ class _Entry:
     number: int
 
 
-def read_predictions(path: Path) -> list[Predictions]:
+def read_predictions(path: str | Path) -> list[Predictions]:
     """Read the captions in a file, of one captioner or of several.
 
     Args:
-        path: the file. Its content decides the format: a JSON array, JSON lines, or a CSV with a header.
+        path: the file, or as text its URL. Its content decides the format: a JSON array, JSON lines, or a CSV with a
+            header.
 
     Raises:
         SourceError: the file cannot be read, is of no such format, holds no captions, or has an image twice.
     """
+    if is_url(path):
+        shown = without_secrets(path)
+        with fetched(path) as file:
+            return [replace(one, path=shown) for one in _read_file(file, shown)]
+    path = Path(path)
     if path.is_dir():
         raise SourceError(f"{path} is a folder; give a file of captions: {_FORMATS}")
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  # no name is an error
         raise SourceError(f"{path} does not exist; give a file of captions: {_FORMATS}")
     if path.suffix.lower() in CACHES:
         raise SourceError(f"{path} is a cache, whose captions are references; give a file of captions: {_FORMATS}")
+    return _read_file(path, str(path))
+
+
+def _read_file(path: Path, name: str) -> list[Predictions]:
+    """Read a file; messages that are no errors call it by a name."""
     text = read_text(path)
     start = text.lstrip()[:1]
     if not start:
@@ -94,7 +109,7 @@ def read_predictions(path: Path) -> list[Predictions]:
     if not by_model:
         raise SourceError(f"{path} holds no captions; give a file of captions: {_FORMATS}")
     if more:
-        logger.info(f"{path}: the first caption of each image counts; {plural(more, 'more caption')} left out")
+        logger.info(f"{name}: the first caption of each image counts; {plural(more, 'more caption')} left out")
     several = len(by_model) > 1
     return [
         Predictions(
@@ -108,8 +123,8 @@ def read_predictions(path: Path) -> list[Predictions]:
 
 def _read_array(path: Path, text: str) -> Iterator[_Entry]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise SourceError(f"{path} is not JSON ({one_line(error)}); give a whole file: {_FORMATS}") from error
     for number, value in enumerate(content, 1):
         yield _entry(f"{path} entry {number:,}", value, number)
@@ -118,8 +133,8 @@ def _read_array(path: Path, text: str) -> Iterator[_Entry]:
 def _read_objects(path: Path, text: str) -> Iterator[_Entry]:
     """Read a file that begins with an object: JSON lines, or a single object of captions by the ids of images."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):  # more than one object, or a broken line, which is named then
+        content = parse_json(text)
+    except ValueError:  # more than one object, or a broken line, which is named then
         return _read_lines(path, text)
     return _read_lines(path, text) if set(_IMAGES) & set(content) else _read_mapping(path, content)
 
@@ -138,8 +153,8 @@ def _read_lines(path: Path, text: str) -> Iterator[_Entry]:
             continue
         where = f"{path} line {number:,}"
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(line)
+        except ValueError as error:
             raise SourceError(f"{where} is not JSON ({one_line(error)}); expected {_FORMATS}") from error
         yield _entry(where, value, number)
 
@@ -166,18 +181,13 @@ def _entry(where: str, value: Any, number: int) -> _Entry:
     captions = value.get("captions", value.get("caption"))
     if key is None or not {"captions", "caption"} & set(value):
         what = f"no {'caption' if key is not None else 'image_id or input'}"
-        raise SourceError(f"{where} has {what} but {', '.join(map(str, value))[:80] or 'nothing'}; expected {_FORMATS}")
+        raise SourceError(f"{where} has {what} but {', '.join(value)[:80] or 'nothing'}; expected {_FORMATS}")
     caption = captions[0] if isinstance(captions, list) and captions else captions
     if not isinstance(caption, str):
         raise SourceError(f"{where} has the caption {captions!r:.60}, which is not text; write a caption as a string")
+    try:
+        image = identifier(value[key]).strip()
+    except TypeError as error:
+        raise SourceError(f"{where} has an image without a name: {one_line(error)}") from error
     model = value.get("model")
-    return _Entry(where, _identifier(where, value[key]), None if model is None else str(model), caption, number)
-
-
-def _identifier(where: str, value: Any) -> str:
-    """Return the id of an image as text; 391895.0, as some programs write numbers of a table, is 391895."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise SourceError(f"{where} has the image {value!r:.60}; an id is a number or a text")
-    return str(value).strip()
+    return _Entry(where, image, None if model is None else str(model), caption, number)

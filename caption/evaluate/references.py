@@ -1,20 +1,28 @@
 """Reads the references of a set of images: from a cache, any dataset that a reader knows, or `{id: [caption, ...]}`."""
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import plural
 from clipcap.data.confined import leads_outside
-from clipcap.data.errors import SourceError, one_line
+from clipcap.data.errors import ClipCapError, SourceError, one_line, unreadable
+from clipcap.data.files import MAX_TEXT_BYTES, open_file, parse_json
+from clipcap.data.image_store import FolderStore, StoredImage
 from clipcap.data.readers import READERS, Columns, read_source
 from clipcap.data.readers.images import read_text
 from clipcap.data.records import SPLITS
+from clipcap.data.remote import is_url
+from clipcap.data.remote.folder import without_secrets
+from clipcap.data.remote.images import RemoteImages
 
 CACHES = {".h5", ".hdf5"}
+_Look = Callable[[str], Path | StoredImage | None]  # finds an image by its path in a folder
 _KINDS = "a cache, a dataset with captions, or a JSON object {id: [caption, ...]}"
 
 
@@ -27,14 +35,14 @@ class Reference:
         path: the file's name or path in the dataset; the id where only that is known.
         split: train, val or test, or None if it is not known.
         captions: at least one.
-        image: the image file, if it was found.
+        image: the image, if it was found.
     """
 
     id: str
     path: str
     split: str | None
     captions: list[str]
-    image: Path | None
+    image: Path | StoredImage | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +50,13 @@ class References:
     """The images of a dataset that have references.
 
     Attributes:
-        path: where they were read from.
+        path: where they were read from; a URL without its secrets.
         images: in the order of the dataset.
         without: the number of images that were left out, because they have no captions.
         notes: what was decided on reading, one sentence each.
     """
 
-    path: Path
+    path: str | Path
     images: list[Reference]
     without: int = 0
     notes: tuple[str, ...] = ()
@@ -60,48 +68,93 @@ class References:
 
 
 def read_references(
-    path: Path, format: str | None = None, columns: Columns | None = None, folder: Path | None = None
+    path: str | Path,
+    format: str | None = None,
+    columns: Columns | None = None,
+    folder: str | Path | None = None,
 ) -> References:
     """Read the references at `path`.
 
     Args:
-        path: a cache, a dataset of any format of `READERS`, or a JSON object of captions by the ids of images.
+        path: a cache, a dataset of any format of `READERS`, or a JSON object of captions by the ids of images; as text,
+            also the URL of one of the last two.
         format: a name in `READERS`; by default the format is detected.
         columns: the columns of a table, where they should not be guessed.
-        folder: that the paths of the images are relative to, where it is not the dataset's own.
+        folder: that the paths of the images are relative to, where it is not the dataset's own; as text, also its URL.
 
     Raises:
-        SourceError: the path does not exist, is of no known format, or holds no captions.
+        SourceError: the path or the URL cannot be read, is of no known format, or holds no captions.
         CacheError: a cache is damaged.
         UsageError: no reader has that name.
     """
-    if not path.exists():
+    look = None if folder is None else _look_behind(folder) if is_url(folder) else partial(_existing, Path(folder))
+    if is_url(path):
+        return _read_url(path, format, columns, look)
+    return _read(Path(path), format, columns, look)
+
+
+def _read_url(url: str, format: str | None, columns: Columns | None, look: _Look | None) -> References:
+    """Read the references behind a URL from its mirror; an image is fetched when it is needed."""
+    from clipcap.data.remote.mirror import Mirror
+
+    if PurePosixPath(urlsplit(url).path).suffix.lower() in CACHES:
+        raise SourceError(f"{without_secrets(url)} is a cache, which is read from files; download it with its shards")
+    mirror = Mirror(url)
+    try:
+        found = _read(mirror.path, format, columns, look)
+    except ClipCapError as error:
+        raise type(error)(mirror.named(str(error))) from error
+    images = found.images
+    if look is None:
+        store = FolderStore(Path(), files=mirror)
+        images = [
+            one if one.image is None else replace(one, image=StoredImage(store, path, mirror.named(path)))
+            for one, path in ((one, str(one.image)) for one in images)
+        ]
+    notes = (*mirror.notes, *map(mirror.named, found.notes))
+    return replace(found, path=mirror.named(str(found.path)), images=images, notes=notes)
+
+
+def _look_behind(url: str) -> _Look:
+    """List the images of a folder behind a URL, and return what finds one by its path in the folder."""
+    store = RemoteImages()
+    urls, base = set(store.add(url)), without_secrets(url).rstrip("/")
+
+    def look(name: str) -> StoredImage | None:
+        image = f"{base}/{name}"
+        return StoredImage(store, image, image) if image in urls else None
+
+    return look
+
+
+def _read(path: Path, format: str | None, columns: Columns | None, look: _Look | None) -> References:
+    if not os.path.exists(path):  # noqa: PTH110  # no name is an error
         raise SourceError(f"{path} does not exist; give {_KINDS}")
     if path.suffix.lower() in CACHES and not path.is_dir() and format is None:
-        found = _read_cache(path, folder)
+        found = _read_cache(path, look)
     else:
         content = _json_object(path) if format is None else None
         if content is not None and "images" in content:  # a file of COCO's or Karpathy's under another name
             format = "coco" if "annotations" in content else "karpathy"
         if content is not None and format is None:
-            found = _read_mapping(path, content, folder)
+            found = _read_mapping(path, content, look)
         else:
-            found = _read_dataset(path, format, columns, folder)
+            found = _read_dataset(path, format, columns, look)
     if not found.images:
         fact = f"{path} holds no captions" + (f" of its {plural(found.without, 'image')}" if found.without else "")
         raise SourceError(f"{fact}; give {_KINDS}")
     return found
 
 
-def _read_dataset(path: Path, format: str | None, columns: Columns | None, folder: Path | None) -> References:
+def _read_dataset(path: Path, format: str | None, columns: Columns | None, look: _Look | None) -> References:
     source = read_source(path, format, columns)
     missing = set(source.missing)
     # The paths of embeddings and of images in archives are names only.
-    files = (source.embedding is None and source.store is None) or folder is not None
+    files = source.embedding is None and source.store is None
 
-    def find(name: str) -> Path | None:
-        if folder is not None:
-            return _existing(folder, name)
+    def find(name: str) -> Path | StoredImage | None:
+        if look is not None:
+            return look(name)
         return Path(source.root) / name if files and name not in missing else None
 
     images = [
@@ -114,7 +167,7 @@ def _read_dataset(path: Path, format: str | None, columns: Columns | None, folde
     )  # fmt: skip
 
 
-def _read_cache(path: Path, folder: Path | None) -> References:
+def _read_cache(path: Path, look: _Look | None) -> References:
     images, without = [], 0
     for tables in Cache.open(path).tables(embeddings=False):
         first = tables.first_caption.tolist()
@@ -124,9 +177,11 @@ def _read_cache(path: Path, folder: Path | None) -> References:
                 images.append(Reference(tables.id[row], tables.path[row], SPLITS[number], captions, None))
             else:
                 without += 1
-    root = folder if folder is not None else _find_root(path, images)
+    root = _find_root(path, images) if look is None else None
     if root is not None:
-        images = [Reference(i.id, i.path, i.split, i.captions, _existing(root, i.path)) for i in images]
+        look = partial(_existing, root)
+    if look is not None:
+        images = [Reference(i.id, i.path, i.split, i.captions, look(i.path)) for i in images]
     return References(path=path, images=images, without=without)
 
 
@@ -155,27 +210,28 @@ def _existing(folder: Path, name: str) -> Path | None:
 
 
 def _json_object(path: Path) -> dict[str, Any] | None:
-    """Read a file that is one JSON object, and not a file that a reader recognises by its name."""
-    if not path.is_file() or path.suffix.lower() == ".jsonl":
+    """Read a file that is one JSON object of at most `MAX_TEXT_BYTES`, and not one that a reader knows by its name."""
+    if path.is_dir() or path.suffix.lower() == ".jsonl":
         return None
     if any(READERS[name].matches(path) for name in ("coco", "karpathy")):
         return None
     try:
-        with path.open("rb") as file:
-            if not file.read(64).decode("utf-8-sig", "replace").lstrip().startswith("{"):
+        with open_file(path) as file:
+            too_large = os.fstat(file.fileno()).st_size > MAX_TEXT_BYTES
+            if too_large or not file.read(64).decode("utf-8-sig", "replace").lstrip().startswith("{"):
                 return None
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        raise unreadable(path, error, f"give {_KINDS}") from error
     try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_text(path))
+    except ValueError as error:
         if path.suffix.lower() != ".json":  # such as JSON lines
             return None
         raise SourceError(f"{path} is not JSON ({one_line(error)}); give the whole file") from error
     return content if isinstance(content, dict) else None
 
 
-def _read_mapping(path: Path, content: dict[str, Any], folder: Path | None) -> References:
+def _read_mapping(path: Path, content: dict[str, Any], look: _Look | None) -> References:
     images, without = [], 0
     for key, value in content.items():
         captions = [value] if isinstance(value, str) else value
@@ -183,7 +239,7 @@ def _read_mapping(path: Path, content: dict[str, Any], folder: Path | None) -> R
             fact = f"{path} has {value!r:.60} under {key!r}"
             raise SourceError(f"{fact}; references are {{id: [caption, ...]}}, or a dataset of a known format")
         if _written(captions):
-            image = _existing(folder, key) if folder is not None else None
+            image = look(key) if look is not None else None
             images.append(Reference(key, key, None, _written(captions), image))
         else:
             without += 1

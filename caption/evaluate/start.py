@@ -27,6 +27,7 @@ from clipcap.data.errors import UsageError
 from clipcap.data.metrics import tokenize_all
 from clipcap.data.metrics.bootstrap import difference_interval, interval
 from clipcap.data.readers import Columns
+from clipcap.data.remote import is_url
 from clipcap.train.model.find import find_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -64,10 +65,11 @@ def evaluate(
         decode, options: of decoding, as for `clipcap.caption.caption`.
         split: of the references, the only split to evaluate. Default: the split that most predictions lie in; without
             predictions test, else val.
-        predictions: files of captions, as `read_predictions` reads them.
+        predictions: files of captions or their URLs, as `read_predictions` reads them.
         references: of the predictions, as `read_references` reads them. Default: those of the cache.
         format, columns: of the references, where they should not be guessed.
-        images: the folder that the paths of the images are relative to, if the images are not found without it.
+        images: the folder that the paths of the images are relative to, or its URL, if the images are not found
+            without it.
         metric: names of metrics besides BLEU, ROUGE-L and CIDEr-D: `meteor`, `spice`, `clipscore`, `bertscore`.
         exact: let the COCO toolkit itself compute all that it knows.
         baseline: whether captions of the nearest training image are scored as well, if a cache has a training split.
@@ -81,17 +83,17 @@ def evaluate(
         CacheError, CheckpointError, ModelError: the cache or a model cannot be opened, or they do not fit.
     """
     settings = settings or CaptionerSettings()
-    files = list(dict.fromkeys(_paths(predictions)))
-    cache, source, model_paths = _choose_inputs(cache, _paths(models), files, references)
+    files = list(dict.fromkeys(_listed(predictions)))
+    cache, source, model_paths = _choose_inputs(cache, list(map(Path, _listed(models))), files, references)
     if cache is not None:
         Cache.open(cache)  # what is missing is an early error, the models as well
     checkpoints = {path: find_checkpoint(path) for path in model_paths}
     predicted = [found for path in files for found in read_predictions(path)]
-    known = read_references(source, format, columns, Path(images) if images is not None else None)
+    known = read_references(source, format, columns, images)
     for note in known.notes:
         logger.info(note)
     if known.without:
-        logger.info(f"{plural(known.without, 'image')} of {source} without captions left out")
+        logger.info(f"{plural(known.without, 'image')} of {known.path} without captions left out")
     names = [name for one in predicted for name in one.captions]
     split = choose_split(names, known, split) if predicted else split_to_caption(known, split)
     chosen = [image for image in known.images if split is None or image.split == split]
@@ -205,13 +207,14 @@ def _differences(evaluated: Sequence[Evaluated]) -> list[Difference]:
     ]
 
 
-def _paths(given: Paths) -> list[Path]:
-    return [Path(given)] if isinstance(given, str | Path) else [Path(one) for one in given]
+def _listed(given: Paths) -> list[str | Path]:
+    """Return URLs as text, and everything else as paths."""
+    return [one if is_url(one) else Path(one) for one in ([given] if isinstance(given, str | Path) else given)]
 
 
 def _choose_inputs(
-    cache: str | Path | None, models: list[Path], files: list[Path], references: str | Path | None
-) -> tuple[Path | None, Path, list[Path]]:
+    cache: str | Path | None, models: list[Path], files: list[str | Path], references: str | Path | None
+) -> tuple[Path | None, str | Path, list[Path]]:
     """Check that the inputs go together.
 
     Returns:
@@ -227,6 +230,8 @@ def _choose_inputs(
         raise UsageError("`references` are for `predictions`; give these too")
     if cache is None and models:
         raise UsageError("`models` caption a cache; give it as `cache`")
+    if is_url(references):
+        return None, references, []
     source = Path(cache if cache is not None else references)  # type: ignore[arg-type]
     if cache is None and source.suffix.lower() not in CACHES:
         return None, source, []

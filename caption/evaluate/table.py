@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipcap.caption.evaluate.base import FEWEST, Difference, Evaluated, Evaluation
+from clipcap.data.command.printable import printable
 from clipcap.data.command.progress import plural
 
 WIDE = 10_000  # columns of a pipe, where nothing is folded
@@ -43,9 +44,9 @@ def write_table(evaluation: Evaluation, stream: TextIO) -> None:
     """
     terminal = stream.isatty()
     drawn = stream if terminal else io.StringIO()
-    console = Console(file=drawn, highlight=False, width=None if terminal else WIDE)
+    console = Console(file=drawn, highlight=False, emoji=False, width=None if terminal else WIDE)
     first = evaluation.evaluated[0]
-    of_split = f" of split {evaluation.split}" if evaluation.split else ""
+    of_split = f" of split {printable(evaluation.split)}" if evaluation.split else ""
     console.print(f"{plural(len(first.ids), 'image')}{of_split}; {INTRODUCTION}\n", markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold" if terminal else "")
     table.add_column("figure", style="cyan" if terminal else "")
@@ -57,7 +58,7 @@ def write_table(evaluation: Evaluation, stream: TextIO) -> None:
             columns.append(_difference_column(captioner, first, evaluation.differences))
     columns += [_add_column(table, baseline, "dim" if terminal else "") for baseline in evaluation.baselines]
     names = [*first.scores, *(_TEXT[name] for name in first.text)]
-    columns = [names, *columns]
+    columns = [[printable(name) for name in names], *columns]
     if sum(map(_width, columns)) > console.width:  # intervals go below their figures
         columns = [[cell.replace(" [", "\n[") for cell in column] for column in columns]
     if sum(map(_width, columns)) <= console.width:  # long names are folded, and figures are not
@@ -67,7 +68,10 @@ def write_table(evaluation: Evaluation, stream: TextIO) -> None:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
     if evaluation.differences:
-        note = f"difference: to {first.name}, of the captioner in the column before it; * its interval leaves out zero"
+        note = (
+            f"difference: to {printable(first.name)}, of the captioner in the column before it; * its interval leaves "
+            "out zero"
+        )
         if len(first.ids) < FEWEST:
             note += f", which takes at least {FEWEST} images"
         console.print(f"\n{note}", markup=False)
@@ -83,7 +87,7 @@ def _width(cells: Sequence[str]) -> int:
 
 def _add_column(table: Table, captioner: Evaluated, style: str = "") -> list[str]:
     """Add the header of a captioner, and return its cells."""
-    table.add_column(Text(captioner.name, overflow="fold"), style=style, overflow="fold")
+    table.add_column(Text(printable(captioner.name), overflow="fold"), style=style, overflow="fold")
     figures = [_figure(score.corpus, captioner.intervals[name]) for name, score in captioner.scores.items()]
     return figures + [_text_figure(name, value) for name, value in captioner.text.items()]
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clipcap.data.command.app import Debug, Version, command, new_app, run_command
+from clipcap.data.command.printable import printable, printable_json
 
 app = new_app()
 FAILURES_SHOWN = 20
@@ -74,11 +75,11 @@ def inspect(
         _examine(path, cache, export, doctor=doctor, verify=verify, as_json=as_json)
         return
     if export is not None:
-        print(write(path, *export))
+        print(printable(str(write(path, *export)), sys.stdout))
         return
     facts = describe(path, verify=verify)
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False, indent=1))
+        print(printable_json(json.dumps(facts, ensure_ascii=False, indent=1)))
     else:
         _print_facts(facts)
 
@@ -113,7 +114,7 @@ def _examine(
     facts = {name: _with_options(value) if isinstance(value, str) else value for name, value in facts.items()}
     if as_json:
         content = {"findings": [asdict(finding) for finding in findings], "facts": facts}
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
+        text = printable_json(json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1))
     else:
         text = as_text(findings, facts)
     print(text)
@@ -129,23 +130,22 @@ def _with_options(text: str) -> str:
 
 def _print_facts(facts: dict[str, Any]) -> None:
     failures = facts.pop("failures", None)
-    for name, value in facts.items():
-        print(f"{name.replace('_', ' ')}:{_as_text(value)}")
+    lines = [line for name, value in facts.items() for line in _fact(name.replace("_", " "), value)]
     if failures is not None:
-        print(f"failures: {len(failures):,}")
-        for failure in failures[:FAILURES_SHOWN]:
-            print(f"  {failure['path']}: {failure['reason']}")
+        lines.append(f"failures: {len(failures):,}")
+        lines += [f"  {failure['path']}: {failure['reason']}" for failure in failures[:FAILURES_SHOWN]]
         if len(failures) > FAILURES_SHOWN:
-            print(f"  and {len(failures) - FAILURES_SHOWN:,} more: --json lists all")
+            lines.append(f"  and {len(failures) - FAILURES_SHOWN:,} more: --json lists all")
+    print("\n".join(map(printable, lines)))
 
 
-def _as_text(value: Any) -> str:
-    """Return a dict as an indented block, and anything else on the same line."""
+def _fact(name: str, value: Any) -> list[str]:
+    """Return the lines of a fact: a dict is an indented block, and anything else is on the line of its name."""
     if isinstance(value, dict):
-        return "".join(f"\n  {name}: {json.dumps(item, ensure_ascii=False)}" for name, item in value.items())
+        return [f"{name}:", *(f"  {key}: {json.dumps(item, ensure_ascii=False)}" for key, item in value.items())]
     if isinstance(value, bool):
-        return " yes" if value else " no"
-    return f" {value:,}" if isinstance(value, int) else f" {value}"
+        return [f"{name}: {'yes' if value else 'no'}"]
+    return [f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}"]
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipcap.data.cache.atomic import set_aside
 from clipcap.data.command.progress import Progress, plural
 from clipcap.data.errors import CheckpointError, DamagedCacheError, UsageError
 
@@ -34,8 +33,10 @@ def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
         CacheError: the cache is not whole.
         CheckpointError: the checkpoint is not whole, or is of no known system.
     """
+    from clipcap.train.model.find import with_set_aside
+
     path = Path(path)
-    if not path.exists() and not set_aside(path).exists():
+    if not any(place.exists() for place in with_set_aside(path)):
         raise UsageError(f"{path} does not exist; give a cache.h5 or the folder of a checkpoint")
     if path.is_file() and path.parent.joinpath("config.json").is_file():
         raise UsageError(f"{path} is a part of a checkpoint; give its folder, {path.parent}")

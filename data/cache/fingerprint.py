@@ -6,11 +6,14 @@ All shards of a cache have the same one, and a checkpoint keeps the one of the c
 """
 
 import json
+import typing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clipcap.data.errors import CacheError
+from clipcap.data.errors import CacheError, UsageError
+from clipcap.data.files import as_object, parse_json
+from clipcap.data.settings import check_type
 
 # Fields that say where something came from. They do not change a number in the tables.
 _PROVENANCE = ("pretrained", "tokenizer", "version")
@@ -26,6 +29,8 @@ _LABELS = {
 UNKNOWN = "unknown"
 # Fields that are compared if either hash of the weights is not known.
 _UNCHECKED = ("features", "width", "normalized")
+# No encoder has wider embeddings, nor as many images in a pass, shards or views.
+_LARGEST = {"width": 1 << 20, "batch_size": 1 << 31, "shard_size": 1 << 31, "views": 1 << 16}
 # Fields that two image encoders must share for their embeddings to mean the same.
 _ENCODER = ("encoder", "weights_sha256", "quick_gelu", "features", "width", "preprocess", "normalized")
 
@@ -104,13 +109,16 @@ class Fingerprint:
         """Read what `to_json` wrote. Unknown keys are ignored.
 
         Raises:
-            CacheError: the text is not JSON, or a key is missing.
+            CacheError: the text is not JSON, a key is missing, or a value is of another type or out of bounds.
         """
         try:
-            content = {"views": 0, **json.loads(text)}  # version 0.1 did not record views
+            content = {"views": 0, **as_object(parse_json(text))}  # version 0.1 did not record views
+            for name, kind in typing.get_type_hints(cls).items():
+                _check_field(name, content[name], kind)
             return cls(**{name: content[name] for name in cls.__dataclass_fields__})
-        except (ValueError, KeyError, TypeError) as error:
-            raise CacheError(f"its fingerprint cannot be read ({type(error).__name__}: {error})") from error
+        except (ValueError, KeyError, UsageError) as error:
+            fact = str(error).replace("`", "")  # a field is no option, though some have the same name
+            raise CacheError(f"its fingerprint cannot be read ({type(error).__name__}: {fact})") from error
 
     def differences(self, other: "Fingerprint") -> list[str]:
         """Return the fields that differ, such as `encoder: ViT-B-32, not RN50`, without those that say only origins."""
@@ -158,6 +166,20 @@ def distinct_names(fingerprints: Sequence[Fingerprint]) -> list[str]:
     return [
         next((name for name in own if sum(name in others for others in candidates) == 1), own[-1]) for own in candidates
     ]
+
+
+def _check_field(name: str, value: Any, kind: Any) -> None:
+    """Check a field of stored JSON.
+
+    Raises:
+        ValueError, UsageError: the value is of another type than the field, or out of bounds.
+    """
+    check_type(name, value, kind)
+    if name == "preprocess":
+        as_object(value)
+    least = 1 if name == "width" else 0
+    if name in _LARGEST and not least <= value <= _LARGEST[name]:
+        raise ValueError(f"{name} is {value}")
 
 
 def _plain_name(encoder: str) -> str:

@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, NoReturn
 
@@ -21,10 +21,14 @@ from typer.core import TyperCommand
 
 from clipcap.data.command.interrupt import remember_interrupts
 from clipcap.data.command.messages import show_messages
-from clipcap.data.errors import ClipCapError, UnknownSourceError, one_line
+from clipcap.data.command.printable import printable
+from clipcap.data.errors import MACHINE_ERRORS, ClipCapError, UnknownSourceError, one_line
+from clipcap.data.memory import exhausted_memory
 from clipcap.data.version import program_version
 
 LAST_GROUP = "Other"
+# Of the file system: a name or a folder that the person can correct.
+_OF_A_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 def _print_version(context: typer.Context, wanted: bool) -> None:
@@ -124,10 +128,10 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
         if status == 130:  # typer's way to report Ctrl-C
             raise KeyboardInterrupt
     except ClipCapError as error:
-        message = str(error) if isinstance(error, UnknownSourceError) else one_line(error)
-        status = _report(name, rename(message), 2, debug)
+        lines = str(error).split("\n") if isinstance(error, UnknownSourceError) else [str(error)]
+        status = _report(name, map(rename, lines), 2, debug)
     except KeyboardInterrupt:
-        status = _report(name, "interrupted", 130, debug)
+        status = _report(name, ["interrupted"], 130, debug)
     except (BrokenPipeError, SystemExit) as error:
         # The reader of our output has gone (`| head`), which typer turns into an exit with 1: nothing is wrong.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
@@ -137,12 +141,22 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" ({error.filename})" if error.filename else ""
-            status = _report(name, f"the disk is full{place}: free some space, then run the same command", 2, debug)
+            fact = f"the disk is full{place}: free some space, then run the same command"
+            status = _report(name, [fact], 2, debug)
+        elif memory := exhausted_memory(error):
+            fact = f"{memory} ran out ({one_line(error)[:160]}); close other programs that use it"
+            status = _report(name, [rename(f"{fact}, or give a smaller `batch_size` or model")], 2, debug)
+        elif isinstance(error, OSError) and error.errno in _OF_A_PATH and error.filename is not None:
+            fact = " ".join(f"{error.filename} cannot be used ({error.strerror})".split())
+            status = _report(name, [f"{fact}; correct that, or give another path"], 2, debug)
+        elif isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+            fact = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
+            status = _report(name, [f"{fact}; fix that and run the same command again"], 2, debug)
         elif hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument, a bad value
-            status = _report(name, f"{_usage_message(error)} See {name} --help.", 2, debug)
+            status = _report(name, [f"{_usage_message(error)} See {name} --help."], 2, debug)
         else:
             fact = f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows the traceback)"
-            status = _report(name, fact, 1, debug)
+            status = _report(name, [fact], 1, debug)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -172,7 +186,8 @@ def _usage_message(error: Exception) -> str:
 
 
 def quiet_libraries(debug: bool) -> None:
-    """Keep warnings and log lines of the libraries off the person's screen, unless `debug`."""
+    """Keep warnings and log lines of the libraries off the person's screen, unless `debug`; let none report its use."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else every forked worker prints a warning
     if debug:
         return
@@ -182,8 +197,9 @@ def quiet_libraries(debug: bool) -> None:
     logging.getLogger().addHandler(logging.NullHandler())  # open_clip logs to the root logger
 
 
-def _report(name: str, message: str, status: int, debug: bool) -> int:
+def _report(name: str, lines: Iterable[str], status: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
+        print("\n".join(map(printable, traceback.format_exc().rstrip().split("\n"))), file=sys.stderr)
+    message = "\n".join(map(printable, lines))
     print(f"{name}: {message}", file=sys.stderr)
     return status

@@ -4,8 +4,6 @@ Both fill what click calls the default map, so that their values are checked lik
 """
 
 import difflib
-import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +11,7 @@ import typer
 
 from clipcap.data.command.presets import PRESETS
 from clipcap.data.errors import UsageError, one_line
+from clipcap.data.files import parse_json, parse_toml, read_text
 
 
 def _use_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -68,8 +67,8 @@ def read_config_file(path: Path, names: dict[str, str]) -> dict[str, Any]:
         UsageError: the file cannot be read, is neither, or has a key that is no option.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        content: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        text = read_text(path)
+        content: Any = parse_json(text) if path.suffix == ".json" else parse_toml(text)
     except OSError as error:
         raise UsageError(f"`config` {path} cannot be read ({error.strerror}); give a .toml or .json file") from error
     except ValueError as error:

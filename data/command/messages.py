@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipcap.data.command.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,7 +25,7 @@ def console() -> "Console":
     """The terminal that messages and bars share."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class MessageHandler(logging.Handler):
@@ -38,7 +40,7 @@ class MessageHandler(logging.Handler):
         self.rename = rename
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.rename(record.getMessage())
+        text = printable(self.rename(record.getMessage()))
         warning = record.levelno >= logging.WARNING
         if warning:
             text = f"warning: {text}"
@@ -54,6 +56,9 @@ class FileHandler(logging.FileHandler):
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", delay=True)
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (named by logging)
         pass

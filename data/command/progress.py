@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from clipcap.data.command.interrupt import raise_if_interrupted
 from clipcap.data.command.messages import console, messages_are_shown
+from clipcap.data.command.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn(self.what), BarColumn(), TextColumn("{task.description}", markup=False),
+                TextColumn(self.what, markup=False), BarColumn(), TextColumn("{task.description}", markup=False),
                 console=console(), transient=True,
             )  # fmt: skip
             self._task = self._bar.add_task(self.text(), total=self.total, completed=self.done)
@@ -109,4 +110,4 @@ class Progress:
             parts.append(f"{self.skipped:,} skipped")
         if self.remark:
             parts.append(self.remark)
-        return ", ".join(parts)
+        return printable(", ".join(parts))

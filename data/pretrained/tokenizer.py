@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipcap.data.errors import ModelError, one_line
+from clipcap.data.memory import exhausted_memory
 from clipcap.data.pretrained.bundled import locate_language_model
 from clipcap.data.pretrained.hub import is_path, use_hub_if_reachable
+from clipcap.data.pretrained.model_folder import check_model_folder, check_tokenizer_files, check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,8 +44,14 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     bare = folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", "tokenizer_config.json"))
     kind: Any = GPT2Tokenizer if bare else AutoTokenizer
     try:
+        if folder.is_dir():
+            check_model_folder(folder)
+            check_tokenizer_files(folder)
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # the library raises OSError, ValueError, KeyError and the errors of its parsers
+        _try(tokenizer)
+    except BaseException as error:  # the library raises OSError, ValueError, KeyError, and panics of Rust
+        if not (isinstance(error, Exception) or is_panic(error)) or exhausted_memory(error):
+            raise
         if folder.is_dir():
             raise ModelError(f"the tokenizer in {name} cannot be read ({one_line(error)}); name another") from error
         raise ModelError(
@@ -53,6 +61,19 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer {name!r} has no end-of-text token, so captions could not end; use GPT-2's")
     return tokenizer
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether an exception is a panic of a library in Rust, which is no `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
+def _try(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Encode and decode a text, which raises whatever the library raises for a damaged tokenizer."""
+    check_vocabulary(tokenizer.get_vocab())
+    tokenizer.decode(tokenizer("A dog's ball, 12 cm.", split_special_tokens=True, verbose=False)["input_ids"])
+    if not isinstance(tokenizer.eos_token_id, int | None):
+        raise ValueError(f"its end-of-text token has the id {tokenizer.eos_token_id}")
 
 
 def encode_captions(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:

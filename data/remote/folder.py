@@ -231,6 +231,11 @@ def open_url(url: str) -> tuple[RemoteFolder, str | None]:
     return RemoteFolder(filesystem, folder, base, secrets, query), unquote(name) if _is_http(path) else name
 
 
+def without_secrets(url: str) -> str:
+    """Return a URL as it may be shown."""
+    return _without_secrets(url, _secrets(url))
+
+
 def _attempt(secrets: list[str], function: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """Call a function of a file system, several times if it fails in a way that may pass."""
     for pause in (*PAUSES, None):

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from clipcap.data.errors import UsageError
+from clipcap.data.memory import exhausted_memory
 from clipcap.data.pretrained.remote_code import remote_code_refused
 from clipcap.data.pretrained.weights import weights_sha256
 from clipcap.precompute.encoders.base import Encoder, freeze, preprocessing_steps
-from clipcap.precompute.encoders.clip_choice import EncoderChoice, choose_encoder, loading_error
+from clipcap.precompute.encoders.clip_choice import LOCAL, EncoderChoice, choose_encoder, loading_error
 from clipcap.precompute.encoders.clip_features import FEATURES
+from clipcap.precompute.encoders.clip_folder import check_clip_folder
 
 if TYPE_CHECKING:
     from clipcap.precompute.loading import Transform
@@ -68,6 +70,8 @@ def load_clip(name: str, pretrained: str | None = None, *, quick_gelu: bool = Fa
     open_clip = importlib.import_module("open_clip")
     choice = choose_encoder(open_clip, name, pretrained)
     try:
+        if choice.model_name.startswith(LOCAL):
+            check_clip_folder(Path(choice.model_name.removeprefix(LOCAL)))
         with remote_code_refused():  # a folder may name a text tower that transformers loads
             model = open_clip.create_model(
                 choice.model_name,
@@ -78,6 +82,8 @@ def load_clip(name: str, pretrained: str | None = None, *, quick_gelu: bool = Fa
                 require_pretrained=True,
             )
     except Exception as error:  # open_clip raises RuntimeError, OSError, KeyError, and what torch.load raises
+        if exhausted_memory(error):
+            raise
         raise loading_error(choice, error) from error
     return choice, model
 

@@ -11,6 +11,8 @@ from clipcap.data.pretrained.hub import use_hub_if_reachable
 from clipcap.precompute.encoders.clip_weights_file import weights_file_error
 from clipcap.precompute.settings import DEFAULT_PRETRAINED
 
+LOCAL = "local-dir:"  # how open_clip's name of a model begins, before a folder
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderChoice:
@@ -44,15 +46,15 @@ def choose_encoder(open_clip: Any, name: str, pretrained: str | None) -> Encoder
         if pretrained not in (None, name):
             raise UsageError(f"`encoder` {name} has its own weights; leave `pretrained` {pretrained} out")
         if name in BUNDLED_ENCODERS:
-            return EncoderChoice(name=name, pretrained=name, model_name=f"local-dir:{BUNDLED_ENCODERS[name]}")
+            return EncoderChoice(name=name, pretrained=name, model_name=f"{LOCAL}{BUNDLED_ENCODERS[name]}")
         use_hub_if_reachable()
         return EncoderChoice(name=name, pretrained=name, model_name=name)
     known = open_clip.list_models()
-    folder = Path(pretrained or name.removeprefix("local-dir:"))
+    folder = Path(pretrained or name.removeprefix(LOCAL))
     if folder.is_dir() and str(folder) not in known:
         if not (folder / "open_clip_config.json").is_file():
             raise ModelError(f"{folder} has no open_clip_config.json; give a folder that open_clip saved, or a name")
-        return EncoderChoice(name=folder.name, pretrained=str(folder.resolve()), model_name=f"local-dir:{folder}")
+        return EncoderChoice(name=folder.name, pretrained=str(folder.resolve()), model_name=f"{LOCAL}{folder}")
     name = name.replace("/", "-")  # OpenAI spells it ViT-B/32
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, 3, 0.4)) or "none"
@@ -79,7 +81,7 @@ def loading_error(choice: EncoderChoice, error: Exception) -> ModelError:
     fact = one_line(error)
     if Path(choice.pretrained).is_file():
         return weights_file_error(Path(choice.pretrained), choice.name, fact)
-    if choice.model_name.startswith("local-dir:"):
+    if choice.model_name.startswith(LOCAL):
         return ModelError(f"{choice.pretrained} cannot be loaded ({fact[:200]}); give a folder with its weights")
     if use_hub_if_reachable():
         return ModelError(

@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
 from clipcap.data.errors import ModelError, UsageError, one_line
+from clipcap.data.memory import exhausted_memory
 from clipcap.data.pretrained.device import autocast
 from clipcap.data.pretrained.hub import use_hub_if_reachable
 from clipcap.data.pretrained.remote_code import remote_code_refused
@@ -180,6 +181,8 @@ def _load_tokenizer(choice: EncoderChoice) -> Tokenize:
         with remote_code_refused():
             tokenizer: Tokenize = open_clip.get_tokenizer(choice.model_name)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError and the errors of its parsers
+        if exhausted_memory(error):
+            raise
         raise ModelError(
             f"the tokenizer of the text tower of {choice.name} cannot be loaded ({one_line(error)[:200]}); connect "
             "once, or put its files into the folder of the encoder"

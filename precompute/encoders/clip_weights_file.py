@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from clipcap.data.errors import ModelError
-
-Shapes = dict[str, tuple[int, ...]]
+from clipcap.data.memory import exhausted_memory
+from clipcap.data.pretrained.safetensors_file import Shapes, read_shapes
 
 
 def weights_file_error(file: Path, name: str, fact: str) -> ModelError:
@@ -27,7 +27,9 @@ def weights_file_error(file: Path, name: str, fact: str) -> ModelError:
         )
     try:
         shapes = _shapes(file)
-    except Exception:  # whatever the libraries raise means that the file holds no weights
+    except Exception as error:  # whatever the libraries raise means that the file holds no weights
+        if exhausted_memory(error):
+            raise
         return ModelError(f"{file} is damaged, or is not a file of weights; give a .pt or .safetensors file")
     fitting = fitting_architectures(shapes)
     if fitting:
@@ -74,12 +76,9 @@ def _may_fit(config: dict[str, Any], shapes: Shapes) -> bool:
 
 def _shapes(file: Path) -> Shapes:
     """Read the names and shapes of the tensors in a file, not their values."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(file, "pt") as tensors:
-            return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
-    except SafetensorError:
+        return read_shapes(file)
+    except ValueError:
         content: Any = torch.load(file, map_location="meta", weights_only=True)
     state = content.get("state_dict", content)  # as the training of open_clip saves it
     shapes = {key.removeprefix("module."): tuple(tensor.shape) for key, tensor in state.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from clipcap.data.errors import ModelError, UsageError, one_line
+from clipcap.data.memory import exhausted_memory
 from clipcap.data.pretrained.hub import use_hub_if_reachable
 from clipcap.data.pretrained.weights import weights_sha256
 from clipcap.precompute.encoders.base import Encoder, Forward, freeze, preprocessing_steps
@@ -43,6 +44,8 @@ def load_timm_encoder(
     try:
         model = _load(timm, model_name, file)
     except Exception as error:  # RuntimeError, OSError, KeyError, and what torch.load and safetensors raise
+        if exhausted_memory(error):
+            raise
         raise _loading_error(model_name, file, error) from error
     model.reset_classifier(0)
     sha256 = weights_sha256(model)

@@ -71,6 +71,20 @@ def test_a_url_that_cannot_be_read_is_one_line(tmp_path: Path, run: Any, hub: ty
     assert not list(tmp_path.glob("c*"))
 
 
+@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("output", ["s3://key:secret@bucket/c.h5", "file:///c.h5", "memory://c.h5"])
+def test_a_url_as_output_is_refused_before_anything_is_made(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, engine: str, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jpg").touch()
+    fact = f"--output is a URL ({output.partition(':')[0]}://...), and caches are written to folders; give a file in a "
+    result = run("precompute", ".", "-o", output, "--engine", engine)
+    assert (result.status, result.out) == (2, "")
+    assert result.err == f"clipcap-precompute: {fact}folder, and copy the index and its shards from there\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+
 def test_python_takes_a_url_as_text(
     coco: Path, tmp_path: Path, clip_folder: Path, tokenizer_folder: Path, hub: type[Hub]
 ) -> None:

@@ -85,7 +85,7 @@ class StoredEmbeddings:
             divided by `scale`.
 
         Raises:
-            CacheError: a shard cannot be read any more.
+            CacheError: a shard cannot be read any more, or an embedding in it is not finite.
         """
         embedding = np.empty((last - first, 1 + self.views, *self.shape), dtype=np.float16)
         begin = 0  # index of the shard's first image
@@ -104,6 +104,7 @@ class StoredEmbeddings:
                     if view.shape[1:] != self.shape or rows_of_views.max() >= len(view):
                         raise DamagedCacheError(f"{path} has other views than the cache; {AGAIN}")
                     embedding[start : start + len(wanted), 1:] = rescaled(view[rows_of_views], scale, self.scale)
+                _check_finite(path, embedding[start : start + len(wanted)], wanted)
             begin += len(rows)
         return embedding
 
@@ -111,6 +112,24 @@ class StoredEmbeddings:
     def block_images(self) -> int:
         """The number of images in a block. It decides the order of a streamed run, so it depends on `shape` alone."""
         return max(1, BLOCK_BYTES // (2 * math.prod(self.shape) * (1 + self.views)))
+
+
+def _check_finite(path: Path, embedding: NDArray[np.float16], rows: Numbers) -> None:
+    """Check embeddings where they are read, since a loss of NaN would be taken for a learning rate that is too high.
+
+    Args:
+        path: the shard, for the error.
+        embedding: float16 (n, ...), contiguous.
+        rows: int64 (n), their rows in the shard.
+
+    Raises:
+        DamagedCacheError: one is NaN or infinite.
+    """
+    exponent = embedding.view(np.uint16) & np.uint16(0x7C00)  # all ones in a NaN or an infinity; faster than isfinite
+    bad = rows[(exponent == 0x7C00).reshape(len(rows), -1).any(axis=1)]
+    if len(bad):
+        fact = f"{path} has {len(bad):,} embeddings that are not finite (as row {bad[0]:,})"
+        raise DamagedCacheError(f"{fact}; delete it and {AGAIN}")
 
 
 class CachedEmbeddings:

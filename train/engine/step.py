@@ -191,6 +191,9 @@ class Engine:
                 if stored.shape != weight.shape:
                     raise ValueError(f"{WEIGHT}{name} has another shape than it")
                 weight.data.copy_(stored)
+        most = max(self.settings.batch_size, self.settings.accumulate)
+        if not 0 <= state["micro_batches"] <= most:
+            raise ValueError(f"{state['micro_batches']} micro-batches of {self.settings.batch_size} captions")
         self.micro_batches = int(state["micro_batches"])
         self.loss_scale = LossScale(float(state["loss_scale"]), int(state["good_steps"]))
 

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clipcap.data.cache.fingerprint import Fingerprint
-from clipcap.data.errors import CheckpointError, SourceError, one_line
+from clipcap.data.errors import CheckpointError, SourceError, UsageError, one_line
+from clipcap.data.memory import exhausted_memory
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.safe_pickle import read_pickle, read_torch
 from clipcap.train.foreign.base import ForeignCheckpoint, ForeignModel, State, System
 from clipcap.train.foreign.jmisilo import Jmisilo
 from clipcap.train.foreign.lahdhirim import STUBS, Lahdhirim
 from clipcap.train.foreign.rmokady import Rmokady
-from clipcap.train.model.checkpoint import CheckpointConfig, LanguageModelConfig
+from clipcap.train.model.checkpoint import CheckpointConfig, LanguageModelConfig, check_fit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,14 +48,18 @@ def open_foreign(path: Path, heads: int | None = None) -> ForeignCheckpoint:
     try:
         state = _weights(_read(path))
     except SourceError as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     for system in SYSTEMS.values():
         if state and system.recognises(state):
             try:
                 return system.convert(state, heads)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from error
+            except UsageError as error:  # sizes that no mapper has
+                raise CheckpointError(f"{path}: {str(error).replace('`', '')}; use another") from error
             except (IndexError, KeyError, ValueError, RuntimeError) as error:  # tensors with unexpected shapes
+                if exhausted_memory(error):
+                    raise
                 raise CheckpointError(
                     f"{path}: its tensors have unexpected shapes ({one_line(error)[:120]}); use another"
                 ) from error
@@ -88,8 +93,13 @@ def load_foreign(
     assert isinstance(end, int), end
     try:
         model = found.build(end)
+        check_fit(model, loaded)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except (ValueError, RuntimeError) as error:  # sizes of which torch makes no tensor, too
+        if exhausted_memory(error):
+            raise
+        raise CheckpointError(f"{path} holds no model that can be built ({one_line(error)}); use another") from error
     config = CheckpointConfig(
         mapper=found.mapper,
         language_model=LanguageModelConfig(
@@ -129,6 +139,9 @@ def _weights(content: Any) -> State:
         for name, value in inner.items()
         if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized
     }
+    for name, value in tensors.items():  # views may repeat a few numbers without end
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise SourceError(f"the tensor {str(name)[:80]} has more numbers than the file holds; give another file")
     return {str(name).removeprefix("module."): value for name, value in tensors.items()}
 
 

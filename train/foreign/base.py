@@ -16,6 +16,7 @@ from clipcap.data.errors import CheckpointError
 from clipcap.train.mappers import MapperConfig
 from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
+from clipcap.train.model.gpt2_config import check_shapes, gpt2_config
 
 State = Mapping[str, torch.Tensor]
 # GPT-2's attention masks, which early versions of transformers saved with the weights. `.c_attn.bias` is not one.
@@ -68,25 +69,32 @@ class ForeignCheckpoint:
 
         Raises:
             CheckpointError: weights are missing, or do not fit each other.
+            ValueError: a size is too large, or the heads do not divide the width.
         """
-        from transformers import GPT2Config, GPT2LMHeadModel
+        from transformers import GPT2LMHeadModel
 
-        config = GPT2Config(**self.lm_config, bos_token_id=end, eos_token_id=end)
-        model = self.model_class(Mapper(self.mapper), GPT2LMHeadModel(config))
+        config = gpt2_config({**self.lm_config, "bos_token_id": end, "eos_token_id": end})
         head = self.tensors.get("gpt.lm_head.weight")
         if head is not None and not torch.equal(head, self.tensors["gpt.transformer.wte.weight"]):
             fact = f"this {self.system} checkpoint has an output layer that is not its input embedding"
             raise CheckpointError(f"{fact}; use another")
-        try:
-            missing, unexpected = model.load_state_dict(self.tensors, strict=False)
-        except RuntimeError as error:
-            fact = f"the weights of this {self.system} checkpoint do not fit each other"
-            raise CheckpointError(f"{fact}; use another") from error
-        missing = [name for name in missing if name != "gpt.lm_head.weight"]
-        if missing or unexpected:
-            what = f"lacks {missing[0]}" if missing else f"has {unexpected[0]}, which is not known"
-            raise CheckpointError(f"this {self.system} checkpoint {what}; give one that is complete")
+        with torch.device("meta"):  # takes no memory, whatever the sizes are
+            empty = self.model_class(Mapper(self.mapper), GPT2LMHeadModel(config))
+        self._check(empty)
+        model = self.model_class(Mapper(self.mapper), GPT2LMHeadModel(config))
+        model.load_state_dict(self.tensors, strict=False)
         return model.eval()
+
+    def _check(self, model: ForeignModel) -> None:
+        """Raise CheckpointError unless the tensors are exactly the weights of a model, which may be on `meta`."""
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        found.setdefault("gpt.lm_head.weight", expected["gpt.lm_head.weight"])
+        try:
+            check_shapes(expected, found)
+        except ValueError as error:
+            fact = f"the weights of this {self.system} checkpoint do not fit each other ({error})"
+            raise CheckpointError(f"{fact}; give one that is complete") from error
 
 
 class System(ABC):
@@ -136,6 +144,8 @@ def language_model(state: State, prefix: str, heads: int | None) -> tuple[dict[s
     if vocabulary is None or positions is None or not blocks:
         raise CheckpointError(f"this checkpoint holds no GPT-2 under {prefix}*; give one that is complete")
     width = vocabulary.shape[1]
+    if not width:
+        raise CheckpointError("this GPT-2 has a width of 0; give one that is complete")
     # Published sizes have heads of width 64; small ones, as in tests, mostly have four heads.
     heads = heads or (width // 64 if width % 64 == 0 and width >= 256 else 4)
     if width % heads:

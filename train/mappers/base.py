@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clipcap.data.errors import UsageError
-from clipcap.data.settings import Settings, setting
+from clipcap.data.settings import Settings, check_type, setting
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 GROUP = "Mapper"
+LARGEST = 1 << 20  # of widths and lengths, which may come from a file
+MOST_LAYERS = 1000  # building one takes a millisecond, even without its weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class MapperConfig(Settings):
         patches: t, where an image has an embedding for each of its patches; 0 where it has one embedding.
 
     Raises:
-        UsageError: a size is below 1, or there are patches and the mapper does not take them.
+        UsageError: a size is below 1 or too large, or there are patches and the mapper does not take them.
     """
 
     kind: str = field(init=False, default="")
@@ -50,9 +52,13 @@ class MapperConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("embedding_width", "lm_width", "prefix_length"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"`{name}` of a mapper must be at least 1, not {getattr(self, name)}")
+        for name, least in (("embedding_width", 1), ("lm_width", 1), ("prefix_length", 1), ("patches", 0)):
+            value = getattr(self, name)
+            check_type(name, value, int)
+            if value < least:
+                raise UsageError(f"`{name}` of a mapper must be at least {least}, not {value}")
+            if value > LARGEST:
+                raise UsageError(f"`{name}` of a mapper must be at most {LARGEST:,}, not {value}")
         if self.patches and not self.takes_patches:
             fact = f"`mapper` {self.kind} takes one embedding of an image, not {self.patches} patches"
             raise UsageError(f"{fact}; use `mapper` transformer, or a cache of other `features`")
@@ -87,4 +93,4 @@ def check_heads(kind: str, width: int, heads: int) -> None:
 
 def layers_setting() -> Any:
     """The knob `layers`, which several mappers have."""
-    return setting(8, "Layers of the mapper.", group=GROUP, minimum=1)
+    return setting(8, "Layers of the mapper.", group=GROUP, minimum=1, maximum=MOST_LAYERS)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clipcap.data.settings import setting
-from clipcap.train.mappers.base import GROUP, MapperConfig, check_heads, layers_setting
+from clipcap.train.mappers.base import GROUP, LARGEST, MapperConfig, check_heads, layers_setting
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,9 @@ class TransformerMapper(MapperConfig):
     """
 
     kind: str = field(init=False, default="transformer")
-    clip_length: int = setting(10, "Positions that the mapper projects an embedding to.", group=GROUP, minimum=1)
+    clip_length: int = setting(
+        10, "Positions that the mapper projects an embedding to.", group=GROUP, minimum=1, maximum=LARGEST
+    )
     layers: int = layers_setting()
 
     takes_patches: ClassVar[bool] = True

@@ -27,10 +27,16 @@ def find_checkpoint(path: Path) -> Path:
             f"({', '.join(FOREIGN_SUFFIXES)})"
         )
     places = [path, path / "best", path / REPLACED / "best", path / REPLACING / "best"]
-    for folder in (place for whole in places for place in (whole, set_aside(whole))):
+    for folder in (place for whole in places for place in with_set_aside(whole)):
         if (folder / "config.json").is_file():
             return folder
     raise CheckpointError(
         f"there is no model at {path}; train one with: clipcap-precompute DATASET && clipcap-train cache.h5, or give "
         "the folder of another"
     )
+
+
+def with_set_aside(path: Path) -> list[Path]:
+    """Return a path and the name under which a crash may have left its folder: the root of a disk has none."""
+    real = path.resolve() if path.name in ("", "..") else path  # `.`, `..` and `/` name no folder
+    return [path, set_aside(real)] if real.name else [path]

@@ -78,7 +78,7 @@ def draw_curves(lines: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def _points(lines: Sequence[dict[str, Any]], name: str) -> list[Point]:
-    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None and "step" in line]
     return [(float(step), float(value)) for step, value in found if math.isfinite(value)]
 
 

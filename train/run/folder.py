@@ -38,10 +38,12 @@ from typing import Any
 
 from clipcap.data.cache.atomic import recover_folder, set_aside, sync_folder, write_file
 from clipcap.data.errors import CheckpointError, ClipCapError, UsageError, one_line
+from clipcap.data.files import as_object, read_json_object
 from clipcap.data.lock import hold_lock
 from clipcap.data.metrics import METRICS
 from clipcap.train.model.checkpoint import check_version
 from clipcap.train.model.find import REPLACED, REPLACING
+from clipcap.train.run.metrics_file import read_metrics
 from clipcap.train.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -89,12 +91,19 @@ class RunFolder:
             UsageError: another process trains in this folder.
             ClipCapError: the folder cannot be written.
         """
+        if self.path.is_symlink() and not self.path.exists():
+            raise UsageError(f"`output` {self.path} is a symbolic link to a folder that is not there; give another")
         created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
         try:
             with hold_lock(self.path / ".lock", str(self.path)):
                 self._recover()
+                for link in (folder for folder in (self.last, self.best) if folder.is_symlink()):
+                    logger.warning(
+                        f"{link} is a symbolic link to {link.resolve()}; the next checkpoint takes the place of the "
+                        "link, and what it points to stays as it is"
+                    )
                 try:
                     yield
                 except (Exception, KeyboardInterrupt):
@@ -122,7 +131,7 @@ class RunFolder:
             raise UsageError("`resume` continues a run and `overwrite` replaces it; give one of them")
         names = [*FILES, *CHECKPOINTS, *(set_aside(Path(name)).name for name in CHECKPOINTS)]
         folders = [self.path / REPLACED, self.path / REPLACING, self.path]
-        present = [folder / name for folder in folders for name in names if (folder / name).exists()]
+        present = [folder / name for folder in folders for name in names if os.path.lexists(folder / name)]
         if present and not resume and not overwrite:
             raise UsageError(
                 f"{self.path} holds a run already ({present[0].name}); continue it with `resume`, replace it with "
@@ -131,6 +140,9 @@ class RunFolder:
         if present and resume and not self._run_json().exists():
             fact = f"{self.path} holds {present[0].name} but no run.json, so it cannot be resumed"
             raise UsageError(f"{fact}; give another `output`")
+        for file in (self.path / name for name in FILES):
+            if resume and file.exists() and not file.is_file():
+                raise UsageError(f"{file} is no file, so the run cannot be resumed; move it away")
 
     def start(self, settings: TrainSettings, cache: list[str]) -> None:
         """Begin a run. The files of an older run are set aside until the new one has made its first checkpoint.
@@ -145,7 +157,7 @@ class RunFolder:
         replacing = self.path / REPLACING
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
-            parts = [part for part in self._parts() if part.exists()]
+            parts = [part for part in self._parts() if os.path.lexists(part)]
             if parts:
                 replacing.mkdir()
                 for part in parts:
@@ -178,14 +190,21 @@ class RunFolder:
         if not file.exists():
             return None
         try:
-            content = json.loads(file.read_text())
+            content = read_json_object(file)
             check_version(file, content.get("version", 1), VERSION)
-            if "sampling" not in content["settings"]:
+            flat = as_object(content["settings"])
+            if "sampling" not in flat:
                 fact = f"{file} is of an older version, with other steps"
                 raise CheckpointError(f"{fact}; start again with `overwrite`")
-            return TrainSettings.from_flat(content["settings"]), list(content["cache"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{file} is damaged ({one_line(error)}); start again with `overwrite`") from error
+            settings = TrainSettings.from_flat(flat)
+            if not isinstance(content["cache"], list) or not all(isinstance(each, str) for each in content["cache"]):
+                raise ValueError("its cache is no list of hashes")
+            return settings, content["cache"]
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read ({error.strerror}); start again with `overwrite`") from error
+        except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+            fact = one_line(error).replace("`", "")
+            raise CheckpointError(f"{file} is damaged ({fact}); start again with `overwrite`") from error
 
     def draw_curves(self) -> None:
         """Draw the lines of metrics.jsonl into curves.png.
@@ -197,8 +216,7 @@ class RunFolder:
 
         file = self.path / "metrics.jsonl"
         if file.exists():
-            lines = [json.loads(line) for line in file.read_text().splitlines()]
-            draw_curves(lines, self.path / "curves.png")
+            draw_curves([line for _, line in self._metrics()], self.path / "curves.png")
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl.
@@ -207,7 +225,7 @@ class RunFolder:
             ClipCapError: it cannot be written.
         """
         try:
-            with (self.path / "metrics.jsonl").open("a") as file:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             fact = f"{self.path / 'metrics.jsonl'} cannot be written ({one_line(error)})"
@@ -228,16 +246,24 @@ class RunFolder:
         if not file.exists():
             return
         kept = []
-        for text in file.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:  # a crash in the middle of a line, which was the last one
-                break
+        for text, line in self._metrics():  # a crash in the middle of a line, the last one, leaves none
             is_score = any(f"val_{name}" in line for name in METRICS)
             whole = scored if is_score else epochs if "val_loss" in line else math.inf
             if line.get("step", 0) <= step and line.get("epoch", 0) <= whole:
                 kept.append(text + "\n")
         write_file(file, "".join(kept).encode())
+
+    def _metrics(self) -> list[tuple[str, dict[str, Any]]]:
+        """Read the lines of metrics.jsonl.
+
+        Raises:
+            ClipCapError: it is no file, or cannot be read.
+        """
+        file = self.path / "metrics.jsonl"
+        try:
+            return read_metrics(file)
+        except OSError as error:
+            raise ClipCapError(f"{file} cannot be read ({error.strerror}); move it away") from error
 
     def _parts(self) -> list[Path]:
         """Return the paths of all that a run may have written, complete or not."""
@@ -255,12 +281,17 @@ class RunFolder:
     def _recover(self) -> None:
         """Bring the folder into one of its two whole states: the old run, or the new one with a checkpoint."""
         replaced, replacing = self.path / REPLACED, self.path / REPLACING
+        for folder in (replaced, replacing, self.path / REMOVED):
+            if folder.is_symlink():  # what is elsewhere must not be moved here
+                raise UsageError(f"{folder} is a symbolic link where a folder of the program belongs; remove the link")
         with self._writing():
             shutil.rmtree(self.path / REMOVED, ignore_errors=True)
             if replaced.exists():
                 for part in self._parts():
-                    if part.exists():
-                        shutil.rmtree(part) if part.is_dir() else part.unlink()
+                    if part.is_dir() and not part.is_symlink():
+                        shutil.rmtree(part)
+                    else:
+                        part.unlink(missing_ok=True)
                 os.replace(replaced, replacing)  # noqa: PTH105
             if replacing.exists():
                 for part in replacing.iterdir():
@@ -268,6 +299,7 @@ class RunFolder:
                 replacing.rmdir()
             for checkpoint in (self.last, self.best):
                 recover_folder(checkpoint)
+                shutil.rmtree(checkpoint.with_name(f".{checkpoint.name}.partial"), ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from clipcap.data.errors import CheckpointError, one_line
+from clipcap.data.errors import CheckpointError, UsageError, one_line
+from clipcap.data.settings import check_type
 from clipcap.train.model.checkpoint import check_version, read_state
 
 VERSION = 1
@@ -26,8 +27,17 @@ _KEYS = {
     "loss_scale": ("engine", "loss_scale"),
     "good": ("engine", "good_steps"),
 }
+# The types of the values. All are finite, and none is negative but scores and losses.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("step", "epoch", "batch", "loss_tokens", "stale", "parts", "good"), int),
+    **dict.fromkeys(("loss_sum", "loss_scale"), float),
+    **dict.fromkeys(("best", "best_score", "score"), float | None),
+    "score_step": int | None,
+}
 # Keys that only runs with a `metric` other than loss have.
 _SCORE_KEYS = ("best_score", "score_step", "score")
+
+_LARGEST = 1 << 60
 
 State = dict[str, dict[str, Any]]
 
@@ -83,7 +93,20 @@ def from_files(checkpoint: Path) -> State:
             raise damaged(checkpoint, KeyError(key))
         state[part][name] = numbers[key]
     state["loop"].update({key: numbers[key] for key in _SCORE_KEYS if key in numbers})
+    try:
+        for key, kind in _TYPES.items():
+            _check(key, numbers.get(key), kind)
+    except UsageError as error:
+        raise damaged(checkpoint, ValueError(str(error).replace("`", ""))) from error
     return state
+
+
+def _check(key: str, value: Any, kind: Any) -> None:
+    """Raise UsageError where a number of training_state.json is of another type, not finite or negative."""
+    check_type(key, value, kind)
+    bounds = (0, _LARGEST) if kind in (int, int | None) else (-_LARGEST, _LARGEST)
+    if value is not None and not bounds[0] <= value <= bounds[1]:  # nor is NaN
+        raise UsageError(f"`{key}` is {str(value)[:60]}")
 
 
 def damaged(checkpoint: Path, error: Exception) -> CheckpointError:

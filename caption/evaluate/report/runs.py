@@ -1,6 +1,5 @@
 """What a report says of the models: the curves of the run that trained each, and its recipe."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -103,19 +102,12 @@ def _recipe(checkpoint: Path) -> list[tuple[str, Facts]]:
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
     """Read metrics.jsonl of a run, as far as it is whole."""
+    from clipcap.train.run.metrics_file import read_metrics
+
     try:
-        texts = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        return [line for _, line in read_metrics(folder / "metrics.jsonl")]
+    except OSError:
         return []
-    lines = []
-    for text in texts:
-        try:
-            line = json.loads(text)
-        except ValueError:  # a crash in the middle of a line
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
 
 
 def _charts(lines: Sequence[dict[str, Any]]) -> list[tuple[str, Markup]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap.data.errors import ImageError
+from clipcap.data.image_store import StoredImage, read_image_file
 
 logger = logging.getLogger(__name__)
 
@@ -23,20 +24,20 @@ class Thumbnail:
     height: int
 
 
-def thumbnail(file: Path | None) -> Thumbnail | None:
-    """Make the thumbnail of an image file, upright and in RGB.
+def thumbnail(file: Path | StoredImage | None) -> Thumbnail | None:
+    """Make the thumbnail of an image, upright and in RGB.
 
     Returns:
         The thumbnail, or None if the file is not there or is damaged. Small images keep their size.
     """
-    if file is None or not file.is_file():
+    if file is None or (isinstance(file, Path) and not file.is_file()):
         return None
     from PIL import Image
 
-    from clipcap.precompute.images import open_image
+    from clipcap.precompute.images import decode_image
 
     try:
-        image = open_image(file)
+        image = decode_image(read_image_file(file) if isinstance(file, Path) else file.read())
     except ImageError as error:
         logger.warning(f"{file} is left out of the report: {error}")
         return None

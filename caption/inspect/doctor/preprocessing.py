@@ -10,6 +10,7 @@ import numpy as np
 
 from clipcap.caption.inspect.doctor.content import CacheContent
 from clipcap.caption.inspect.doctor.finding import Facts, Finding
+from clipcap.data.files import read_json_object
 
 COMPARED = ("mean", "std", "interpolation", "resize_mode")  # the size is that of the architecture
 ROUNDED = 1e-3  # difference of means and deviations of pixels, from 0 to 1, that rounding explains
@@ -53,7 +54,7 @@ def published_preprocessing(encoder: str, pretrained: str) -> dict[str, dict[str
 def _architecture(open_clip: Any, folder: Path) -> str | None:
     """Return the architecture of a folder that open_clip saved, if open_clip has one of exactly its sizes."""
     try:
-        config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+        config = read_json_object(folder / "open_clip_config.json")["model_cfg"]
     except (OSError, ValueError, KeyError):
         return None
     return next((name for name in open_clip.list_models() if open_clip.get_model_config(name) == config), None)
@@ -68,7 +69,10 @@ def _differences(recorded: dict[str, Any], published: dict[str, Any]) -> list[st
 
 
 def _equal(first: Any, second: Any) -> bool:
-    if isinstance(first, str) or isinstance(second, str):
+    numbers = [
+        isinstance(one, list | tuple) and all(isinstance(n, int | float) for n in one) for one in (first, second)
+    ]
+    if not all(numbers):
         return bool(first == second)
     return len(first) == len(second) and bool(np.allclose(first, second, rtol=0, atol=ROUNDED))
 

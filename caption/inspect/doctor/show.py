@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipcap.caption.inspect.doctor.finding import Facts, Finding
+from clipcap.data.command.printable import printable
 from clipcap.data.command.progress import plural
 
 WIDTH = 110  # characters of a line; commands are not wrapped, so that they can be copied
@@ -13,14 +14,14 @@ WIDTH = 110  # characters of a line; commands are not wrapped, so that they can 
 
 def as_text(findings: Sequence[Finding], facts: Facts) -> str:
     """Return the facts, then each finding with its cause, its fix and its examples."""
-    lines = [f"{name.replace('_', ' ')}:{_value(value)}" for name, value in facts.items()]
+    lines = [line for name, value in facts.items() for line in _fact(name.replace("_", " "), value)]
     for finding in findings:
         lines += ["", *_wrapped(f"{finding.check}: ", finding.message)]
         lines += _wrapped("  likeliest cause: ", finding.cause)
         lines += [f"  fix: {finding.fix}"]
         lines += [f"  - {example}" for example in finding.examples]
     lines += ["", plural(len(findings), "finding") if findings else "no findings"]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _wrapped(first: str, text: str) -> list[str]:
@@ -29,11 +30,11 @@ def _wrapped(first: str, text: str) -> list[str]:
     )
 
 
-def _value(value: Any) -> str:
-    """Return a dict as an indented block, and anything else on the same line."""
+def _fact(name: str, value: Any) -> list[str]:
+    """Return the lines of a fact: a dict is an indented block, and anything else is on the line of its name."""
     if isinstance(value, dict):
-        return "".join(f"\n  {str(name).replace('_', ' ')}: {_short(item)}" for name, item in value.items())
-    return f" {_short(value)}"
+        return [f"{name}:", *(f"  {str(key).replace('_', ' ')}: {_short(item)}" for key, item in value.items())]
+    return [f"{name}: {_short(value)}"]
 
 
 def _short(value: Any) -> str:

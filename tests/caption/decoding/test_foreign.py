@@ -199,6 +199,14 @@ def test_a_checkpoint_that_would_run_code_is_refused(
         (lambda t: t.pop("clip_project.model.2.weight"), "clip_project.model.0.weight"),
         (lambda t: t.update({"gpt.lm_head.weight": torch.ones(2, 2)}), "output layer"),
         (lambda t: [t.pop(name) for name in list(t) if name.startswith("clip")], "rmokady, jmisilo, lahdhirim"),
+        (lambda t: t.update({"gpt.transformer.wte.weight": torch.ones(1).expand(2**41, 32)}), "more numbers than the"),
+        (
+            lambda t: t.update({"gpt.transformer.wte.weight": torch.ones(0, 2**41)}),
+            "no multiple of the width 2199023255552",
+        ),
+        (lambda t: t.update({"gpt.transformer.wte.weight": torch.ones(9, 0)}), "a width of 0"),
+        (lambda t: t.update({"gpt.transformer.wte.weight": torch.ones(9, 2)}), "4 heads do not divide the width 2"),
+        (lambda t: t.update({"gpt.transformer.wpe.weight": torch.ones(3, 32)}), "leaves no positions for captions"),
     ],
 )
 def test_the_error_names_what_is_wrong_with_a_checkpoint(

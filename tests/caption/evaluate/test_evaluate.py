@@ -403,7 +403,7 @@ def test_captions_of_the_nearest_training_image_are_scored_beside_a_model(
     assert list(shown["baseline"]) == ["nearest image", "consensus of the nearest image"]
     assert shown["baseline"]["nearest image"]["CIDEr"] == found.baselines[0].scores["CIDEr"].corpus
     assert found.evaluated[0].checkpoint == trained / "best"
-    assert all(image is not None and image.is_file() for image in found.evaluated[0].images)
+    assert all(isinstance(image, Path) and image.is_file() for image in found.evaluated[0].images)
 
 
 def test_clipscore_needs_the_embeddings_of_a_cache_and_its_text_tower(demo_run: Any, run: Run, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_cache_is_read_with_the_images_beside_it(small_cache: Path) -> None:
     tables = list(Cache.open(small_cache).tables())
     assert [image.id for image in found.images] == [name for one in tables for name in one.id]
     assert [text for image in found.images for text in image.captions] == [text for one in tables for text in one.text]
-    assert all(image.image is not None and image.image.is_file() for image in found.images)
+    assert all(isinstance(image.image, Path) and image.image.is_file() for image in found.images)
 
 
 def test_the_images_of_a_cache_are_found_in_a_folder_that_is_given(small_cache: Path, tmp_path: Path) -> None:

@@ -3,15 +3,9 @@
 import csv
 import errno
 import gc
-import http.server
-import io
 import json
-import re
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -421,39 +415,6 @@ def test_secrets_of_a_url_are_in_no_message(hub: type[Hub], tmp_path: Path, monk
         assert text.startswith(f"hub://set/{url[25]}.csv ")
         assert not any(secret in text for secret in ("pass%2Fword", "pass/word", "sign4ture"))
         assert caught.value.__cause__ is None or "sign4ture" not in str(caught.value.__cause__)
-
-
-class Server(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder and parts of its files, and its private part only to those with a token."""
-
-    def send_head(self) -> Any:
-        if "private" in self.path and "?token=s3cret" not in self.path:
-            self.send_error(403)
-            return None
-        part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if part is None:
-            return super().send_head()
-        data = Path(self.translate_path(self.path)).read_bytes()[int(part[1]) : int(part[2]) + 1]
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        return io.BytesIO(data)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def web(tmp_path: Path, hub: type[Hub]) -> Iterator[str]:
-    """The URL under which `tmp_path / "web"` is served."""
-    (tmp_path / "web").mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(tmp_path / "web")))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def test_a_folder_of_a_web_server_is_read(tmp_path: Path, web: str) -> None:

@@ -176,3 +176,16 @@ def scaled_cache(small_cache: Path, folder: Path, views: int) -> tuple[Cache, di
         entries.append(replace(shard, path=path, content=content))
     write_index(folder / "cache.h5", fingerprint, entries)
     return Cache.open(folder / "cache.h5"), {split: np.concatenate(parts) for split, parts in truth.items()}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_named_where_it_is_read(small_cache: Path, tmp_path: Path, value: float) -> None:
+    for file in small_cache.parent.glob("*.h5"):
+        shutil.copy(file, tmp_path)
+    cache = Cache.open(tmp_path / small_cache.name)
+    with h5py.File(cache.shards[1].path, "r+") as file:
+        file["images/embedding"][3, 5] = value
+    stored = StoredEmbeddings([(s.path, np.arange(s.images)) for s in cache.shards], cache.embedding_shape)
+    for embedding in (ResidentEmbeddings(stored, CPU), StreamedEmbeddings(stored, CPU)):
+        with pytest.raises(CacheError, match=r"cache-00001\.h5 has 1 embeddings that are not finite \(as row 3\)"):
+            embedding[np.arange(len(stored))]

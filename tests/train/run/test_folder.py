@@ -31,9 +31,9 @@ OLD = {
     "curves.png": b"old",
     "last/config.json": b"old last",
     "best/config.json": b"old best",
-    ".best.old/config.json": b"an older best",
     "tensorboard/events.out.tfevents.1": b"old events",
 }
+LEFT = {".best.old/config.json": b"an older best", ".last.partial/config.json": b"half"}  # by killed runs
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_crash_at_any_change_of_the_disk_leaves_the_old_run_or_the_new_one(
     new: dict[str, Any] = {**files(tmp_path / "new"), "metrics.jsonl": [b'{"step": 1}\n']}  # and perhaps a second line
     outcomes = []
     for count in range(1000):
-        folder = write(tmp_path / str(count), {**OLD, "notes.txt": b"mine"})
+        folder = write(tmp_path / str(count), {**OLD, "notes.txt": b"mine", **LEFT})
         crashed = False
         with monkeypatch.context() as patch:
             crash_at(patch, count)
@@ -293,3 +293,81 @@ def test_the_lock_is_held_while_a_run_trains(
     assert run("train", *options, "-o", tmp_path / "run").status == 0
     assert held == [os.getpid()] * 4
     assert [line["step"] for line in metrics(tmp_path / "run")] == [4, 4]
+
+
+def test_a_run_is_never_moved_or_deleted_through_a_link(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path / "elsewhere", {"last/config.json": b"precious", "x": b"precious"}).path
+    for name in (".replacing", ".replaced", ".removed"):
+        folder = write(tmp_path / name[1:], {"run.json": OLD["run.json"]})
+        (folder.path / name).symlink_to(elsewhere)
+        with pytest.raises(UsageError, match=f"{name} is a symbolic link where a folder"), folder.lock():
+            pass
+        assert files(elsewhere) == {"last/config.json": b"precious", "x": b"precious"}
+
+
+@pytest.mark.parametrize("name", ["last", "best", "metrics.jsonl", "tensorboard"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_part_of_a_run_that_is_a_link_is_replaced_and_its_target_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, there: bool
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if there:
+        write(elsewhere, {"config.json": b"precious"})
+    folder = write(tmp_path / "run", {"run.json": OLD["run.json"]})
+    (folder.path / name).symlink_to(elsewhere)
+    new_run(folder)
+    assert not (folder.path / name).is_symlink()
+    assert elsewhere.exists() == there
+    assert not there or files(elsewhere) == {"config.json": b"precious"}
+    linked = [record.message for record in caplog.records if "is a symbolic link to" in record.message]
+    assert len(linked) == (name in ("last", "best"))
+
+
+def test_a_folder_that_is_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / "gone")
+    with pytest.raises(UsageError, match="is a symbolic link to a folder that is not there"):
+        new_run(RunFolder(tmp_path / "run"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a system with FIFOs")
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "train.log"])
+def test_a_fifo_in_a_run_that_is_resumed_is_named_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "run", {"run.json": OLD["run.json"]})
+    (folder.path / name).unlink(missing_ok=True)
+    os.mkfifo(folder.path / name)
+    with pytest.raises(UsageError, match=f"{name} is no file, so the run cannot be resumed"):
+        folder.check(resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b"[]",
+        b'{"settings": [], "cache": []}',
+        json.dumps({"settings": {**TrainSettings().flat(), "epochs": "3"}, "cache": []}).encode(),
+        json.dumps({"settings": {**TrainSettings().flat(), "lr": [1]}, "cache": []}).encode(),
+        json.dumps({"settings": {**TrainSettings().flat(), "extra": 1}, "cache": []}).encode(),
+        json.dumps({"settings": TrainSettings().flat(), "cache": 7}).encode(),
+        json.dumps({"settings": TrainSettings().flat(), "cache": [7]}).encode(),
+    ],
+)
+def test_a_run_json_with_odd_values_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+    folder = write(tmp_path / "run", {"run.json": content})
+    with pytest.raises(CheckpointError, match=r"run/run\.json is damaged"):
+        folder.stored()
+
+
+def test_lines_of_metrics_that_are_damaged_are_left_out(tmp_path: Path) -> None:
+    lines = [
+        b'{"step": 1, "train_loss": 2.0}',
+        b"[1]",
+        b'{"step": "x", "lr": NaN}',
+        b'{"step": 9}',
+        b"[" * 99_999,
+        b'{"st',
+    ]
+    folder = write(tmp_path / "run", {"metrics.jsonl": b"\n".join(lines)})
+    folder.forget_after(5, 1, 1)
+    folder.draw_curves()
+    assert (folder.path / "metrics.jsonl").read_bytes().split(b"\n") == [lines[0], lines[2], b""]
