@@ -381,8 +381,22 @@ def test_inspect_and_the_doctor_name_all_encoders(tmp_path: Path, two: list[Path
     facts = inspect(tmp_path / "ab.h5")
     assert facts["fingerprint"]["encoder"] == "A"
     assert facts["encoders"] == {
-        "A": {"encoder": "A", "features": "pooled", "width": 3, "precision": "", "views": 0},
-        "B": {"encoder": "B", "features": "patches", "width": 5, "precision": "bf16", "views": 2},
+        "A": {
+            "encoder": "A",
+            "weights_sha256": "a" * 64,
+            "features": "pooled",
+            "width": 3,
+            "precision": "",
+            "views": 0,
+        },
+        "B": {
+            "encoder": "B",
+            "weights_sha256": "b" * 64,
+            "features": "patches",
+            "width": 5,
+            "precision": "bf16",
+            "views": 2,
+        },
     }
     assert "encoders" not in inspect(two[0])
     findings, found = examine_cache(tmp_path / "ab.h5")
