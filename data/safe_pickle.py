@@ -56,6 +56,8 @@ def read_pickle(path: Path, stubs: Iterable[tuple[str, str]] = ()) -> Any:
             return _real(_Reader(BoundedFile(file), path, set(stubs)).load())
     except SourceError:
         raise
+    except _ForbiddenTensorError as error:
+        raise refusal(path, str(error)) from error
     except (OSError, MemoryError) as error:
         raise unreadable(path, error, "give another file") from error
     except Exception as error:  # a damaged or hostile pickle may raise anything
@@ -118,8 +120,9 @@ class _Reader(_SlowReader):  # type: ignore[misc]
             return type(name, (Stub,), {})
         make = _ALLOWED.get((module, name))
         if make is None:
+            named = " ".join(f"{module}.{name}".split())
             raise SourceError(
-                f"{self.path} names {f'{module}.{name}':.80}, which could run code; nothing of it was read; give a "
+                f"{self.path} names {named:.80}, which could run code; nothing of it was read; give a "
                 "file of arrays and texts alone"
             )
         return make()
@@ -150,23 +153,32 @@ class _Reader(_SlowReader):  # type: ignore[misc]
         _check_keys(self.stack[::2])
         super().load_dict()
 
+    def load_additems(self) -> None:
+        """Add items to a set; they are on the stack above its last mark."""
+        _check_keys(self.stack)
+        super().load_additems()
+
     def load_bytearray8(self) -> None:
         """Read a bytearray; its size is checked by the file."""
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
     for _code, _load in (
         (pickle.REDUCE, load_reduce), (pickle.SETITEM, load_setitem), (pickle.SETITEMS, load_setitems),
-        (pickle.DICT, load_dict), (pickle.BYTEARRAY8, load_bytearray8),
+        (pickle.DICT, load_dict), (pickle.ADDITEMS, load_additems), (pickle.BYTEARRAY8, load_bytearray8),
     ):  # fmt: skip
         dispatch[_code[0]] = _load
-    for _code in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.EXT1, pickle.EXT2, pickle.EXT4):
+    for _code in (pickle.FROZENSET, pickle.EXT1, pickle.EXT2, pickle.EXT4):
         del dispatch[_code[0]]
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
     for key in keys:
         if not isinstance(key, str | int | float | bytes | None):
-            raise ValueError(f"a dictionary with a key that is a {type(key).__name__}")
+            raise ValueError(f"a dictionary or a set with a key that is a {type(key).__name__}")
+
+
+class _ForbiddenTensorError(Exception):
+    """A tensor in a pickle is one itself, which names something forbidden; with torch's message."""
 
 
 class _Closed:
@@ -189,7 +201,7 @@ class _Storage(_Closed):
         try:
             self.storage = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            raise refusal(Path("a tensor in the file"), one_line(error)) from error
+            raise _ForbiddenTensorError(one_line(error)) from error
         if type(self.storage) is not torch.storage.TypedStorage:
             raise ValueError(f"a {type(self.storage).__name__} where a tensor's memory should be")
 

@@ -181,7 +181,8 @@ def _entry(where: str, value: Any, number: int) -> _Entry:
     captions = value.get("captions", value.get("caption"))
     if key is None or not {"captions", "caption"} & set(value):
         what = f"no {'caption' if key is not None else 'image_id or input'}"
-        raise SourceError(f"{where} has {what} but {', '.join(value)[:80] or 'nothing'}; expected {_FORMATS}")
+        found = " ".join(", ".join(value).split())[:80] or "nothing"
+        raise SourceError(f"{where} has {what} but {found}; expected {_FORMATS}")
     caption = captions[0] if isinstance(captions, list) and captions else captions
     if not isinstance(caption, str):
         raise SourceError(f"{where} has the caption {captions!r:.60}, which is not text; write a caption as a string")

@@ -9,6 +9,7 @@ exhausts the stack.
 import math
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,4 +147,6 @@ def _read_array(file: Any, size: int) -> "NDArray[Any]":
         piece = content[start : start + _PIECE]
         if file.readinto(piece) != len(piece):
             raise ValueError("the file ends before the array does")
+    if header.dtype.kind == "U" and (flat.view(header.dtype.str[0] + "u4") > sys.maxunicode).any():
+        raise ValueError("a text of it has a number that is no character")  # numpy would make a broken string of it
     return flat.reshape(header.shape, order="F" if header.fortran else "C")

@@ -22,7 +22,7 @@ import torch
 from pyarrow import parquet
 
 from clipcap.data.errors import SourceError
-from clipcap.data.readers import npy, READERS, read_source
+from clipcap.data.readers import READERS, npy, read_source
 from clipcap.data.readers.images import MAX_LINE
 from clipcap.data.readers.rows import add_captions
 from clipcap.data.safe_pickle import read_pickle, read_torch
@@ -214,6 +214,10 @@ ARCHIVES = {
     "encrypted": GOOD.replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"),
     "size_that_is_none": GOOD.replace(struct.pack("<I", len(array(header()))), b"\xff\xff\xff\x7f"),
     "bomb": archive(("embeddings.npy", array(header(shape=f"({1 << 17}, 4)"), bytes(2 << 20)))),
+    "no_characters": archive(
+        ("embeddings.npy", array(header(shape="(1, 4)"), bytes(16))),
+        ("names.npy", array(header("'<U1'", "(1,)"), b"\xff\xff\xff\xff")),
+    ),
     "huge_names": archive(("embeddings.npy", array(header())), ("names.npy", array(header("'<U99999999'", "(3,)")))),
 }
 
