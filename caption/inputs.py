@@ -303,10 +303,7 @@ class _CachedRows:
         self.path, self.split = path, split
 
     def groups(self, captioner: "Captioner", start: int) -> Iterator[Group]:
-        from clipcap.data.cache.index import Cache
-
-        cache = Cache.open(self.path)
-        captioner.check_fingerprint(self.path, cache.fingerprint)
+        cache = captioner.open_cache(self.path)
         found = 0
         splits: set[int] = set()
         for tables in cache.tables():
