@@ -50,13 +50,16 @@ def import_all(names: list[str]) -> None:
 
 def start(stage: str, log: Path) -> int:
     """Fork a process that runs a stage, and return its id."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in the child until its errors are caught, so that it stays here
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return child
     status = 1
     arguments = f"{STAGES[stage]} {OPTIONS}".split()
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
