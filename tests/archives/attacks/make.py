@@ -219,7 +219,6 @@ FILES: dict[str, Callable[[], bytes]] = {
     "options-deep.toml": lambda: b"epochs = " + b"[" * 3_000,
     "captions-deep.json": lambda: b"[" * 3_000,
     "captions-number.json": lambda: b"[1]",
-    "text-few-columns.csv": lambda: b"image,caption\na.jpg\n",
     "tar-negative-size.tar": lambda: tar_header(b"\xff" * 12),
     "tar-size-beyond-the-end.tar": lambda: tar_header(b"77777777777"),
     "tar-size-of-terabytes-in-a-pax-header.tar": lambda: tar_header(b"\x80" + (1 << 42).to_bytes(11, "big"), b"x"),
