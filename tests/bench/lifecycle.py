@@ -71,6 +71,7 @@ def start(stage: str, log: Path) -> int:
     except KeyboardInterrupt:  # before the command began
         status = 130
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # again
         if not status:
             MODULES.write_text(json.dumps(sorted(sys.modules)))
         sys.stdout.flush()
@@ -98,7 +99,9 @@ def run_stage(
         done = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(done[1])
     if code != 0 and code not in ENDED:
-        sys.exit(f"{stage} ended with {code} after {seconds:.2f} s and {number.name}:\n{log.read_text()}")
+        sys.exit(
+            f"{stage} ended with {code} after {seconds:.2f} s and {number.name}:\n{log.read_text() if log.exists() else ''}"
+        )
     return None if code else done[2].ru_utime + done[2].ru_stime
 
 
