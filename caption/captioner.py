@@ -26,8 +26,8 @@ from clipcap.caption.decoding.options import DecodeOptions
 from clipcap.caption.decoding.registry import choose_strategy, infer_strategy
 from clipcap.caption.scoring import score_captions
 from clipcap.caption.settings import CaptionerChanges, CaptionerSettings, DecodeChanges
-from clipcap.caption.trained_encoder import load_trained_encoder
-from clipcap.data.cache.fingerprint import Fingerprint
+from clipcap.caption.trained_encoder import choose_embeddings, load_trained_encoder
+from clipcap.data.cache.index import Cache
 from clipcap.data.errors import CheckpointError, ImageError, UsageError
 from clipcap.data.pretrained.device import autocast, choose_device, choose_precision
 from clipcap.precompute.encoders.base import Encoder
@@ -305,27 +305,26 @@ class Captioner:
             raise UsageError(f"{fact}; leave those rows out")
         return rows
 
-    def check_fingerprint(self, cache: Path, fingerprint: Fingerprint) -> None:
-        """Check that the embeddings of a cache come from the encoder that this model was trained on.
+    def open_cache(self, path: Path) -> Cache:
+        """Open a cache with the embeddings of the encoder that this model was trained on.
 
         Args:
-            cache: the index, for the error.
-            fingerprint: of the cache.
+            path: the index, or a single shard.
 
         Raises:
+            CacheError: it cannot be opened.
             CheckpointError: they come from another encoder.
         """
         trained_on = self.config.encoder
         if self.settings.encoder:
             trained_on = replace(trained_on, encoder=self.settings.encoder)
-        if trained_on.normalized:  # the captioner scales rows of any length
-            fingerprint = replace(fingerprint, normalized=True)
-        differences = trained_on.encoder_differences(fingerprint)
+        cache, differences = choose_embeddings(Cache.open(path), trained_on)
         if differences:
             raise CheckpointError(
-                f"this model was trained on embeddings of another encoder than those in {cache} ({differences[0]}); "
+                f"this model was trained on embeddings of another encoder than those in {path} ({differences[0]}); "
                 "caption a cache of the same encoder"
             )
+        return cache
 
     def _scaled(self, embedding: torch.Tensor) -> torch.Tensor:
         """Scale rows to length 1, if the model was trained on such rows."""

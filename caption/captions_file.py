@@ -172,6 +172,8 @@ class _CaptionsFile(Output):
         """Write what is left, and give the file its name."""
         self._file.write(self._take())
         os.fsync(self._file.fileno())
+        self._file.close()  # Windows renames and removes no open file
+        self._journal_file.close()
         os.replace(self.partial, self.path)  # noqa: PTH105 (tests crash the program at this name)
         sync_folder(self.path.parent)
         self.journal.unlink()

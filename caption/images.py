@@ -83,7 +83,8 @@ def open_folders(
 
 def _shortest_name(model: Path, models: Sequence[Path]) -> str:
     """The shortest end of a model's path that no other model has, such as `best`, or `a-best` beside `b/best`."""
-    ends = ["-".join(model.parts[-count:]).strip("/-") for count in range(1, len(model.parts) + 1)]
+    parts = model.relative_to(model.anchor).parts  # without `/` or `C:`, which no name may hold
+    ends = ["-".join(parts[-count:]) for count in range(1, len(parts) + 1)]
     others = [other for other in models if other != model]
     taken = {"-".join(other.parts[-count:]) for other in others for count in range(1, len(other.parts) + 1)}
     return next((end for end in ends if end not in taken), ends[-1])

@@ -20,6 +20,7 @@ from clipcap.data.command.progress import plural
 from clipcap.data.errors import SourceError, UsageError
 from clipcap.data.image_store import FolderStore, ImageStore
 from clipcap.data.readers.images import SUFFIXES, is_image, walk_images
+from clipcap.data.readers.walk import Walk
 from clipcap.data.records import SPLITS, storable
 from clipcap.data.remote import is_url
 from clipcap.data.remote.folder import without_secrets
@@ -153,10 +154,11 @@ class Inputs:
             self.row_files.append(path)
             self._sources.append(_CachedRows(path, split) if path.suffix.lower() in CACHES else _Rows(path))
             return
-        found = list(walk_images(path)) if path.is_dir() else [path]
+        is_folder = os.path.isdir(path)  # noqa: PTH112  # no name is an error
+        found = list(walk_images(path)) if is_folder else [path]
         if not found:
             raise SourceError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
-        images = found if chosen and not path.is_dir() else [image for image in found if not is_captioned_image(image)]
+        images = found if chosen and not is_folder else [image for image in found if not is_captioned_image(image)]
         self._left_out += len(found) - len(images)
         self.images += images
         self._add_images(_Images([str(image) for image in images], FolderStore(Path())))
@@ -301,10 +303,7 @@ class _CachedRows:
         self.path, self.split = path, split
 
     def groups(self, captioner: "Captioner", start: int) -> Iterator[Group]:
-        from clipcap.data.cache.index import Cache
-
-        cache = Cache.open(self.path)
-        captioner.check_fingerprint(self.path, cache.fingerprint)
+        cache = captioner.open_cache(self.path)
         found = 0
         splits: set[int] = set()
         for tables in cache.tables():
@@ -343,14 +342,26 @@ def _expand(given: str | Path) -> list[str] | list[Path]:
     if is_url(given):
         return [given]
     path = Path(given)
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110  # no name is an error
         return [path]
     if glob.has_magic(str(path)):
-        found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute one)
+        found = sorted(set(_match(Path(), path)), key=str)
         if not found:
             raise SourceError(f"{path} matches no file; give another pattern, an image or a folder")
-        return [Path(name) for name in found]
+        return found
     raise SourceError(f"{path} does not exist; give an image, a folder, rows (.npy, .npz, .pkl) or a cache (.h5)")
+
+
+def _match(root: Path, pattern: Path) -> Iterator[Path]:
+    """Yield what matches a pattern below a folder. For `**`, each real folder is taken once, also where links loop."""
+    if "**" not in pattern.parts:
+        yield from (root / name for name in glob.glob(str(pattern), root_dir=root))  # noqa: PTH207  # of any root
+        return
+    start = pattern.parts.index("**")
+    before, after = Path(*pattern.parts[:start]), Path(*(pattern.parts[start + 1 :] or ("*",)))
+    for base in filter(Path.is_dir, _match(root, before)):
+        for folder, _ in Walk(base):
+            yield from _match(base / folder, after)
 
 
 def _nothing(given: Sequence[str | Path], left_out: int) -> str:
@@ -360,7 +371,7 @@ def _nothing(given: Sequence[str | Path], left_out: int) -> str:
 
 
 def _has_rows(path: Path) -> bool:
-    return path.suffix.lower() in ROW_FILES | CACHES and not path.is_dir()
+    return path.suffix.lower() in ROW_FILES | CACHES and not os.path.isdir(path)  # noqa: PTH112
 
 
 def _file_identity(path: Path) -> object:

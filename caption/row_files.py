@@ -1,13 +1,16 @@
 """Reads files of embeddings: `.npy`, `.npz`, and the pickles of ClipCap and CLIPxGPT, none of whose code is run."""
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from clipcap.data.errors import SourceError, one_line
+from clipcap.data.errors import SourceError, one_line, unreadable
+from clipcap.data.files import open_file
 from clipcap.data.readers import read_source
 from clipcap.data.readers.arrays import read_arrays
+from clipcap.data.readers.npy import read_header
 
 PICKLES = {".pkl", ".pickle"}
 ROW_FILES = {".npy", ".npz", *PICKLES}
@@ -39,10 +42,12 @@ def read_rows(path: Path) -> tuple[np.ndarray[Any, Any], list[str] | None]:
 
 def _map(path: Path) -> np.ndarray[Any, Any]:
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        with open_file(path) as file:
+            header = read_header(file, os.fstat(file.fileno()).st_size)
+            order: Literal["F", "C"] = "F" if header.fortran else "C"
+            return np.memmap(file, header.dtype, "r", file.tell(), header.shape, order)
+    except OSError as error:
+        raise unreadable(path, error, "give another file") from error
+    except ValueError as error:
         fact = f"{path} holds no rows of numbers ({one_line(error)})"
         raise SourceError(f"{fact}; save them with numpy.save") from error
-    if not isinstance(rows, np.ndarray):
-        raise SourceError(f"{path} holds an archive, not rows of numbers; save float rows with numpy.save")
-    return rows

@@ -1,11 +1,12 @@
-"""Loads the image encoder that a model was trained on, and checks it against the record in the checkpoint."""
+"""Finds the encoder that a model was trained on: loads it, or chooses its embeddings in a cache, and checks them."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from clipcap.data.cache.fingerprint import UNKNOWN
+from clipcap.data.cache.fingerprint import UNKNOWN, Fingerprint
+from clipcap.data.cache.index import Cache
 from clipcap.data.errors import CheckpointError
 from clipcap.precompute.encoders.base import Encoder
 from clipcap.precompute.encoders.load import load_encoder
@@ -68,3 +69,22 @@ def load_trained_encoder(
             "right weights as `pretrained`"
         )
     return encoder
+
+
+def choose_embeddings(cache: Cache, trained_on: Fingerprint) -> tuple[Cache, list[str]]:
+    """Choose the embeddings of a cache that a model takes.
+
+    Args:
+        cache: of one encoder, or of several.
+        trained_on: the fingerprint of the model.
+
+    Returns:
+        The cache with the embeddings of the first encoder that fits, or of its first encoder; and what makes them
+        others than those that the model was trained on.
+    """
+    found: list[tuple[Cache, list[str]]] = []
+    for one in cache.by_encoder().values():
+        # A model that was trained on rows of length 1 scales rows of any length.
+        fingerprint = replace(one.fingerprint, normalized=True) if trained_on.normalized else one.fingerprint
+        found.append((one, trained_on.encoder_differences(fingerprint)))
+    return next((one for one in found if not one[1]), found[0])

@@ -5,16 +5,18 @@ why, and what is no JSON or TOML a ValueError, so a caller adds the file's name 
 """
 
 import errno
+import io
 import json
 import os
 import stat
 import tomllib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 # Configs, fingerprints and tokenizers are far smaller; the largest tokenizer.json that is known has 35 MB.
 MAX_TEXT_BYTES = 1 << 27
 MAX_DEPTH = 64
+_SMALL_READ = 1 << 12  # bytes
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a device",
@@ -41,6 +43,47 @@ def open_file(path: Path) -> BinaryIO:
         if error.errno == errno.ENXIO:
             raise OSError(errno.EINVAL, "a socket, not a file", str(path)) from error
         raise
+
+
+class BoundedFile:
+    """A binary file that is asked for no more bytes than it has, whatever size a header in it claims.
+
+    Python reserves the memory that a read asks for before it reads.
+
+    Args:
+        file: a file whose position can be changed; reading begins at its position.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        position = file.tell()
+        self.size = file.seek(0, os.SEEK_END)
+        file.seek(position)
+        self.seek, self.tell, self.readline = file.seek, file.tell, file.readline
+
+    def read(self, size: int) -> bytes:
+        """Read at most `size` bytes.
+
+        Raises:
+            OSError, ValueError: it cannot be read, or `size` is less than -1.
+        """
+        if size > _SMALL_READ:  # finding the position takes longer than a small read
+            size = min(size, max(self.size - self._file.tell(), 0))
+        data: bytes = self._file.read(size)
+        return data
+
+
+def open_text(path: Path, *, errors: str = "strict") -> TextIO:
+    r"""Open a UTF-8 file, with or without a byte-order mark; line ends of any system become `\n`.
+
+    Args:
+        path: the file.
+        errors: what to do with bytes that are not UTF-8, as for `open`.
+
+    Raises:
+        OSError: as `open_file`.
+    """
+    return io.TextIOWrapper(open_file(path), encoding="utf-8-sig", errors=errors)
 
 
 def read_text(path: Path, *, limit: int = MAX_TEXT_BYTES) -> str:

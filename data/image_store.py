@@ -1,5 +1,6 @@
 """Where the image files of a dataset are. Whatever holds them, stage 1 reads each one as bytes."""
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -47,7 +48,12 @@ class Files:
         return read_image_part(path, offset, size)
 
     def open(self, path: Path) -> Any:
-        """Return what pyarrow opens: a path, or a binary file whose position can be changed."""
+        """Return what pyarrow opens: a path, or a binary file whose position can be changed.
+
+        Raises:
+            OSError: as `open_file`.
+        """
+        open_file(path).close()  # pyarrow would wait for a FIFO
         return path
 
 
@@ -125,6 +131,10 @@ def file_stamp(path: Path) -> FileStamp:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError("there is no such file") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise ImageError(error.strerror or str(error)) from error
+        raise
     except ValueError as error:
         raise ImageError("its name holds a NUL character") from error
     return FileStamp(status.st_size, status.st_mtime_ns)

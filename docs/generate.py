@@ -45,7 +45,7 @@ TYPES = {"int": "whole number", "float": "number", "str": "text", "Path": "path"
 
 def options_reference() -> str:
     """The text of docs/options.md: each command with its usage, its options by group, and its examples."""
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     commands = {name: importlib.import_module(entry.split(":")[0]).app for name, entry in scripts.items()}
     return "\n".join([INTRODUCTION, *(_command(name, app.registered_commands[0]) for name, app in commands.items())])
 

@@ -29,6 +29,7 @@ clipcap-precompute coco/ --dry-run                              # what coco/ is 
 clipcap-precompute coco/ --preset clipxgpt-large -o large.h5    # a published recipe
 clipcap-precompute rows.npz --captions captions.csv             # existing embeddings
 clipcap-precompute coco/ -o all.h5 --reuse cache.h5             # what cache.h5 has is copied, and the rest encoded
+clipcap-precompute a.h5 --join b.h5 -o both.h5                  # one cache of two encoders, without an image
 clipcap-precompute hf://datasets/USER/NAME -o hub.h5            # behind a URL: hf, s3, gs, https, ...
 clipcap-precompute coco/ -o shared/coco.h5 --part 1/4           # a quarter; other machines make the rest
 """
@@ -60,6 +61,16 @@ Reuse = Annotated[
         metavar="CACHE",
         rich_help_panel=OUTPUT,
         help="Copy what another cache of the same encoder has of these images; may be given several times.",
+    ),
+]
+Join = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--join",
+        metavar="CACHE",
+        rich_help_panel=OUTPUT,
+        help="Add the embeddings of another cache of the same images, by another encoder; SOURCE is then a cache too. "
+        "May be given several times.",
     ),
 ]
 Devices = Annotated[
@@ -100,7 +111,8 @@ def precompute(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="Folder or URL of the dataset, or of its file of captions or embeddings."
+            metavar="SOURCE",
+            help="Folder or URL of the dataset, or of its file of captions or embeddings. With --join, a cache.",
         ),
     ],
     *,
@@ -115,6 +127,7 @@ def precompute(
     retokenize: Retokenize = False,
     repair: Repair = False,
     reuse: Reuse = None,
+    join: Join = None,
     devices: Devices = 1,
     engine: Engine = "local",
     part: PartName = None,
@@ -137,7 +150,8 @@ def precompute(
     try:
         result = start.precompute(
             source, output, settings, overwrite=overwrite, retokenize=retokenize, repair=repair,
-            part=Part.of(part) if part is not None else WHOLE, reuse=reuse or (), devices=devices, engine=engine,
+            part=Part.of(part) if part is not None else WHOLE, reuse=reuse or (), join=join or (),
+            devices=devices, engine=engine,
         )  # fmt: skip
     except start.Interrupted as interrupt:
         how = ", without --overwrite," if overwrite else ""

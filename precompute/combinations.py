@@ -1,15 +1,31 @@
 """Which arguments of `precompute` go together."""
 
 from clipcap.data.errors import UsageError
+from clipcap.data.settings import Settings, changed_values
 from clipcap.precompute.part import WHOLE, Part
 
 ENGINES = ("local", "ray")
 
 
 def check_combination(
-    *, overwrite: bool, retokenize: bool, repair: bool, part: Part, devices: int, engine: str
+    *,
+    overwrite: bool,
+    retokenize: bool,
+    repair: bool,
+    part: Part,
+    devices: int,
+    engine: str,
+    join: bool,
+    reuse: bool,
+    settings: Settings,
 ) -> None:
     """Raise the UsageError of arguments that do not go together."""
+    if join:
+        given = {"retokenize": retokenize, "part": part != WHOLE, "devices": devices > 1, "engine": engine != "local"}
+        given |= {"reuse": reuse, **dict.fromkeys(changed_values(settings), True)}
+        for name, is_given in given.items():
+            if is_given:
+                raise UsageError(f"`join` puts finished caches together, as they are; leave `{name}` out")
     if engine not in ENGINES:
         raise UsageError(f"`engine` {engine} is not known; use {' or '.join(ENGINES)}")
     if engine == "ray" and (part != WHOLE or retokenize):

@@ -113,7 +113,7 @@ def _make_part(
 
     part = options["part"]
     multiprocessing.current_process().name = str(part)
-    sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 (not a terminal: progress is logged, as for a pipe)
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (not a terminal: progress is logged, as for a pipe)
     handler = QueueHandler(messages)
     for name in LOGGERS:
         logging.getLogger(name).addHandler(handler)

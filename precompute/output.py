@@ -15,11 +15,12 @@ from clipcap.data.cache.index import (
     Cache,
     check_content,
     describe_shard,
-    read_fingerprint,
+    read_fingerprints,
     read_index,
     tokenizer_folder,
 )
 from clipcap.data.cache.shard import read_summary
+from clipcap.data.command.progress import plural
 from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, ModelError, UsageError, one_line
 from clipcap.data.lock import hold_lock
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
@@ -116,7 +117,7 @@ class Output:
         except OSError as error:
             fact = f"the folder {self.index.parent} cannot be made ({error.strerror})"
             raise ClipCapError(f"{fact}; give another `output`") from error
-        whole, name = self.index.with_name(f".{self.index.name}.lock"), str(self.index)
+        whole, name = self._lock_file, str(self.index)
         own = self.index.with_name(f".{self.index.name}.part-{part.number}-of-{part.count}.lock")
         if part == WHOLE:
             others = sorted(self.index.parent.glob(f".{escape(self.index.name)}.part-*-of-*.lock"))
@@ -129,6 +130,12 @@ class Output:
                     pass
             yield
 
+    def remove_stale_lock(self) -> None:
+        """Remove the lock file of a process that was killed when all was written. A read-only folder keeps it."""
+        if self._lock_file.exists():
+            with suppress(ClipCapError), self.lock():
+                pass
+
     def lock_index(self) -> AbstractContextManager[None]:
         """Hold the lock of the index, which parts take while they write it.
 
@@ -138,11 +145,25 @@ class Output:
         """
         return hold_lock(self.index.with_name(f".{self.index.name}.index.lock"), f"the index {self.index}")
 
-    def check_recipe(self, fingerprint: Fingerprint, *, may_grow: bool) -> None:
+    def check_not_joined(self) -> None:
+        """Check that what exists is no cache that was joined from those of several encoders.
+
+        Raises:
+            UsageError: it is one, and only the caches that it was joined from can change.
+        """
+        for path in self._existing():
+            with suppress(CacheError):
+                recipes = self._read_recipes(path, replace_index=True)
+                if recipes is not None and len(recipes) > 1:
+                    fact = f"{path} is joined from the caches of {len(recipes)} encoders"
+                    way_out = "change those caches and `join` them again, give another `output`, or `overwrite`"
+                    raise UsageError(f"{fact}; {way_out}")
+
+    def check_recipe(self, *fingerprints: Fingerprint, may_grow: bool) -> None:
         """Check that the files that exist have the same recipe.
 
         Args:
-            fingerprint: the recipe.
+            fingerprints: the recipe, for each encoder.
             may_grow: whether they may come from another state of the dataset.
 
         Raises:
@@ -150,14 +171,20 @@ class Output:
             CacheError: a file with one of the names does not belong to this program, or the index is damaged.
         """
         for path in self._existing():
-            recipe = self._read_recipe(path, replace_index=False)
-            if recipe is None:
+            recipes = self._read_recipes(path, replace_index=False)
+            if recipes is None:
                 continue
-            differences = recipe.recipe_differences(fingerprint) if may_grow else recipe.differences(fingerprint)
+            differences = [
+                difference
+                for old, new in zip(recipes, fingerprints, strict=False)
+                for difference in (old.recipe_differences(new) if may_grow else old.differences(new))
+            ]
+            if len(recipes) != len(fingerprints):
+                differences = [f"{plural(len(recipes), 'encoder')}, not {len(fingerprints)}"]
             if differences:
                 raise UsageError(
-                    f"{path} is from another run ({'; '.join(differences)}); give another `output`, or `overwrite` to "
-                    "replace it"
+                    f"{path} is from another run ({'; '.join(dict.fromkeys(differences))}); give another `output`, or "
+                    "`overwrite` to replace it"
                 )
 
     def finished(self) -> Cache | None:
@@ -174,8 +201,8 @@ class Output:
             found = tokenizer_sha256(load_tokenizer(str(self.tokenizer)))
         except ModelError:
             return None
-        recipes = (self._read_recipe(path, replace_index=True) for path in self._existing())
-        known = {(recipe.tokenizer, recipe.tokenizer_sha256) for recipe in recipes if recipe is not None}
+        recipes = (self._read_recipes(path, replace_index=True) for path in self._existing())
+        known = {(one.tokenizer, one.tokenizer_sha256) for several in recipes for one in several or ()}
         return self.tokenizer if known == {(name, found)} else None
 
     def clear(self) -> None:
@@ -186,7 +213,7 @@ class Output:
         """
         existing = self._existing()
         for path in existing:
-            self._read_recipe(path, replace_index=True)
+            self._read_recipes(path, replace_index=True)
         for path in existing:  # the index is the first: without it the cache counts as unfinished
             path.unlink()
         if (self.tokenizer / "tokenizer.json").is_file():
@@ -221,18 +248,22 @@ class Output:
         """
         return [Failure(*failure) for shard in Cache.open(self.index).shards for failure in read_summary(shard.path)[1]]
 
+    @property
+    def _lock_file(self) -> Path:
+        return self.index.with_name(f".{self.index.name}.lock")
+
     def _existing(self) -> list[Path]:
         return [path for path in (self.index, *self.shards()) if path.exists()]
 
-    def _read_recipe(self, path: Path, *, replace_index: bool) -> Fingerprint | None:
-        """Return the fingerprint of a file; None if the file is so damaged that it has none, and may be replaced.
+    def _read_recipes(self, path: Path, *, replace_index: bool) -> tuple[Fingerprint, ...] | None:
+        """Return the fingerprints of a file; None if the file is so damaged that it has none, and may be replaced.
 
         Raises:
             CacheError: the file does not belong to this program, or it is a damaged index and `replace_index` is False.
         """
         try:
             with open_hdf5(path) as file:
-                return read_fingerprint(path, file)
+                return read_fingerprints(path, file)
         except DamagedCacheError as error:
             # The name of a shard says that it is ours. A file with the name of the index may be another program's.
             if path == self.index and not replace_index:

@@ -114,12 +114,21 @@ def with_tokens(tables: ShardTables, tokenizer: "PreTrainedTokenizerBase") -> Sh
     )
 
 
-def store_tables(path: Path, tables: ShardTables, fingerprint: Fingerprint, number: int) -> ShardEntry:
+def store_tables(
+    path: Path, tables: ShardTables, fingerprint: Fingerprint, number: int, further: Sequence[Fingerprint] = ()
+) -> ShardEntry:
     """Write the tables of shard `number` to its file, and return its entry in the index.
+
+    Args:
+        path: its file.
+        tables: the rows.
+        fingerprint: the recipe.
+        number: of the shard.
+        further: the recipe of each encoder in `tables.further`.
 
     Raises:
         ClipCapError: the file cannot be written.
     """
-    content = write_shard(path, tables, fingerprint.to_json(), number)
+    content = write_shard(path, tables, fingerprint.to_json(), number, [one.to_json() for one in further])
     images, captions, tokens = tables.counts
     return ShardEntry(path=path, images=images, captions=captions, tokens=tokens, content=content)

@@ -33,6 +33,7 @@ from clipcap.precompute.encoders.load import load_encoder
 from clipcap.precompute.failures import Failure, log_failures
 from clipcap.precompute.finished import has_all, is_finished
 from clipcap.precompute.imported import import_embeddings, recorded_names
+from clipcap.precompute.join import join_caches, open_caches
 from clipcap.precompute.output import Output, check_is_local
 from clipcap.precompute.parallel import choose_workers
 from clipcap.precompute.part import WHOLE, Part
@@ -59,6 +60,7 @@ def precompute(
     repair: bool = False,
     part: Part = WHOLE,
     reuse: Sequence[str | Path] = (),
+    join: Sequence[str | Path] = (),
     devices: int = 1,
     engine: str = "local",
 ) -> PrecomputeResult:
@@ -76,7 +78,7 @@ def precompute(
             print(path, reason)
 
     Args:
-        source: the folder of the dataset, or its file of captions or embeddings.
+        source: the folder of the dataset, or its file of captions or embeddings; with `join`, a cache.
         output: the index to write, `NAME.h5`. The shards are written beside it as `NAME-00000.h5`, ...
         settings: by default those of `PrecomputeSettings()`: ViT-B-32, with the tokenizer of GPT-2.
         overwrite: replace the cache at `output`, whatever it was made from.
@@ -86,6 +88,8 @@ def precompute(
         part: make these shards alone, while other processes or machines, with the same dataset and settings, make the
             others in the same folder. Whoever ends last writes the index.
         reuse: other caches of the same encoder. What they have of the images is copied.
+        join: caches of the same dataset by other encoders. `source` is then a cache too, and the output gets the
+            embeddings of all of them. No image is read, and `settings` are not used.
         devices: how many GPUs to use, each by a process of its own, or how many processes on a CPU; with
             Ray, how many workers, by default one for each GPU, or else for each machine.
         engine: `local`, or `ray` for the Ray cluster of `RAY_ADDRESS`, whose machines share the folders of the dataset
@@ -93,19 +97,22 @@ def precompute(
 
     Raises:
         SourceError: the dataset cannot be read, or more than half of its images cannot, or of 1,000 in a row; with
-            `strict`, any image.
+            `strict`, any image; or caches to `join` differ in an image, or have fewer than half of them in common.
         ModelError: the encoder or the tokenizer cannot be loaded.
         UsageError: the settings do not fit the dataset or each other; `output` is a URL, or holds another cache and
-            `overwrite` is not set; another process writes to `output`; or a cache to `reuse` has another recipe.
+            `overwrite` is not set; another process writes to `output`; or a cache to `reuse` or to `join` does not fit.
         CacheError: a file in the way does not belong to this program; it is not replaced.
         ClipCapError: a file cannot be written.
         Interrupted: Ctrl-C while images were encoded; it is a KeyboardInterrupt.
     """
     settings = settings or PrecomputeSettings()
     check_combination(
-        overwrite=overwrite, retokenize=retokenize, repair=repair, part=part, devices=devices, engine=engine
-    )
+        overwrite=overwrite, retokenize=retokenize, repair=repair, part=part, devices=devices, engine=engine,
+        join=bool(join), reuse=bool(reuse), settings=settings,
+    )  # fmt: skip
     check_is_local(output)
+    if join:
+        return _join([source, *join], Output(Path(output)), overwrite=overwrite, repair=repair)
     if engine == "ray":  # workers may have other working folders
         source, output = shared_folder(source), Path(output).resolve()
     dataset, drawn = read_dataset(source, settings)
@@ -119,11 +126,14 @@ def precompute(
     check_missing(dataset, settings.strict)
     target = Output(Path(output))
     target.check_writable()
+    if not overwrite:
+        target.check_not_joined()
     split_seed = settings.seed if drawn else None
     if repair:
         with target.lock():
             target.remove_broken()
     if dataset.embedding is None and not overwrite and is_finished(target, dataset, settings, split_seed):
+        target.remove_stale_lock()
         return result_of(Cache.open(target.index), _check_finished(target, settings.strict), was_finished=True)
     if devices > 1 and engine == "local":
         return _precompute_on_devices(source, target, settings, devices, overwrite=overwrite, reuse=reuse)
@@ -133,7 +143,7 @@ def precompute(
         plan = _plan_encoding(dataset, target, settings, split_seed, part, caches, kept)
         if engine == "ray":
             count = devices if devices > 1 else 0
-            write = partial(encode_with_ray, dataset, target, plan.fingerprint, settings, reuse=caches, count=count)
+            write = partial(encode_with_ray, dataset, target, plan.fingerprint, settings, reuse=plan.reuse, count=count)
             plan = replace(plan, write=write)
     else:
         plan = _plan_import(dataset, target, settings, split_seed)
@@ -178,8 +188,25 @@ def _precompute_on_devices(
     return result_of(Cache.open(output.index), failures, was_finished=False)
 
 
+def _join(paths: Sequence[str | Path], output: Output, *, overwrite: bool, repair: bool) -> PrecomputeResult:
+    caches = open_caches(paths, output)
+    output.check_writable()
+    with output.lock():
+        if overwrite:
+            output.clear()
+        if repair:
+            output.remove_broken()
+        try:
+            was_finished = join_caches(caches, output)
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(shards=len(output.shards())) from interrupt
+        failures = _check_finished(output, strict=False) if was_finished else output.failures()
+        return result_of(Cache.open(output.index), failures, was_finished=was_finished)
+
+
 def _retokenize(source: Source, output: Output, tokenizer: str) -> PrecomputeResult:
     output.check_writable()
+    output.check_not_joined()
     with output.lock():
         cache = retokenize_cache(source, output, tokenizer)
         return result_of(cache, output.failures(), was_finished=True)
@@ -187,12 +214,16 @@ def _retokenize(source: Source, output: Output, tokenizer: str) -> PrecomputeRes
 
 @dataclass(frozen=True)
 class _Plan:
-    """The recipe of a cache, its tokenizer, whether it is finished, and what writes it and returns what failed."""
+    """The recipe of a cache, its tokenizer, whether it is finished, and what writes it and returns what failed.
+
+    `reuse` are the caches whose rows are copied.
+    """
 
     fingerprint: Fingerprint
     tokenizer: "PreTrainedTokenizerBase"
     is_finished: Callable[[], bool]
     write: Callable[[], list[Failure]]
+    reuse: Sequence[Cache] = ()
 
 
 def _plan_encoding(
@@ -234,7 +265,7 @@ def _plan_encoding(
         version=program_version(),
         views=settings.views,
     )
-    _check_reuse(reuse, fingerprint)
+    reuse = _choose_encoders(reuse, fingerprint)
     workers = choose_workers(settings.workers)
 
     def write() -> list[Failure]:
@@ -246,7 +277,7 @@ def _plan_encoding(
         except KeyboardInterrupt as interrupt:
             raise Interrupted(shards=len(output.shards())) from interrupt
 
-    return _Plan(fingerprint, tokenizer, partial(has_all, output, source), write)
+    return _Plan(fingerprint, tokenizer, partial(has_all, output, source), write, reuse)
 
 
 def _open_caches(paths: Sequence[str | Path], output: Output) -> list[Cache]:
@@ -262,14 +293,25 @@ def _open_caches(paths: Sequence[str | Path], output: Output) -> list[Cache]:
     return [Cache.open(Path(path)) for path in paths]
 
 
-def _check_reuse(caches: Sequence[Cache], fingerprint: Fingerprint) -> None:
-    """Raise the UsageError of a cache whose rows mean something else."""
+def _choose_encoders(caches: Sequence[Cache], fingerprint: Fingerprint) -> list[Cache]:
+    """Return each cache with the embeddings that can be reused.
+
+    Raises:
+        UsageError: all those of a cache mean something else.
+    """
+    chosen: list[Cache] = []
     for cache in caches:
-        differences = cache.fingerprint.reuse_differences(fingerprint)
-        if cache.fingerprint.views < fingerprint.views:
-            differences.append(f"views: {cache.fingerprint.views}, not {fingerprint.views}")
-        if differences:
-            raise UsageError(f"`reuse` {cache.path} has other embeddings ({'; '.join(differences)}); leave it out")
+        each = list(cache.by_encoder().values())
+        differences = [_reuse_differences(one.fingerprint, fingerprint) for one in each]
+        if all(differences):
+            raise UsageError(f"`reuse` {cache.path} has other embeddings ({'; '.join(differences[0])}); leave it out")
+        chosen.append(each[differences.index([])])
+    return chosen
+
+
+def _reuse_differences(old: Fingerprint, new: Fingerprint) -> list[str]:
+    views = [f"views: {old.views}, not {new.views}"] if old.views < new.views else []
+    return old.reuse_differences(new) + views
 
 
 def _plan_import(source: Source, output: Output, settings: PrecomputeSettings, split_seed: int | None) -> _Plan:

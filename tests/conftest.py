@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -18,7 +19,6 @@ from small_world import (
     CAPTIONS,
     COMMANDS,
     DEMO_IMAGES,
-    NO_SOCKETS,
     Result,
     Run,
     command_line,
@@ -26,6 +26,7 @@ from small_world import (
     make_coco,
     make_lm,
     small_models,
+    without_sockets,
 )
 from web_server import serve
 
@@ -41,6 +42,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for models of this size, more threads are
 
 
 SLOW_FIXTURES = ("demo_run", "trained")
+POSIX_NAMES = {"AF_UNIX", "another_process", "fork", "interrupt_at_step", "interrupt_in", "kill", "killpg", "mkfifo"}
 # The files that take longest. Under `--no-loadscope-reorder` they start first, so that no process of pytest-xdist is
 # left with a long one at the end. Of those that use `demo_run`, only one is here: the others would wait for it.
 LONGEST = (
@@ -67,16 +69,28 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move the longest files to the front, and mark every test `slow` that uses a slow fixture, also indirectly."""
+    """Move the longest files to the front. Mark tests `slow` that use a slow fixture, `posix` what Windows lacks."""
     rank = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))  # a stable sort
     for item in items:
         if any(name in getattr(item, "fixturenames", ()) for name in SLOW_FIXTURES):
             item.add_marker(pytest.mark.slow)
+        if isinstance(item, pytest.Function) and not POSIX_NAMES.isdisjoint(names_in(item.function.__code__)):
+            item.add_marker(pytest.mark.posix)
+
+
+def names_in(code: CodeType) -> Iterator[str]:
+    """The names that a function uses, and the functions inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from names_in(constant)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that is marked `gpu` on a machine without one."""
+    """Skip tests that are marked `gpu` on a machine without one, and those that are marked `posix` on Windows."""
+    if item.get_closest_marker("posix") is not None and os.name != "posix":
+        pytest.skip("Windows: this test needs a POSIX system")
     if item.get_closest_marker("gpu") is not None:
         import torch
 
@@ -221,18 +235,17 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subproces
         try:
             with hold_lock(folder / "lock", "the demo"):
                 if not ended.exists():
-                    done = run_offline(folder, arguments)
+                    done = subprocess.run(
+                        arguments,
+                        cwd=folder,
+                        env=without_sockets(folder),
+                        capture_output=True,
+                        text=True,
+                        check=False,
+                    )
                     write_file(ended, json.dumps([done.returncode, done.stdout, done.stderr]).encode())
         except UsageError:  # another process has the lock
             time.sleep(0.5)
     status, out, err = json.loads(ended.read_text())
     assert status == 0, err
     return folder / "out", subprocess.CompletedProcess(arguments, status, out, err)
-
-
-def run_offline(folder: Path, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a folder, in a process that cannot reach a network."""
-    (folder / "sitecustomize.py").write_text(NO_SOCKETS)
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "0"}
-    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -167,19 +167,48 @@ def make_tar(file: Path, members: dict[str, bytes], format: int = tarfile.PAX_FO
 
 DEMO_IMAGES = 720  # in the demo that the tests run, instead of 9,000
 
-# The text of a sitecustomize.py. A process that has its folder on its path cannot reach a network.
+# The text of a sitecustomize.py. A process that has its folder on its path, and the processes that it starts, reach
+# this machine alone. What they ask for beyond it is a line in the file `asked` of that folder.
 NO_SOCKETS = """
+import pathlib
 import socket
 
-connect = socket.socket.connect
+HERE = ("localhost", "127.0.0.1", "::1", socket.gethostname())
 
-def refuse(self, *address):
-    if getattr(self, "family", None) != socket.AF_UNIX:  # worker processes use those
-        raise OSError("sockets are refused")
-    return connect(self, *address)
+def refuse(what):
+    with (pathlib.Path(__file__).parent / "asked").open("a") as file:
+        print(what, file=file)
+    raise OSError("sockets are refused")
 
-socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+def local_only(function):
+    def call(self, *arguments):
+        address = arguments[-1]
+        if self.family != getattr(socket, "AF_UNIX", None) and address[0] not in HERE:
+            refuse(address)
+        return function(self, *arguments)
+    return call
+
+def local_names_only(function):
+    def call(host, *arguments, **options):
+        if host not in (None, "", *HERE):
+            refuse(host)
+        return function(host, *arguments, **options)
+    return call
+
+for name in ("connect", "connect_ex", "sendto"):
+    setattr(socket.socket, name, local_only(getattr(socket.socket, name)))
+for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
+    setattr(socket, name, local_names_only(getattr(socket, name)))
 """
+
+
+def without_sockets(folder: Path) -> dict[str, str]:
+    """Write NO_SOCKETS into a folder, and return the environment of a process that obeys it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(NO_SOCKETS)
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return {**kept, "PYTHONPATH": path, "HF_HOME": str(folder / "hub")}
 
 
 def small_models(clip: Path, tokenizer: Path) -> list[object]:

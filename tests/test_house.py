@@ -124,6 +124,14 @@ def test_the_workflow_calls_make_check_on_every_python_and_on_the_lowest_depende
     assert matrix["include"] == [{"python": "3.11", "dependencies": "lowest"}]
 
 
+def test_the_workflow_runs_the_quick_tests_on_windows_and_macos() -> None:
+    job = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text())["jobs"]["quick"]
+    assert job["strategy"]["matrix"]["system"] == ["windows-latest", "macos-latest"]
+    install, test = [step["run"] for step in job["steps"] if "run" in step]
+    assert install == "python -m pip install --editable .[dev]"
+    assert f".venv/bin/{test}\n" in (ROOT / "Makefile").read_text()  # as `make quick`
+
+
 def test_the_lowest_versions_are_the_bounds_of_pyproject() -> None:
     assert "h5py>=3.10" in PYPROJECT["project"]["dependencies"]
     assert "h5py==3.10" in lowest_versions()

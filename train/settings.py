@@ -58,6 +58,12 @@ class TrainSettings(Settings):
         group=MODEL, metavar="CHECKPOINT",
     )  # fmt: skip
 
+    encoder: str = setting(
+        "",
+        "Encoder whose embeddings to train on, by its name in clipcap-inspect, where the cache has those of several. "
+        "Default: the first.",
+        group=TRAINING, metavar="NAME",
+    )  # fmt: skip
     epochs: int = setting(10, "Passes over all captions.", group=TRAINING, minimum=1)
     batch_size: int = setting(40, "Captions in a step.", group=TRAINING, minimum=1)
     sampling: str = setting(

@@ -102,13 +102,16 @@ def train(
             run.check(resume=resume, overwrite=overwrite)  # again, now that no other process can change the folder
         stored = world.broadcast(run.stored() if resume and world.first else None)
         if stored is None:
-            settings = _resolve(settings or TrainSettings(), run, opened, device)
+            settings = settings or TrainSettings()
+            opened = _choose_encoder(opened, settings.encoder)
+            settings = _resolve(settings, run, opened, device)
         else:
             started, started_contents = stored
             settings = _continue(started, settings or started, run)
             if started_contents != contents:
                 fact = f"{run.path} holds a run on another cache than {path}"
                 raise UsageError(f"{fact}; give the cache that it was started with, or another `output`")
+            opened = _choose_encoder(opened, settings.encoder)
         settings = world.broadcast(settings)  # what the first process found out about its machine holds for all
         logger.info(
             f"{path}: {plural(opened.images, 'image')}, {plural(opened.captions, 'caption')}; "
@@ -190,6 +193,16 @@ def _silence() -> Any:
     stack.callback(package.setLevel, package.level)
     package.setLevel(logging.ERROR)
     return stack
+
+
+def _choose_encoder(cache: Cache, name: str) -> Cache:
+    """The cache with the embeddings of the encoder that the settings name, or of the first."""
+    if name:
+        return cache.with_encoder(name)
+    first, *others = cache.by_encoder()
+    if others:
+        logger.info(f"training on the embeddings of {first}; `encoder` chooses {' or '.join(others)}")
+    return cache
 
 
 def _resolve(settings: TrainSettings, run: RunFolder, cache: Cache, device: torch.device) -> TrainSettings:

@@ -130,7 +130,7 @@ class _Images:
         return cls(
             ids=[name for name, _ in found],
             captions=[captions for _, captions in found],
-            stored=StoredEmbeddings(shards, cache.embedding_shape, scale=scale),
+            stored=StoredEmbeddings(shards, cache.embedding_shape, scale=scale, encoder=cache.encoder),
         )
 
     def vectors(self, numbers: dict[str, int]) -> Vectors:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from clipcap.caption.evaluate.scorer import ScoredImages
 from clipcap.caption.settings import CaptionerSettings
 from clipcap.data.cache.index import Cache
+from clipcap.data.errors import ModelError
 from clipcap.data.metrics import Score
 from clipcap.data.metrics.clipscore import PREFIX, clipscore
 from clipcap.data.pretrained.device import choose_device
-from clipcap.precompute.encoders.clip_text import load_text_tower
+from clipcap.precompute.encoders.clip_text import TextTower, load_text_tower
 
 
 class ClipScorer:
@@ -25,15 +26,11 @@ class ClipScorer:
 
     Raises:
         CacheError: the cache cannot be opened.
-        ModelError: its encoder has no text tower that can be loaded.
+        ModelError: none of its encoders has a text tower that can be loaded.
     """
 
     def __init__(self, cache: Path, settings: CaptionerSettings) -> None:
-        self._cache = Cache.open(cache)
-        precision = "fp32" if settings.precision == "auto" else settings.precision
-        device = choose_device(settings.device)
-        fingerprint = self._cache.fingerprint
-        self._tower = load_text_tower(fingerprint, settings.pretrained, device=device, precision=precision)
+        self._cache, self._tower = _load_tower(Cache.open(cache), settings)
         self._images: ScoredImages | None = None
         self._embedding: NDArray[np.float32] | None = None  # (N, d)
         self._references: list[NDArray[np.float32]] = []  # (r, d) of each image
@@ -51,6 +48,19 @@ class ClipScorer:
         """Encode texts with the prefix that their metric demands: float32 (n, d)."""
         encoded: NDArray[Any] = self._tower.encode([PREFIX + text for text in texts]).numpy()
         return encoded
+
+
+def _load_tower(cache: Cache, settings: CaptionerSettings) -> tuple[Cache, TextTower]:
+    """Return a cache with the embeddings of its first encoder that has a text tower, and this text tower."""
+    precision = "fp32" if settings.precision == "auto" else settings.precision
+    device = choose_device(settings.device)
+    errors: list[ModelError] = []
+    for one in cache.by_encoder().values():
+        try:
+            return one, load_text_tower(one.fingerprint, settings.pretrained, device=device, precision=precision)
+        except ModelError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _read_embeddings(cache: Cache, ids: Sequence[str]) -> NDArray[np.float32]:

@@ -9,8 +9,8 @@
 A file with captions of several models names the model of each, and becomes one `Predictions` for each model.
 """
 
-import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from clipcap.caption.evaluate.references import CACHES
 from clipcap.data.command.progress import plural
 from clipcap.data.csv_cells import unescape_formula
 from clipcap.data.errors import SourceError, one_line
+from clipcap.data.files import parse_json
 from clipcap.data.readers.csv_rows import read_csv_rows
-from clipcap.data.readers.images import read_text
+from clipcap.data.readers.images import identifier, read_text
 from clipcap.data.readers.tables import IMAGE_COLUMNS
 from clipcap.data.remote import is_url
 from clipcap.data.remote.file import fetched
@@ -76,7 +77,7 @@ def read_predictions(path: str | Path) -> list[Predictions]:
     path = Path(path)
     if path.is_dir():
         raise SourceError(f"{path} is a folder; give a file of captions: {_FORMATS}")
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  # no name is an error
         raise SourceError(f"{path} does not exist; give a file of captions: {_FORMATS}")
     if path.suffix.lower() in CACHES:
         raise SourceError(f"{path} is a cache, whose captions are references; give a file of captions: {_FORMATS}")
@@ -122,8 +123,8 @@ def _read_file(path: Path, name: str) -> list[Predictions]:
 
 def _read_array(path: Path, text: str) -> Iterator[_Entry]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise SourceError(f"{path} is not JSON ({one_line(error)}); give a whole file: {_FORMATS}") from error
     for number, value in enumerate(content, 1):
         yield _entry(f"{path} entry {number:,}", value, number)
@@ -132,8 +133,8 @@ def _read_array(path: Path, text: str) -> Iterator[_Entry]:
 def _read_objects(path: Path, text: str) -> Iterator[_Entry]:
     """Read a file that begins with an object: JSON lines, or a single object of captions by the ids of images."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):  # more than one object, or a broken line, which is named then
+        content = parse_json(text)
+    except ValueError:  # more than one object, or a broken line, which is named then
         return _read_lines(path, text)
     return _read_lines(path, text) if set(_IMAGES) & set(content) else _read_mapping(path, content)
 
@@ -152,8 +153,8 @@ def _read_lines(path: Path, text: str) -> Iterator[_Entry]:
             continue
         where = f"{path} line {number:,}"
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(line)
+        except ValueError as error:
             raise SourceError(f"{where} is not JSON ({one_line(error)}); expected {_FORMATS}") from error
         yield _entry(where, value, number)
 
@@ -180,18 +181,13 @@ def _entry(where: str, value: Any, number: int) -> _Entry:
     captions = value.get("captions", value.get("caption"))
     if key is None or not {"captions", "caption"} & set(value):
         what = f"no {'caption' if key is not None else 'image_id or input'}"
-        raise SourceError(f"{where} has {what} but {', '.join(map(str, value))[:80] or 'nothing'}; expected {_FORMATS}")
+        raise SourceError(f"{where} has {what} but {', '.join(value)[:80] or 'nothing'}; expected {_FORMATS}")
     caption = captions[0] if isinstance(captions, list) and captions else captions
     if not isinstance(caption, str):
         raise SourceError(f"{where} has the caption {captions!r:.60}, which is not text; write a caption as a string")
+    try:
+        image = identifier(value[key]).strip()
+    except TypeError as error:
+        raise SourceError(f"{where} has an image without a name: {one_line(error)}") from error
     model = value.get("model")
-    return _Entry(where, _identifier(where, value[key]), None if model is None else str(model), caption, number)
-
-
-def _identifier(where: str, value: Any) -> str:
-    """Return the id of an image as text; 391895.0, as some programs write numbers of a table, is 391895."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise SourceError(f"{where} has the image {value!r:.60}; an id is a number or a text")
-    return str(value).strip()
+    return _Entry(where, image, None if model is None else str(model), caption, number)

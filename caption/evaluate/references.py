@@ -1,6 +1,6 @@
 """Reads the references of a set of images: from a cache, any dataset that a reader knows, or `{id: [caption, ...]}`."""
 
-import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from clipcap.data.cache.index import Cache
 from clipcap.data.command.progress import plural
 from clipcap.data.confined import leads_outside
-from clipcap.data.errors import ClipCapError, SourceError, one_line
+from clipcap.data.errors import ClipCapError, SourceError, one_line, unreadable
+from clipcap.data.files import MAX_TEXT_BYTES, open_file, parse_json
 from clipcap.data.image_store import FolderStore, StoredImage
 from clipcap.data.readers import READERS, Columns, read_source
 from clipcap.data.readers.images import read_text
@@ -127,7 +128,7 @@ def _look_behind(url: str) -> _Look:
 
 
 def _read(path: Path, format: str | None, columns: Columns | None, look: _Look | None) -> References:
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  # no name is an error
         raise SourceError(f"{path} does not exist; give {_KINDS}")
     if path.suffix.lower() in CACHES and not path.is_dir() and format is None:
         found = _read_cache(path, look)
@@ -209,20 +210,21 @@ def _existing(folder: Path, name: str) -> Path | None:
 
 
 def _json_object(path: Path) -> dict[str, Any] | None:
-    """Read a file that is one JSON object, and not a file that a reader recognises by its name."""
-    if not path.is_file() or path.suffix.lower() == ".jsonl":
+    """Read a file that is one JSON object of at most `MAX_TEXT_BYTES`, and not one that a reader knows by its name."""
+    if path.is_dir() or path.suffix.lower() == ".jsonl":
         return None
     if any(READERS[name].matches(path) for name in ("coco", "karpathy")):
         return None
     try:
-        with path.open("rb") as file:
-            if not file.read(64).decode("utf-8-sig", "replace").lstrip().startswith("{"):
+        with open_file(path) as file:
+            too_large = os.fstat(file.fileno()).st_size > MAX_TEXT_BYTES
+            if too_large or not file.read(64).decode("utf-8-sig", "replace").lstrip().startswith("{"):
                 return None
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        raise unreadable(path, error, f"give {_KINDS}") from error
     try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_text(path))
+    except ValueError as error:
         if path.suffix.lower() != ".json":  # such as JSON lines
             return None
         raise SourceError(f"{path} is not JSON ({one_line(error)}); give the whole file") from error

@@ -9,7 +9,7 @@ Knows nothing of command lines, and writes nothing.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clipcap.caption.decoding.options import DecodeOptions
@@ -112,7 +112,9 @@ def evaluate(
     if cache is not None and split is not None and baseline:
         baselines = [
             judge.evaluate(CaptionedImages(name=name, captions={}), captions)
-            for name, captions in _copied_captions(cache, split, [chosen[place].id for place in places]).items()
+            for name, captions in _copied_captions(
+                _embeddings_of(cache, checkpoints.values()), split, [chosen[place].id for place in places]
+            ).items()
         ]
     return Evaluation(
         evaluated=evaluated, baselines=baselines, differences=_differences(evaluated), cache=cache, split=split
@@ -162,14 +164,26 @@ def _tokenise(captions: Sequence[str]) -> set[str]:
     return tokens
 
 
-def _copied_captions(cache: Path, split: str, ids: Sequence[str]) -> dict[str, list[str]]:
+def _embeddings_of(cache: Path, checkpoints: Iterable[Path]) -> Cache:
+    """Open a cache with the embeddings that the first model was trained on, where it has those of several encoders."""
+    opened = Cache.open(cache)
+    recorded = next((path for path in checkpoints if path.is_dir()), None)
+    if recorded is None or len(opened.fingerprints) == 1:
+        return opened
+    from clipcap.caption.trained_encoder import choose_embeddings
+    from clipcap.train.model.checkpoint import read_config
+
+    return choose_embeddings(opened, read_config(recorded).encoder)[0]
+
+
+def _copied_captions(cache: Cache, split: str, ids: Sequence[str]) -> dict[str, list[str]]:
     """Return the captions of the baselines by their names: none where there are no training images."""
     from clipcap.caption.evaluate.baseline import nearest_captions
 
     logger.info("searching the nearest training image of each image, whose captions are the baseline")
-    nearest = nearest_captions(Cache.open(cache), split)
+    nearest = nearest_captions(cache, split)
     if nearest is None:
-        logger.info(f"{cache} has no training images with captions, so there is no baseline")
+        logger.info(f"{cache.path} has no training images with captions, so there is no baseline")
         return {}
     rows = dict(zip(nearest.ids, zip(nearest.captions, nearest.consensus, strict=True), strict=True))
     copied, consensus = zip(*(rows[identifier] for identifier in ids), strict=True)

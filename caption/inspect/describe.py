@@ -7,10 +7,13 @@ import logging
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipcap.data.command.progress import Progress, plural
 from clipcap.data.errors import CheckpointError, DamagedCacheError, UsageError
+
+if TYPE_CHECKING:
+    from clipcap.data.cache.index import Cache
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +76,18 @@ def _describe_cache(path: Path, verify: bool) -> dict[str, Any]:
         "splits": dict(splits),
         "verified": verify,
         "fingerprint": asdict(cache.fingerprint),
+        **_describe_encoders(cache),
         "failures": failures,
     }
+
+
+def _describe_encoders(cache: "Cache") -> dict[str, Any]:
+    """Return what the fingerprints of several encoders do not have in common, by the names of the encoders."""
+    fingerprints = {name: asdict(one.fingerprint) for name, one in cache.by_encoder().items()}
+    first, *others = fingerprints.values()
+    differing = [field for field, value in first.items() if any(other[field] != value for other in others)]
+    described = {name: {field: one[field] for field in differing} for name, one in fingerprints.items()}
+    return {"encoders": described} if others else {}
 
 
 def _verify(path: Path) -> None:

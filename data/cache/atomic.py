@@ -78,7 +78,7 @@ def replace_folder(new: Path, path: Path) -> None:
         if child.is_dir():
             sync_folder(child)
         else:
-            with child.open("rb") as handle:
+            with child.open("r+b") as handle:  # Windows syncs only what is open for writing
                 os.fsync(handle.fileno())
     aside = set_aside(path)
     _remove(aside)
@@ -90,9 +90,16 @@ def replace_folder(new: Path, path: Path) -> None:
 
 
 def recover_folder(path: Path) -> None:
-    """Bring the old folder back if a crash came between the two renames of `replace_folder`."""
-    if not path.exists() and set_aside(path).exists():
-        os.replace(set_aside(path), path)  # noqa: PTH105
+    """Finish a `replace_folder` that a crash interrupted: the old folder comes back, unless the new one is in place.
+
+    Raises:
+        OSError: a folder cannot be renamed.
+    """
+    aside = set_aside(path)
+    if path.exists():
+        _remove(aside)
+    elif aside.exists():
+        os.replace(aside, path)  # noqa: PTH105
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ All shards of a cache have the same one, and a checkpoint keeps the one of the c
 
 import json
 import typing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -142,6 +143,10 @@ class Fingerprint:
             differences.insert(0, f"encoder: {self.encoder}, not {other.encoder}")
         return differences
 
+    def token_differences(self, other: "Fingerprint") -> list[str]:
+        """Return what makes the tokens of the same captions differ; empty if it is the same tokenizer."""
+        return self._compare(other, ["tokenizer_sha256"])
+
     def _compare(self, other: "Fingerprint", names: list[str]) -> list[str]:
         return [
             f"{_LABELS.get(name, name)}: {_short(getattr(self, name))}, not {_short(getattr(other, name))}"
@@ -150,6 +155,17 @@ class Fingerprint:
             # The same weights may have several names: `ViT-B-32`, and any folder that they were saved to.
             and not (name == "encoder" and self.checked and self.weights_sha256 == other.weights_sha256)
         ]
+
+
+def distinct_names(fingerprints: Sequence[Fingerprint]) -> list[str]:
+    """Name encoders, no two alike: by `encoder`, and where that is not enough by `features` and `pretrained` too."""
+    candidates = [
+        [one.encoder, f"{one.encoder}:{one.features}", f"{one.encoder}:{one.pretrained}", f"{one.encoder}:{number}"]
+        for number, one in enumerate(fingerprints)
+    ]
+    return [
+        next((name for name in own if sum(name in others for others in candidates) == 1), own[-1]) for own in candidates
+    ]
 
 
 def _check_field(name: str, value: Any, kind: Any) -> None:

@@ -1,19 +1,27 @@
 """The HDF5 files of a cache, index and shards: marked as ours, and opened so that a broken one is an error of ours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from clipcap.data.cache.columns import STRINGS_OF_VARIABLE_LENGTH, read_attribute, write_attribute
+from clipcap.data.cache.columns import (
+    STRINGS_OF_VARIABLE_LENGTH,
+    has,
+    read_attribute,
+    read_texts,
+    write_attribute,
+    write_texts,
+)
 from clipcap.data.cache.heap import check_heaps
 from clipcap.data.errors import CacheError, ClipCapError, DamagedCacheError, one_line
 from clipcap.data.files import open_file
 
 FORMAT = "clipcap-cache"
 FORMAT_VERSION = 2  # what is written; FORMAT.md tells how 1 differs
+FURTHER = "encoders/fingerprint"
 AGAIN = "run the clipcap-precompute command that made this cache again: only missing shards are made"
 
 
@@ -54,11 +62,22 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise DamagedCacheError(f"{path} is truncated or damaged ({one_line(error)}); delete it and {AGAIN}") from error
 
 
-def mark(file: h5py.File, fingerprint: str) -> None:
-    """Write the root attributes that the index and the shards share."""
+def mark(file: h5py.File, fingerprint: str, further: Sequence[str] = ()) -> None:
+    """Write what the index and the shards share: root attributes, and the fingerprints of further encoders."""
     write_attribute(file, "format", FORMAT)
     file.attrs["format_version"] = FORMAT_VERSION
     write_attribute(file, "fingerprint", fingerprint)
+    if further:
+        write_texts(file, FURTHER, further)
+
+
+def further_fingerprints(file: h5py.File) -> list[str]:
+    """Read the fingerprints of the encoders after the first, of an open index or shard; most have none.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    return read_texts(file, FURTHER) if has(file, FURTHER.partition("/")[0]) else []
 
 
 def _check_mark(path: Path, file: h5py.File) -> None:

@@ -9,8 +9,8 @@ The index holds counts and content hashes, and no rows. It is written last, so a
 """
 
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -18,10 +18,10 @@ import numpy as np
 
 from clipcap.data.cache.atomic import write_file
 from clipcap.data.cache.columns import OFFSETS, has, numbers, read_attribute, read_texts, write_texts
-from clipcap.data.cache.fingerprint import Fingerprint
-from clipcap.data.cache.hdf5 import AGAIN, mark, open_hdf5
-from clipcap.data.cache.shard import ShardTables, read_shard, table
-from clipcap.data.errors import CacheError, DamagedCacheError
+from clipcap.data.cache.fingerprint import Fingerprint, distinct_names
+from clipcap.data.cache.hdf5 import AGAIN, further_fingerprints, mark, open_hdf5
+from clipcap.data.cache.shard import ShardTables, group_of, read_shard, table
+from clipcap.data.errors import CacheError, DamagedCacheError, UsageError
 from clipcap.data.pretrained.new_tokenizer import is_new
 
 
@@ -33,6 +33,7 @@ class ShardEntry:
         path: its file.
         images, captions, tokens: its numbers of rows.
         content: the SHA-256 of its tables.
+        encoder: the number of the encoder whose embeddings are read. The index does not record it.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class ShardEntry:
     captions: int
     tokens: int
     content: str
+    encoder: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +51,16 @@ class Cache:
     Attributes:
         path: the path that was opened.
         version: the format of the file at that path; FORMAT.md tells them apart.
-        fingerprint: what the cache was made with.
+        fingerprint: what the embeddings that are read were made with.
         shards: its shards in order; the first row of a shard is the sum of the counts before it.
+        fingerprints: of each encoder, one in most caches. That of the first is read unless another one is chosen.
     """
 
     path: Path
     version: int
     fingerprint: Fingerprint
     shards: list[ShardEntry]
+    fingerprints: tuple[Fingerprint, ...]
 
     @classmethod
     def open(cls, path: Path) -> "Cache":
@@ -71,15 +75,47 @@ class Cache:
         path = Path(path)
         real = path.resolve()
         with open_hdf5(path) as file:
-            fingerprint, version = read_fingerprint(path, file), int(file.attrs["format_version"])
-            if not has(file, "shards"):
-                _check_width(path, fingerprint, file)
-                shard = describe_shard(real, file)
-                return cls(path=path, version=version, fingerprint=fingerprint, shards=[shard])
-            shards = _read_entries(path, real.parent, file)
-        for entry in shards:
-            _check_entry(path, fingerprint, entry)
-        return cls(path=path, version=version, fingerprint=fingerprint, shards=shards)
+            fingerprints, version = read_fingerprints(path, file), int(file.attrs["format_version"])
+            is_shard = not has(file, "shards")
+            if is_shard:
+                _check_embeddings(path, fingerprints, file)
+                shards = [describe_shard(real, file)]
+            else:
+                shards = _read_entries(path, real.parent, file)
+        for entry in shards if not is_shard else ():
+            _check_entry(path, fingerprints, entry)
+        return cls(path=path, version=version, fingerprint=fingerprints[0], shards=shards, fingerprints=fingerprints)
+
+    def by_encoder(self) -> "dict[str, Cache]":
+        """Return this cache once for each encoder, by the encoder's name, with its embeddings and its fingerprint.
+
+        A name is that of the fingerprint, such as `ViT-B-32`; where several encoders have it, the features or the
+        weights are appended, as in `ViT-B-32:patches`.
+        """
+        return {
+            name: replace(
+                self,
+                fingerprint=fingerprint,
+                shards=[replace(shard, encoder=number) for shard in self.shards],
+            )
+            for number, (name, fingerprint) in enumerate(
+                zip(distinct_names(self.fingerprints), self.fingerprints, strict=True)
+            )
+        }
+
+    def with_encoder(self, name: str) -> "Cache":
+        """Return this cache with the embeddings of one encoder.
+
+        Args:
+            name: as in `by_encoder`.
+
+        Raises:
+            UsageError: it has no encoder of this name.
+        """
+        found = self.by_encoder()
+        if name not in found:
+            raise UsageError(f"`encoder` {name} is not in {self.path}; it has {', '.join(found)}")
+        return found[name]
 
     @property
     def images(self) -> int:
@@ -103,10 +139,15 @@ class Cache:
         return str(tokenizer_folder(self.path)) if is_new(recorded) else recorded
 
     @property
+    def encoder(self) -> int:
+        """The number of the encoder whose embeddings are read."""
+        return self.shards[0].encoder
+
+    @property
     def embedding_shape(self) -> tuple[int, ...]:
         """Shape of the embedding of one image: (d,), or (t, d) for patches."""
         with open_hdf5(self.shards[0].path) as file:
-            shape: tuple[int, ...] = table(file, "images/embedding").shape
+            shape: tuple[int, ...] = table(file, f"{group_of(self.encoder)}/embedding").shape
         return shape[1:]
 
     @property
@@ -129,7 +170,7 @@ class Cache:
             CacheError: a shard became unreadable.
         """
         for shard in self.shards:
-            yield read_shard(shard.path, embeddings=embeddings)
+            yield read_shard(shard.path, embeddings=embeddings, encoder=shard.encoder)
 
     def verify(self) -> Iterator[ShardEntry]:
         """Hash the tables of each shard again, and yield the shard if the hash is right.
@@ -156,6 +197,9 @@ def check_content(shard: ShardEntry) -> None:
 def read_checked(shard: ShardEntry) -> ShardTables:
     """Read all tables of a shard, and check that they are those that its entry was made of.
 
+    Returns:
+        The tables, with the embeddings of the entry's encoder.
+
     Raises:
         DamagedCacheError: they are not.
         CacheError: the shard cannot be read.
@@ -167,7 +211,7 @@ def read_checked(shard: ShardEntry) -> ShardTables:
             f"{shard.path} is damaged: its tables have the hash {content[:12]}, not {shard.content[:12]} as when they "
             f"were written; delete it and {AGAIN}"
         )
-    return tables
+    return tables.of_encoder(shard.encoder)
 
 
 def check_shards(path: Path) -> Iterator[tuple[ShardEntry, str | None]]:
@@ -181,14 +225,11 @@ def check_shards(path: Path) -> Iterator[tuple[ShardEntry, str | None]]:
     """
     with open_hdf5(path) as file:
         is_shard = not has(file, "shards")
-    if is_shard:
-        fingerprint, shards = None, Cache.open(path).shards
-    else:
-        fingerprint, shards = read_index(path)
-    for shard in shards:
+        fingerprints = read_fingerprints(path, file)
+    for shard in Cache.open(path).shards if is_shard else read_index(path)[1]:
         try:
-            if fingerprint is not None:
-                _check_entry(path, fingerprint, shard)
+            if not is_shard:
+                _check_entry(path, fingerprints, shard)
             check_content(shard)
         except CacheError as error:
             yield shard, str(error)
@@ -201,15 +242,23 @@ def tokenizer_folder(index: Path) -> Path:
     return index.with_name(f"{index.stem}-tokenizer")
 
 
-def write_index(path: Path, fingerprint: Fingerprint, shards: list[ShardEntry]) -> None:
+def write_index(
+    path: Path, fingerprint: Fingerprint, shards: list[ShardEntry], further: Sequence[Fingerprint] = ()
+) -> None:
     """Write the index of shards in the same folder, which makes the cache complete.
+
+    Args:
+        path: its file.
+        fingerprint: the recipe.
+        shards: in order.
+        further: the recipe of each further encoder of the shards.
 
     Raises:
         ClipCapError: the file cannot be written.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        mark(file, fingerprint.to_json())
+        mark(file, fingerprint.to_json(), [one.to_json() for one in further])
         for name in ("images", "captions", "tokens"):
             file[f"shards/{name}"] = np.array([getattr(shard, name) for shard in shards], dtype="<i8")
         for name, texts in (("name", [s.path.name for s in shards]), ("content", [s.content for s in shards])):
@@ -252,13 +301,26 @@ def read_fingerprint(path: Path, file: h5py.File) -> Fingerprint:
     Raises:
         DamagedCacheError: the fingerprint cannot be read.
     """
+    return _parsed(path, read_attribute(file, "fingerprint"))
+
+
+def read_fingerprints(path: Path, file: h5py.File) -> tuple[Fingerprint, ...]:
+    """Read the fingerprint of each encoder of an open index or shard.
+
+    Raises:
+        DamagedCacheError: one cannot be read.
+    """
+    return read_fingerprint(path, file), *(_parsed(path, text) for text in further_fingerprints(file))
+
+
+def _parsed(path: Path, text: str) -> Fingerprint:
     try:
-        return Fingerprint.from_json(read_attribute(file, "fingerprint"))
+        return Fingerprint.from_json(text)
     except CacheError as error:
         raise DamagedCacheError(f"{path}: {error}; delete it and {AGAIN}") from error
 
 
-def _check_entry(index: Path, fingerprint: Fingerprint, entry: ShardEntry) -> None:
+def _check_entry(index: Path, fingerprints: Sequence[Fingerprint], entry: ShardEntry) -> None:
     """Check that a shard is there and is the one that the index lists. Only attributes and shapes are read.
 
     Raises:
@@ -268,11 +330,14 @@ def _check_entry(index: Path, fingerprint: Fingerprint, entry: ShardEntry) -> No
         raise CacheError(f"{entry.path}, a shard of {index}, is missing; put it back beside the index, or {AGAIN}")
     with open_hdf5(entry.path) as file:
         found = describe_shard(entry.path, file)
-        other = read_fingerprint(entry.path, file)
-        _check_width(entry.path, other, file)
-    differences = fingerprint.recipe_differences(other)
-    if differences:
-        raise CacheError(f"{entry.path} has another fingerprint than {index} ({differences[0]}); {AGAIN}")
+        others = read_fingerprints(entry.path, file)
+        _check_embeddings(entry.path, others, file)
+    if len(others) != len(fingerprints):
+        raise CacheError(f"{entry.path} has {len(others)} encoders, and {index} {len(fingerprints)}; {AGAIN}")
+    for fingerprint, other in zip(fingerprints, others, strict=True):
+        differences = fingerprint.recipe_differences(other)
+        if differences:
+            raise CacheError(f"{entry.path} has another fingerprint than {index} ({differences[0]}); {AGAIN}")
     if found != entry:
         raise CacheError(
             f"{entry.path} is not the shard that {index} lists (hash {found.content[:12]}, not {entry.content[:12]}); "
@@ -280,16 +345,21 @@ def _check_entry(index: Path, fingerprint: Fingerprint, entry: ShardEntry) -> No
         )
 
 
-def _check_width(path: Path, fingerprint: Fingerprint, file: h5py.File) -> None:
-    """Check that the embeddings of an open shard have the width that its fingerprint states.
+def _check_embeddings(path: Path, fingerprints: Sequence[Fingerprint], file: h5py.File) -> None:
+    """Check that the embeddings of an open shard have the width that their fingerprint states.
 
     Raises:
-        DamagedCacheError: they have not.
+        DamagedCacheError: they have not, or an encoder has not as many as the first.
     """
-    shape = table(file, "images/embedding").shape
-    if shape[-1] != fingerprint.width or 0 in shape[1:]:
-        fact = f"embeddings of {' x '.join(map(str, shape[1:]))} numbers and the width {fingerprint.width}"
-        raise DamagedCacheError(f"{path} has {fact}; delete it and {AGAIN}")
+    images = table(file, "images/embedding").shape[0]
+    for number, fingerprint in enumerate(fingerprints):
+        shape = table(file, f"{group_of(number)}/embedding").shape
+        if shape[-1] != fingerprint.width or 0 in shape[1:]:
+            fact = f"embeddings of {' x '.join(map(str, shape[1:]))} numbers and the width {fingerprint.width}"
+            raise DamagedCacheError(f"{path} has {fact}; delete it and {AGAIN}")
+        if shape[0] != images:
+            fact = f"{shape[0]:,} embeddings of encoder {number}, and {images:,} images"
+            raise DamagedCacheError(f"{path} has {fact}; delete it and {AGAIN}")
 
 
 def _read_entries(path: Path, folder: Path, file: h5py.File) -> list[ShardEntry]:

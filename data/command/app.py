@@ -22,7 +22,7 @@ from typer.core import TyperCommand
 from clipcap.data.command.interrupt import remember_interrupts
 from clipcap.data.command.messages import show_messages
 from clipcap.data.command.printable import printable
-from clipcap.data.errors import ClipCapError, UnknownSourceError, one_line
+from clipcap.data.errors import MACHINE_ERRORS, ClipCapError, UnknownSourceError, one_line
 from clipcap.data.memory import exhausted_memory
 from clipcap.data.version import program_version
 
@@ -149,6 +149,9 @@ def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None = N
         elif isinstance(error, OSError) and error.errno in _OF_A_PATH and error.filename is not None:
             fact = " ".join(f"{error.filename} cannot be used ({error.strerror})".split())
             status = _report(name, [f"{fact}; correct that, or give another path"], 2, debug)
+        elif isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+            fact = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
+            status = _report(name, [f"{fact}; fix that and run the same command again"], 2, debug)
         elif hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument, a bad value
             status = _report(name, [f"{_usage_message(error)} See {name} --help."], 2, debug)
         else:
@@ -183,7 +186,8 @@ def _usage_message(error: Exception) -> str:
 
 
 def quiet_libraries(debug: bool) -> None:
-    """Keep warnings and log lines of the libraries off the person's screen, unless `debug`."""
+    """Keep warnings and log lines of the libraries off the person's screen, unless `debug`; let none report its use."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else every forked worker prints a warning
     if debug:
         return

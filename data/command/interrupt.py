@@ -2,7 +2,8 @@
 
 Python raises KeyboardInterrupt wherever the program happens to be. In the callback of a weak reference or in a
 destructor, which h5py has many of, it is printed and ignored, and the program runs on. So a command also remembers
-Ctrl-C, and long work, which reports its progress, raises it again at the next report.
+Ctrl-C, and long work, which reports its progress, raises it again at the next report. Libraries in C also turn it into
+errors of their own ("could not determine the shape of object type"), so an error that follows a Ctrl-C becomes one.
 """
 
 import signal
@@ -27,6 +28,10 @@ def remember_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, _remember)
     try:
         yield
+    except Exception as error:
+        if _interrupted.is_set():
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _interrupted.clear()

@@ -18,8 +18,8 @@ emoji, Persian and Hindi need them, and they change nothing but what is beside t
 import re
 from typing import TextIO
 
-# Those of `str.splitlines`.
-_LINE_BREAKS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
+from clipcap.data.errors import LINE_BREAKS
+
 # Delete and C1, the bidirectional controls of Unicode, its line breaks, and bytes of a name that is not UTF-8.
 _BEYOND_ASCII = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _CONTROLS = re.compile(f"[\0-\x1f{_BEYOND_ASCII}]")
@@ -33,7 +33,7 @@ def printable(text: str, stream: TextIO | None = None) -> str:
         text: to print.
         stream: where it goes. If it is no terminal, line breaks alone are escaped. Default: as for a terminal.
     """
-    controls = _CONTROLS if stream is None or stream.isatty() else _LINE_BREAKS
+    controls = _CONTROLS if stream is None or stream.isatty() else LINE_BREAKS
     return controls.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image
@@ -93,11 +94,18 @@ def write_images(
     """
     _make_folder(folder)
     write = partial(_write_image, folder, seed, new_pairs)
-    # Ctrl-C reaches all processes of the group; the workers leave it to this one, which then ends them.
-    with ProcessPoolExecutor(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as workers:
+    # Ctrl-C reaches all processes of the group; the workers leave it to this one, which then ends them. They inherit
+    # that from their start, except on Windows.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=signal.signal, initargs=ignore) as workers:
         captions = []
         try:
-            for texts in workers.map(write, numbers, chunksize=16):
+            before = signal.signal(*ignore)
+            try:
+                written = workers.map(write, numbers, chunksize=16)
+            finally:
+                signal.signal(signal.SIGINT, before)
+            for texts in written:
                 captions.append(texts)
                 advance()
         except BaseException:

@@ -149,7 +149,9 @@ def _java_version() -> int | None:
     if java is None:
         return None
     try:
-        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [java, "-version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = re.search(r'version "(?:1\.)?(\d+)', done.stderr)  # Java 8 calls itself 1.8
@@ -167,7 +169,7 @@ def _one_line(text: str) -> str:
 def _run(folder: Path, package: Path, request: dict[str, Any]) -> "Figures":
     """Run the worker in an empty temporary folder."""
     request_file, result_file, messages_file = folder / "request.json", folder / "result.json", folder / "messages.txt"
-    request_file.write_text(json.dumps(request))
+    request_file.write_text(json.dumps(request), encoding="utf-8")
     _link(package, folder / "packages" / "pycocoevalcap")
     paths = [str(folder / "packages"), *filter(None, sys.path)]
     with messages_file.open("wb") as stderr:
@@ -184,11 +186,11 @@ def _run(folder: Path, package: Path, request: dict[str, Any]) -> "Figures":
         finally:
             _stop(worker)
     if not result_file.is_file():
-        messages = messages_file.read_text(errors="replace")
+        messages = messages_file.read_text(encoding="utf-8", errors="replace")
         logger.debug("%s", messages)
         said = [line for line in messages.splitlines() if not line.startswith((" ", "Traceback"))]
         raise UsageError(f"the COCO toolkit failed: {' '.join(said)[-500:] or f'its process ended with {status}'}")
-    figures: Figures = json.loads(result_file.read_text())
+    figures: Figures = json.loads(result_file.read_text(encoding="utf-8"))
     return figures
 
 
@@ -198,7 +200,10 @@ def _link(source: Path, target: Path) -> None:
         if file.is_file() and file.suffix != ".pyc":
             link = target / file.relative_to(source)
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file.resolve())
+            try:
+                link.symlink_to(file.resolve())
+            except OSError:  # Windows lets only some people make links
+                shutil.copyfile(file, link)
 
 
 def _stop(worker: "subprocess.Popen[bytes]") -> None:

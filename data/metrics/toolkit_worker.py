@@ -116,7 +116,7 @@ def main(request_file: str, result_file: str) -> None:
     """Tokenise and score what the request holds, and write the figures."""
     threading.Thread(target=stop_with_parent, daemon=True).start()
     try:
-        request = json.loads(Path(request_file).read_text())
+        request = json.loads(Path(request_file).read_text(encoding="utf-8"))
         own_path = os.environ.get("PATH", os.defpath)
         path = os.environ["PATH"] = request["java"] + os.pathsep + own_path
         # All references are tokenised together, then all captions, as the toolkit does it.
@@ -125,7 +125,7 @@ def main(request_file: str, result_file: str) -> None:
         for name in request["names"]:
             os.environ["PATH"] = own_path if name == "spice" else path  # SPICE needs an older Java
             figures.update(SCORERS[name](references, captions))
-        Path(result_file).write_text(json.dumps(figures))
+        Path(result_file).write_text(json.dumps(figures), encoding="utf-8")
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

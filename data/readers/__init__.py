@@ -19,7 +19,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from clipcap.data.errors import ClipCapError, SourceError, UsageError
+from clipcap.data.errors import ClipCapError, SourceError, UsageError, unreadable
+from clipcap.data.files import open_file
 from clipcap.data.image_store import FolderStore
 from clipcap.data.readers.arrays import ArraysReader, ClipRetrievalReader
 from clipcap.data.readers.base import Columns, Reader
@@ -80,7 +81,7 @@ def read_source(
         raise UsageError(f"`format` must be one of {', '.join(READERS)}, not {format!r}")
     columns = columns or Columns()
     if not is_url(path):
-        source = _read(Path(path), format, columns)
+        source = _read_local(Path(path), format, columns)
         return _with_outside(source) if allow_outside else _with_note_of_outside(source)
     if allow_outside:
         raise UsageError("`allow_outside` is for folders, and a URL has nothing outside it; leave `allow_outside` out")
@@ -93,7 +94,7 @@ def _read_url(url: str, format: str | None, columns: Columns) -> Source:
 
     mirror = Mirror(url)
     try:
-        source = _with_note_of_outside(_read(mirror.path, format, columns))
+        source = _with_note_of_outside(_read_local(mirror.path, format, columns))
     except ClipCapError as error:
         raise type(error)(mirror.named(str(error))) from error
     return replace(
@@ -104,9 +105,23 @@ def _read_url(url: str, format: str | None, columns: Columns) -> Source:
     )
 
 
+def _read_local(path: Path, format: str | None, columns: Columns) -> Source:
+    """Read a dataset of a stranger: whatever else a reader raises becomes the error of a file that cannot be read."""
+    try:
+        return _read(path, format, columns)
+    except ClipCapError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error, "fix it, or give another `format`") from error
+
+
 def _read(path: Path, format: str | None, columns: Columns) -> Source:
     if not path.exists():
         raise SourceError(f"{path} does not exist; give the folder that holds the dataset")
+    if path.is_dir() and path.samefile(path.absolute().anchor):
+        raise SourceError(f"{path} is the root of the file system; give the folder that holds the dataset")
+    if not path.is_dir():
+        _check_file(path)
     for name, reader in READERS.items():
         if format == name or (format is None and reader.matches(path)):
             if columns != Columns() and not reader.has_columns:
@@ -116,6 +131,13 @@ def _read(path: Path, format: str | None, columns: Columns) -> Source:
             source = reader.read(path, columns)
             return source if format or name != "folder" else _with_hint(source, path)
     raise unknown_source(path, READERS)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        open_file(path).close()
+    except OSError as error:
+        raise unreadable(path, error, "give a folder, or a regular file") from error
 
 
 def _with_outside(source: Source) -> Source:

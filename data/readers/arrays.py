@@ -1,14 +1,13 @@
 """Embeddings in numpy files: those that clip-retrieval writes, with tables beside them, and plain arrays."""
 
 import re
-import zipfile
-import zlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipcap.data.errors import SourceError, one_line
+from clipcap.data.errors import SourceError, unreadable
 from clipcap.data.readers.base import Columns, Reader
+from clipcap.data.readers.npy import open_arrays
 from clipcap.data.readers.rows import Entry, as_rows, group_rows
 from clipcap.data.records import Source
 from clipcap.data.stores.parquet import open_parquet
@@ -39,7 +38,12 @@ class ClipRetrievalReader(Reader):
         used: Counter[str] = Counter()
         has_names = False
         for file in files:
-            rows = as_rows(file, _load(file))
+            rows = as_rows(file, read_arrays(file)[0])
+            if parts and rows.shape[1] != parts[0].shape[1]:
+                raise SourceError(
+                    f"{file} has rows of {rows.shape[1]:,} numbers, but {files[0]} has rows of {parts[0].shape[1]:,}; "
+                    "use the files of one run"
+                )
             table = _parquet(path / "metadata" / f"metadata_{file.stem.rpartition('_')[2]}.parquet", len(rows))
             captions, names = (table.get(column, [None] * len(rows)) for column in ("caption", "image_path"))
             for i, (caption, image) in enumerate(zip(captions, names, strict=True)):
@@ -77,49 +81,36 @@ def read_arrays(path: Path) -> "tuple[NDArray[Any], list[str] | None]":
     Raises:
         SourceError: the file holds no arrays, has no rows under a known name, or names an image more than once.
     """
-    import numpy as np
-
-    content = _load(path)
-    if isinstance(content, np.ndarray):
-        return content, None
-    key = next((key for key in _ROW_ARRAYS if key in content), None)
-    if key is None:
-        expected, found = ", ".join(_ROW_ARRAYS), ", ".join(content) or "nothing"
-        raise SourceError(f"{path} has none of the arrays {expected}; it has {found}")
-    rows = content[key]
-    count = rows.shape[:1] if rows.ndim > 1 else None  # a single row has no names
-    label = next((key for key in _NAME_ARRAYS if key in content and content[key].shape == count), None)
-    if label is None:
-        return rows, None
-    names = [str(name) for name in content[label]]
+    with open_arrays(path) as arrays:
+        if arrays.names == [""]:
+            return arrays[""], None
+        key = next((key for key in _ROW_ARRAYS if key in arrays.names), None)
+        if key is None:
+            expected, found = ", ".join(_ROW_ARRAYS), ", ".join(arrays.names)[:300] or "nothing"
+            raise SourceError(f"{path} has none of the arrays {expected}; it has {found}")
+        rows = arrays[key]
+        count = rows.shape[:1] if rows.ndim > 1 else None  # a single row has no names
+        known = [key for key in _NAME_ARRAYS if key in arrays.names]
+        label = next((key for key in known if arrays.header(key).shape == count), None)
+        if label is None:
+            return rows, None
+        names = [str(name) for name in arrays[label]]
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
         raise SourceError(f"{path} names the image {twice} more than once; keep one row per image")
     return rows, names
 
 
-def _load(path: Path) -> Any:
-    """Return the array of a `.npy`, or the arrays of a `.npz` by name."""
-    import numpy as np
-
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            return content if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise SourceError(f"{path} holds no arrays ({one_line(error)[:120]}); save them with numpy") from error
-
-
 def _parquet(path: Path, rows: int) -> dict[str, list[Any]]:
     """Return the columns of the table that belongs to a file of rows; empty if there is no table."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     opened = open_parquet(path)
     try:
         table = opened.read(use_threads=False)
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
     except Exception as error:  # pyarrow raises errors of many classes
-        raise SourceError(f"{path} cannot be read ({one_line(error)[:120]}); write it again") from error
+        raise unreadable(path, error, "write it again") from error
     if table.num_rows != rows:
         raise SourceError(
             f"{path} has {table.num_rows:,} rows, but its embeddings have {rows:,}; use the files of one run"

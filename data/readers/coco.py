@@ -5,7 +5,6 @@ files (instances, keypoints) are ignored. If both years are present, only one is
 in different splits.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcap.data.errors import SourceError, one_line
+from clipcap.data.errors import SourceError, one_line, unreadable
 from clipcap.data.readers.base import Columns, Reader
-from clipcap.data.readers.images import ImageFinder, Listing
-from clipcap.data.readers.json_stream import INVALID, json_members
+from clipcap.data.readers.images import ImageFinder, Listing, identifier
+from clipcap.data.readers.json_stream import INVALID, json_lists, whole_lists
 from clipcap.data.records import RecordsBuilder, Source
 from clipcap.data.texts import Texts
 
 _NAME = re.compile(r"captions_(train|val)(2014|2017)\.json")
+_LISTS = ("images", "annotations")
 _SINGLE_FILE = re.compile(r"captions_(train|val|test).*\.json")
 
 
@@ -39,8 +39,7 @@ class CocoReader(Reader):
         try:
             return _read_single_file(path) if path.is_file() else self._read_folder(path)
         except OSError as error:
-            fact = f"{error.filename or path} cannot be read ({error.strerror})"
-            raise SourceError(f"{fact}; check its permissions") from error
+            raise unreadable(Path(error.filename or path), error, "give another file") from error
 
     def _read_folder(self, path: Path) -> Source:
         folders, notes = self._choose(path)
@@ -53,14 +52,12 @@ class CocoReader(Reader):
             images = _read_file(file, listing.records)
             read.append((prefix, images))
             notes += _note_captions_without_image(file, images.captions_without)
-            for identifier, name in zip(images.ids, images.names, strict=True):
-                if identifier in listed:
-                    first = "/".join(next(_names(read, identifier)))
-                    raise SourceError(
-                        f"{file} lists image {identifier}, which is listed before as {first}; ids must be unique"
-                    )
-                listed.add(identifier)
-                listing.add(name, split, id=identifier, folder=prefix)
+            for id, name in zip(images.ids, images.names, strict=True):
+                if id in listed:
+                    first = "/".join(next(_names(read, id)))
+                    raise SourceError(f"{file} lists image {id}, which is listed before as {first}; ids must be unique")
+                listed.add(id)
+                listing.add(name, split, id=id, folder=prefix)
         return listing.source("coco", notes)
 
     def _choose(self, path: Path) -> tuple[dict[Path, Path], list[str]]:
@@ -101,8 +98,8 @@ def _read_single_file(file: Path) -> Source:
     listing = Listing(ImageFinder(root))
     named = _SINGLE_FILE.match(file.name)
     images = _read_file(file, listing.records)
-    for identifier, name in zip(images.ids, images.names, strict=True):
-        listing.add(name, named[1] if named else None, id=identifier)
+    for id, name in zip(images.ids, images.names, strict=True):
+        listing.add(name, named[1] if named else None, id=id)
     return listing.source("coco", _note_captions_without_image(file, images.captions_without))
 
 
@@ -110,7 +107,7 @@ def _annotation_files(path: Path) -> list[Path]:
     folder = path / "annotations"
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if _NAME.fullmatch(file.name) and file.is_file())
+    return sorted(file for file in folder.iterdir() if _NAME.fullmatch(file.name))
 
 
 def _split_and_year(file: Path) -> tuple[str, str]:
@@ -155,11 +152,10 @@ def _read_file(file: Path, records: RecordsBuilder) -> _Images:
     begin = records.caption_count()
     try:
         try:
-            return _read_members(json_members(file), records)
-        except INVALID:  # loading it as a whole says what is wrong, unless only the order of its members is unusual
+            return _read_members(json_lists(file, *_LISTS), records)
+        except INVALID as error:
             records.remove_captions(begin)
-            content: Any = json.loads(file.read_bytes())
-            return _read_members([(key, content[key]) for key in ("images", "annotations")], records)
+            return _read_members(whole_lists(file, error, *_LISTS), records)
     except INVALID as error:
         fact = f"{type(error).__name__}: {one_line(error)}"
         raise SourceError(
@@ -168,40 +164,33 @@ def _read_file(file: Path, records: RecordsBuilder) -> _Images:
         ) from error
 
 
-def _read_members(members: Iterable[tuple[str, Any]], records: RecordsBuilder) -> _Images:
+def _read_members(lists: Iterable[tuple[str, Iterable[Any]]], records: RecordsBuilder) -> _Images:
     """Read `images`, and then `annotations`."""
     ids, names, captions_without = Texts(), Texts(), 0
     group = records.group_count()  # of the first image
-    number: dict[Any, int] = {}  # of the first image with an id
+    number: dict[str, int] = {}  # of the first image with an id
     others: dict[int, list[int]] = defaultdict(list)  # the numbers of the others
-    read: list[str] = []
-    for key, items in members:
-        if key == "images":
-            for image in items:
-                first = number.setdefault(image["id"], len(ids))
+    for key, items in lists:
+        for item in items:
+            if key == "images":
+                id = identifier(item["id"])
+                first = number.setdefault(id, len(ids))
                 if first != len(ids):
                     others[first].append(len(ids))
-                ids.append(str(image["id"]))
-                names.append(_text(image["file_name"]))
-        elif key == "annotations":
-            for annotation in items:
-                found = number.get(annotation["image_id"])
-                if found is None:
-                    captions_without += 1
-                    continue
-                caption = _text(annotation["caption"])
-                records.add_caption(group + found, caption)
-                for other in others.get(found, ()):
-                    records.add_caption(group + other, caption)
-        else:
-            continue
-        read.append(key)
-    if read != ["images", "annotations"]:
-        raise ValueError(f"it has {read}")
+                ids.append(id)
+                names.append(_text(item["file_name"]))
+                continue
+            found = number.get(identifier(item["image_id"]))
+            if found is None:
+                captions_without += 1
+                continue
+            caption = _text(item["caption"])
+            for image in (found, *others.get(found, ())):
+                records.add_caption(group + image, caption)
     return _Images(ids, names, captions_without)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text")
+        raise TypeError(f"{value!r:.60} is not text")
     return value

@@ -51,7 +51,7 @@ def read_csv_rows(file: Path, lines: Iterable[str], delimiter: str) -> Iterator[
         delimiter: one character.
 
     Raises:
-        SourceError: a quote is not closed in its row.
+        SourceError: a quote is not closed in its row, or a field has more than 131,072 characters.
     """
     taken: list[str] = []  # the lines of the row that is being read
 
@@ -71,6 +71,9 @@ def read_csv_rows(file: Path, lines: Iterable[str], delimiter: str) -> Iterator[
             if len(taken) > 1:
                 next(csv.reader(taken, delimiter=delimiter, strict=True))
         except csv.Error as error:
+            if len(taken) == 1 and taken[0] is not _END:
+                fact = f"{file} line {number}: {one_line(error)}"
+                raise SourceError(f"{fact}; shorten the field, or leave the row out") from error
             raise _unclosed_quote(file, number, one_line(error)) from error
         if taken[-1] is _END:
             if len(taken) > 1:

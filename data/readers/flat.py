@@ -4,15 +4,15 @@
 [{"image": "COCO_train2014_000000522418.jpg", "caption": "A woman ..."}]
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clipcap.data.errors import SourceError, one_line
+from clipcap.data.errors import SourceError, one_line, unreadable
+from clipcap.data.files import open_file
 from clipcap.data.readers.base import Columns, FileReader
-from clipcap.data.readers.images import ImageFinder, group_captions, read_text
-from clipcap.data.readers.json_stream import INVALID, json_items
+from clipcap.data.readers.images import ImageFinder, group_captions, identifier
+from clipcap.data.readers.json_stream import INVALID, json_items, json_whole
 from clipcap.data.records import Source
 
 _COCO_NAMES = ("COCO_train2014_{:012d}.jpg", "COCO_val2014_{:012d}.jpg", "{:012d}.jpg")
@@ -31,8 +31,10 @@ class FlatReader(FileReader):
         try:
             try:
                 return group_captions("flat", finder, _rows(finder, json_items(file)))
-            except (OSError, *INVALID):  # loading it as a whole says what is wrong
-                rows = list(_rows(finder, json.loads(read_text(file))))
+            except INVALID as error:
+                rows = list(_rows(finder, json_whole(file, error)))
+        except OSError as error:
+            raise unreadable(file, error, "give another file") from error
         except INVALID as error:
             fact = f"{type(error).__name__}: {one_line(error)}"
             raise SourceError(
@@ -44,7 +46,7 @@ class FlatReader(FileReader):
 def _rows(finder: ImageFinder, entries: Iterable[Any]) -> Iterator[tuple[str, None, list[str]]]:
     """Yield the entries as `group_captions` takes them."""
     for entry in entries:
-        name = entry["image"] if "image" in entry else _coco_name(finder, int(entry["image_id"]))
+        name = entry["image"] if "image" in entry else _coco_name(finder, int(identifier(entry["image_id"])))
         if not (isinstance(name, str) and isinstance(entry["caption"], str)):
             raise TypeError(f"the name or caption is not text in {entry!r:.80}")
         yield name, None, [entry["caption"]]
@@ -59,7 +61,7 @@ def _coco_name(finder: ImageFinder, number: int) -> str:
 def _begins_as_list(file: Path) -> bool:
     """Whether the first 4 KB of the file begin a list and contain a caption."""
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             head = stream.read(4096).decode("utf-8-sig", "replace")
     except OSError:
         return False

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from clipcap.data.errors import SourceError
 from clipcap.data.readers.base import Columns, FileReader
-from clipcap.data.readers.images import ImageFinder, group_captions, read_lines
+from clipcap.data.readers.images import ImageFinder, first_line, group_captions, read_lines
 from clipcap.data.records import Source
 
 _HEADER = re.compile(r"image_name\s*\|\s*comment_number\s*\|\s*comment\s*")
 _ROW = re.compile(r"([^|]+)\|\s*(\d+)\s*\|\s*(.*)")
+_SHOWN_ROWS = 5
 _ROW_WITHOUT_BAR = re.compile(r"([^|]+)\|\s*(\d+)\s+(\S.*)")
 
 
@@ -39,19 +40,23 @@ class Flickr30kReader(FileReader):
 
 def _rows(file: Path, lines: Iterable[str], notes: list[str]) -> Iterator[tuple[str, None, list[str]]]:
     """Yield the rows after the header as `group_captions` takes them, and add what there is to note."""
+    odd = 0
     for number, line in enumerate(lines, 2):
         row = _ROW.fullmatch(line)
         if row is None and line.strip():
             row = _ROW_WITHOUT_BAR.fullmatch(line)
             what = "was read without its second bar" if row else "was left out, for it has not three columns"
-            notes.append(f"{file.name} line {number} {what}: {line[:60]!r}")
+            odd += 1
+            if odd <= _SHOWN_ROWS:
+                notes.append(f"{file.name} line {number} {what}: {line[:60]!r}")
         if row is not None:
             yield row[1].strip(), None, [row[3].strip()]
+    if odd > _SHOWN_ROWS:
+        notes.append(f"{odd - _SHOWN_ROWS:,} more lines like these")
 
 
 def _begins_with_header(file: Path) -> bool:
     try:
-        with file.open(encoding="utf-8-sig") as lines:
-            return _HEADER.match(lines.readline(200)) is not None
-    except (OSError, UnicodeDecodeError):
+        return _HEADER.match(first_line(file)[:200]) is not None
+    except OSError:
         return False

@@ -22,10 +22,10 @@ class Flickr8kReader(Reader):
     expected_layout = f"{_TOKENS}, with {_LISTS['train']} and the lists of the other splits"
 
     def matches(self, path: Path) -> bool:
-        return (path / _TOKENS).is_file()
+        return (path / _TOKENS).exists()
 
     def read(self, path: Path, columns: Columns) -> Source:
-        if not (path / _TOKENS).is_file():
+        if not self.matches(path):
             raise SourceError(f"{path} has no {_TOKENS}; expected {self.expected_layout}")
         notes: list[str] = []
         return group_captions("flickr8k", ImageFinder(path), _rows(path, _read_splits(path), notes), notes)
@@ -54,7 +54,7 @@ def _read_splits(path: Path) -> dict[str, str]:
     """Return the split of each image name; empty if there are no lists."""
     splits: dict[str, str] = {}
     for split, file in _LISTS.items():
-        if not (path / file).is_file():
+        if not (path / file).exists():
             continue
         for name in filter(None, (line.strip() for line in read_lines(path / file))):
             if splits.setdefault(name, split) != split:

@@ -6,19 +6,22 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from clipcap.data.errors import SourceError
+from clipcap.data import files
+from clipcap.data.errors import SourceError, unreadable
 from clipcap.data.readers.finder import SUFFIXES, ImageFinder, is_image, plain_path, walk_images
 from clipcap.data.readers.names import UNICODE_FORM, Match
 from clipcap.data.records import SPLITS, RecordsBuilder, Source
 from clipcap.data.texts import Texts
 
 __all__ = [
-    "NO_CAPTIONS", "SUFFIXES", "ImageFinder", "Listing", "group_captions", "is_image", "known_split", "path_split",
-    "read_lines", "read_text", "walk_images",
+    "NO_CAPTIONS", "SUFFIXES", "ImageFinder", "Listing", "first_line", "group_captions", "identifier", "is_image",
+    "known_split", "path_split", "read_lines", "read_text", "walk_images",
 ]  # fmt: skip
 
 NO_CAPTIONS = "no captions: this cache can be captioned, not trained on"  # a note
+MAX_LINE = 1 << 24  # characters
 _SPLIT_NAMES = {
     **{split: split for split in SPLITS},
     "training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test",
@@ -212,16 +215,14 @@ def read_text(file: Path) -> str:
     r"""Read a UTF-8 file, with or without a byte-order mark; line ends of any system become `\n`.
 
     Raises:
-        SourceError: the file cannot be read or is not UTF-8.
+        SourceError: the file cannot be read, is not UTF-8, or has more than `MAX_TEXT_BYTES`.
     """
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SourceError(f"{file} cannot be read ({error.strerror}); check its permissions") from error
+        return files.read_text(file)
     except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{file} is not UTF-8 (byte {error.start:,} is 0x{error.object[error.start]:02x}); save it as UTF-8"
-        ) from error
+        raise _not_utf8(file, error.start, error) from error
+    except OSError as error:
+        raise unreadable(file, error, "give another file") from error
 
 
 def read_lines(file: Path) -> Iterator[str]:
@@ -231,12 +232,46 @@ def read_lines(file: Path) -> Iterator[str]:
     form feeds.
 
     Raises:
-        SourceError: as `read_text`.
+        SourceError: the file cannot be read, is not UTF-8, or has a line of more than `MAX_LINE` characters.
     """
     try:
-        with file.open(encoding="utf-8-sig") as lines:
-            for line in lines:
-                yield line.removesuffix("\n")
-    except (OSError, UnicodeDecodeError):
-        read_text(file)  # says why
-        raise
+        with files.open_text(file) as lines:
+            number = 0
+            try:
+                while line := lines.readline(MAX_LINE + 1):
+                    number += 1
+                    if len(line) > MAX_LINE:
+                        raise SourceError(f"{file} line {number:,} has more than {MAX_LINE:,} characters; shorten it")
+                    yield line.removesuffix("\n")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(file, lines.buffer.tell() - len(error.object) + error.start, error) from error
+    except OSError as error:
+        raise unreadable(file, error, "give another file") from error
+
+
+def first_line(file: Path) -> str:
+    """Return the first line of a text file, or its first 10,000 characters; bytes that are not UTF-8 are replaced.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with files.open_text(file, errors="replace") as lines:
+        return lines.readline(10_000).strip()
+
+
+def identifier(value: Any) -> str:
+    """Return the id of an image in JSON as text. A whole number may be written as `391895.0`, as tables write it.
+
+    Raises:
+        TypeError: it is neither a number nor a text, or is empty.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise TypeError(f"{value!r:.60} is no id; an id is a number or a text")
+    return str(value)
+
+
+def _not_utf8(file: Path, position: int, error: UnicodeDecodeError) -> SourceError:
+    fact = f"{file} is not UTF-8 (byte {position:,} is 0x{error.object[error.start]:02x})"
+    return SourceError(f"{fact}; save it as UTF-8")

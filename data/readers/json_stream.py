@@ -3,19 +3,24 @@
     {"info": {...}, "images": [{...}, {...}, ...], "annotations": [...]}    `json_members`
     [{...}, {...}, ...]                                                     `json_items`
 
+`json_lists` gives some of the arrays of an object, in an order of choice.
+
 Each item is decoded by Python's `json`, and what is not valid JSON is an error here as there. The messages are shorter,
-so a caller that fails here loads the whole file with `json`, which also takes other encodings than UTF-8.
+so a caller that fails here loads the whole file with `json_whole`, if it is small enough.
 """
 
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
+
+from clipcap.data.files import MAX_TEXT_BYTES, open_file, open_text, parse_json
 
 # What reading a file raises that is no JSON, or has another layout than expected.
-INVALID = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+INVALID = (ValueError, KeyError, TypeError, AttributeError)
 _CHARACTERS = 1 << 20  # that are read at once
+_LONGEST_ITEM = 1 << 25  # characters
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _ENDS = tuple(" \t\n\r,:]}")
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -28,10 +33,9 @@ def json_members(file: Path) -> Iterator[tuple[str, Any]]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8, or not a JSON object.
-        RecursionError: an item is nested too deeply.
+        ValueError: it is not UTF-8, not a JSON object, nested too deeply, or an item is too long.
     """
-    with file.open(encoding="utf-8-sig") as opened:
+    with open_text(file) as opened:
         stream = _Stream(opened)
         stream.expect("{")
         end = stream.expect("}") if stream.peek() == "}" else ","
@@ -55,12 +59,72 @@ def json_items(file: Path) -> Iterator[Any]:
     """Yield the items of a JSON array.
 
     Raises:
-        OSError, ValueError, RecursionError: as `json_members`.
+        OSError, ValueError: as `json_members`.
     """
-    with file.open(encoding="utf-8-sig") as opened:
+    with open_text(file) as opened:
         stream = _Stream(opened)
         yield from stream.items()
         stream.expect_end()
+
+
+def json_lists(file: Path, *keys: str) -> Iterator[tuple[str, Iterator[Any]]]:
+    """Yield the arrays of a JSON object that have these keys, in the order of the keys.
+
+    The file is read once if that is its own order, else once for each array that comes too early.
+
+    Raises:
+        OSError, ValueError: as `json_members`, or a key occurs twice.
+        KeyError: there is no such key.
+        TypeError: its value is no array.
+    """
+    wanted = list(keys)
+    while wanted:
+        before = len(wanted)
+        seen: set[str] = set()
+        for key, value in json_members(file):
+            if key in keys and key in seen:
+                raise ValueError(f"it has {key!r} twice")
+            seen.add(key)
+            if wanted and key == wanted[0]:
+                yield wanted.pop(0), _checked_list(key, value, Iterator)
+        if len(wanted) == before:
+            raise KeyError(wanted[0])
+
+
+def whole_lists(file: Path, streamed: Exception, *keys: str) -> Iterator[tuple[str, Iterator[Any]]]:
+    """Yield what `json_lists` yields, from `json_whole`.
+
+    Raises:
+        OSError, ValueError: as `json_whole`.
+        KeyError, TypeError: as `json_lists`.
+    """
+    content = json_whole(file, streamed)
+    for key in keys:
+        yield key, _checked_list(key, content[key], list)
+
+
+def json_whole(file: Path, streamed: Exception) -> Any:
+    """Decode a file that could not be read item by item: in UTF-16 or UTF-32, or to say what is wrong with it.
+
+    Args:
+        file: the file.
+        streamed: why it could not be read item by item, which is raised if it has more than `MAX_TEXT_BYTES`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON.
+    """
+    with open_file(file) as opened:
+        data = opened.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        raise streamed
+    return parse_json(data.decode(json.detect_encoding(data)))
+
+
+def _checked_list(key: str, value: Any, kind: type) -> Iterator[Any]:
+    if not isinstance(value, kind):
+        raise TypeError(f"{key!r} holds a {type(value).__name__}, not a list")
+    return cast("Iterator[Any]", value)
 
 
 class _Stream:
@@ -102,6 +166,8 @@ class _Stream:
                 if self._text[end : end + 1] in _ENDS or not self._read_more():
                     self._position = end
                     return value
+            except RecursionError as error:
+                raise ValueError("it is nested too deeply") from error
             except ValueError:
                 if not self._read_more():
                     raise
@@ -124,6 +190,8 @@ class _Stream:
     def _read_more(self) -> bool:
         """Read more of the file, as much as there is of the value already; return whether there was more."""
         kept = self._text[self._position :]
+        if len(kept) > _LONGEST_ITEM:
+            raise ValueError(f"an item has more than {_LONGEST_ITEM:,} characters")
         more = self._file.read(max(_CHARACTERS, len(kept)))
         if more:
             self._text, self._position = kept + more, 0

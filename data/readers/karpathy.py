@@ -3,16 +3,16 @@
 {"images": [{"filename", "filepath", "split", "sentences": [{"raw"}], "imgid", "cocoid"}], "dataset": "coco"}
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from clipcap.data.errors import SourceError, one_line
+from clipcap.data.errors import SourceError, one_line, unreadable
 from clipcap.data.readers.base import Columns, FileReader
-from clipcap.data.readers.images import ImageFinder, group_captions, read_text
-from clipcap.data.readers.json_stream import INVALID, json_members
+from clipcap.data.readers.images import ImageFinder, group_captions
+from clipcap.data.readers.json_stream import INVALID, json_lists, whole_lists
 from clipcap.data.records import Source
 
 _NAME = re.compile(r"dataset_(coco|flickr8k|flickr30k)\.json")
@@ -36,9 +36,11 @@ class KarpathyReader(FileReader):
         finder = ImageFinder(root)
         try:
             try:
-                return group_captions("karpathy", finder, _rows(json_members(file)))
-            except (OSError, *INVALID):  # loading it as a whole says what is wrong
-                rows = list(_rows([("images", json.loads(read_text(file))["images"])]))
+                return group_captions("karpathy", finder, _rows(json_lists(file, "images")))
+            except INVALID as error:
+                rows = list(_rows(whole_lists(file, error, "images")))
+        except OSError as error:
+            raise unreadable(file, error, "give another file") from error
         except INVALID as error:
             fact = f"{type(error).__name__}: {one_line(error)}"
             raise SourceError(
@@ -47,15 +49,11 @@ class KarpathyReader(FileReader):
         return group_captions("karpathy", finder, rows)
 
 
-def _rows(members: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str, list[str]]]:
+def _rows(lists: Iterable[tuple[str, Iterable[Any]]]) -> Iterator[tuple[str, str, list[str]]]:
     """Yield the images as `group_captions` takes them."""
-    read: list[str] = []
-    for key, images in members:
-        if key != "images":
-            continue
-        read.append(key)
-        for image in images:
-            name = "/".join(part for part in (image.get("filepath"), image["filename"]) if part)
-            yield name, _SPLITS[image["split"]], [sentence["raw"] for sentence in image["sentences"]]
-    if read != ["images"]:
-        raise ValueError(f"it has {read}")
+    for image in chain.from_iterable(images for _, images in lists):
+        parts = [part for part in (image.get("filepath"), image["filename"]) if part]
+        captions = [sentence["raw"] for sentence in image["sentences"]]
+        if not parts or not all(isinstance(text, str) for text in (*parts, *captions)):
+            raise TypeError(f"a name or a caption is not text in {image!r:.80}")
+        yield "/".join(parts), _SPLITS[image["split"]], captions

@@ -6,10 +6,13 @@
 from pathlib import Path
 
 from clipcap.data.errors import SourceError, one_line
+from clipcap.data.files import open_file
 from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.rows import Entry, as_rows, group_rows
 from clipcap.data.records import Source
 from clipcap.data.safe_pickle import read_pickle
+
+_MOST_RATIO, _MOST_BYTES = 16, 1 << 24  # of all captions and names
 
 
 class ClipCapPickleReader(FileReader):
@@ -31,8 +34,8 @@ class ClipCapPickleReader(FileReader):
                 Entry(str(caption["image_id"]), caption["caption"], int(caption["clip_embedding"]))
                 for caption in content["captions"]
             ]
-            _check_captions(entries)
-        except (KeyError, TypeError, ValueError) as error:
+            _check_captions(file, entries)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             fact = f"{type(error).__name__}: {one_line(error)[:100]}"
             raise SourceError(f"{file} is not {self.expected_layout} ({fact}); make the file again") from error
         notes: list[str] = []
@@ -65,20 +68,25 @@ class ClipXGptPickleReader(FileReader):
 
         content = read_pickle(file)
         try:
-            entries = [Entry(str(name), caption, i) for i, (name, _, caption) in enumerate(content)]
-            rows = as_rows(file, np.stack([np.asarray(row).reshape(-1) for _, row, _ in content]))
-            _check_captions(entries)
-        except (KeyError, TypeError, ValueError) as error:
+            unique = {id(row): row for _, row, _ in content}  # one for each image, which several captions may share
+            number = {key: i for i, key in enumerate(unique)}
+            entries = [Entry(str(name), caption, number[id(row)]) for name, row, caption in content]
+            rows = as_rows(file, np.stack([np.asarray(row).reshape(-1) for row in unique.values()]))
+            _check_captions(file, entries)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             fact = f"{type(error).__name__}: {one_line(error)[:100]}"
             raise SourceError(f"{file} is not a pickle of a known format ({fact}); use one of rmokady's or jmisilo's"
                               ) from error  # fmt: skip
         return group_rows(file, "clipxgpt-pickle", rows, entries)
 
 
-def _check_captions(entries: list[Entry]) -> None:
+def _check_captions(file: Path, entries: list[Entry]) -> None:
+    """Refuse captions that are no text, and texts that a small file shares among very many captions."""
     for entry in entries:
         if not isinstance(entry.caption, str):
-            raise TypeError(f"the caption of {entry.name} is not text")
+            raise TypeError(f"the caption of {entry.name:.60} is not text")
+    if sum(len(entry.name) + len(entry.caption) for entry in entries) > _MOST_BYTES + _MOST_RATIO * file.stat().st_size:
+        raise ValueError("its captions are far longer than the file")
 
 
 def _shift(file: Path, rows: list[int], count: int) -> int:
@@ -106,7 +114,7 @@ def _is_pickle(path: Path) -> bool:
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(256)
     except OSError:
         return b""

@@ -72,7 +72,7 @@ def group_rows(
         has_names: whether the names of the entries come from the dataset.
 
     Raises:
-        SourceError: an entry names a row that does not exist, or two rows of one image differ.
+        SourceError: an entry names a row that does not exist, two rows of one image differ, or images share a row.
     """
     import numpy as np
 
@@ -93,6 +93,10 @@ def group_rows(
         captions.setdefault(entry.name, []).extend([entry.caption] if entry.caption.strip() else [])
     if not first:
         raise SourceError(f"{path} holds no rows")
+    if len(first) > len(rows):
+        raise SourceError(
+            f"{path} names {len(first):,} images, but has {len(rows):,} rows; the captions belong to another file"
+        )
     embedding = rows[np.array([entry.row for entry in first.values()], dtype=np.int64)]
     with np.errstate(over="ignore"):  # a row that is infinite in float32 is not imported
         lengths = np.linalg.norm(embedding.astype(np.float32), axis=-1)
@@ -127,6 +131,8 @@ def add_captions(source: Source, captions: Source, path: Path) -> Source:
     Raises:
         SourceError: the rows have no names and their number is not that of the records, or no name is in both.
     """
+    if not len(captions.records):
+        raise SourceError(f"{path} lists no images with captions; give the dataset that {source.root} was made from")
     if source.has_names:
         found = _match_names(source, captions)
         if all(number is None for number in found):

@@ -7,7 +7,6 @@ URL). The images of the last are local files named after their row (00000012.jpg
 after the end of their URL.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -17,9 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from clipcap.data.csv_cells import unescape_formula
 from clipcap.data.errors import SourceError, one_line
+from clipcap.data.files import parse_json
 from clipcap.data.readers.base import Columns, FileReader
 from clipcap.data.readers.csv_rows import check_one_image, read_csv_rows
-from clipcap.data.readers.images import ImageFinder, group_captions, known_split, path_split, read_lines
+from clipcap.data.readers.images import ImageFinder, first_line, group_captions, known_split, path_split, read_lines
 from clipcap.data.readers.walk import walk_files
 from clipcap.data.records import SPLITS, Source
 from clipcap.data.stores.parquet import open_parquet, parquet_rows
@@ -113,7 +113,7 @@ def _read_table(
             incomplete += 1
             continue
         where = f"{file} {table.row} {number}"
-        path = folder + str(values[image]).strip()
+        path = folder + _name(where, values[image])
         split = _split(where, values.get(SPLIT_COLUMN))
         if split is None and file.name in _METADATA:
             split = path_split(str(PurePosixPath(finder.find(path) or PurePosixPath(path).name).parent))
@@ -183,8 +183,8 @@ class _JsonLines:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                values = parse_json(line)
+            except ValueError as error:
                 raise SourceError(
                     f"{self._file} line {number} is not JSON ({one_line(error)}); fix that line"
                 ) from error
@@ -233,15 +233,21 @@ def _column(file: Path, columns: list[str], wanted: str | None, known: Iterable[
     if wanted is not None:
         if wanted in columns:
             return wanted
-        raise SourceError(f"{file} has no column {wanted!r}; its columns: {', '.join(columns)}")
+        raise SourceError(f"{file} has no column {wanted!r}; its columns: {', '.join(columns)[:300]}")
     lower = {column.lower(): column for column in reversed(columns)}
     found = next((lower[name] for name in known if name in lower), None)
     if found is None:
         raise SourceError(
             f"{file} has no column with a known name for {what}; name it with `{parameter}`; its columns: "
-            f"{', '.join(columns) or 'none'}"
+            f"{', '.join(columns)[:300] or 'none'}"
         )
     return found
+
+
+def _name(where: str, value: Any) -> str:
+    if not isinstance(value, str | int):
+        raise SourceError(f"{where} has an image that is not text: {value!r:.60}; fix that line")
+    return str(value).strip()
 
 
 def _texts(where: str, value: Any) -> list[str]:
@@ -256,7 +262,7 @@ def _split(where: str, value: Any) -> str | None:
         return None
     split = known_split(str(value))
     if split is None:
-        raise SourceError(f"{where} has the split {value!r}; use {', '.join(SPLITS)}")
+        raise SourceError(f"{where} has the split {value!r:.60}; use {', '.join(SPLITS)}")
     return split
 
 
@@ -294,17 +300,15 @@ def _looks_like_parquet(file: Path) -> bool:
 
 def _is_metadata(file: Path) -> bool:
     """Whether a file of that name has the column that `datasets` requires in it."""
-    if file.suffix != ".parquet":
-        return _METADATA_COLUMN in _first_line(file)
     try:
-        return _METADATA_COLUMN in open_parquet(file).schema_arrow.names
-    except SourceError:  # pyarrow is missing, or the file is damaged: reading it says so
+        columns = open_parquet(file).schema_arrow.names if file.suffix == ".parquet" else first_line(file)
+        return _METADATA_COLUMN in columns
+    except (OSError, SourceError):  # pyarrow is missing, or the file cannot be read: reading it says so
         return True
 
 
 def _first_line(file: Path) -> str:
     try:
-        with file.open(encoding="utf-8-sig", errors="replace") as lines:
-            return lines.readline(10_000).strip()
+        return first_line(file)
     except OSError:
         return ""

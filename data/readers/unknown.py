@@ -1,6 +1,5 @@
 """Says why no reader recognises a path: what is there, the format that it resembles most, and what would fix it."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,16 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipcap.data.errors import UnknownSourceError, one_line
+from clipcap.data.files import open_file, read_json
 from clipcap.data.readers.base import Reader
-from clipcap.data.readers.images import is_image
+from clipcap.data.readers.images import first_line, is_image
 from clipcap.data.readers.walk import Walk
 
 _SHOWN_KINDS = 6
 _SHOWN_NAMES = 4
 _MOST_CHILDREN = 100  # of a folder that are looked at
-_LARGEST_JSON = 1 << 28  # bytes of a JSON file that is looked at
-
-_LONGEST_HEADER = 10_000  # characters
 
 _ANY_IMAGES = ("sidecar", "folder")  # these also recognise the folder above
 _TABLES = (".csv", ".tsv", ".jsonl", ".txt")
@@ -73,11 +70,11 @@ def nearest_format(path: Path, readers: Mapping[str, Reader]) -> Nearest | None:
         path: an existing file or folder.
         readers: by name.
     """
-    if path.is_file():
+    if not path.is_dir():
         return _nearest_of_image(path) or _nearest_of_file(path)
     names = sorted(name for name in os.listdir(path) if not name.startswith("."))  # noqa: PTH208  # maybe millions
     children = [path / name for name in names[:_MOST_CHILDREN]]
-    files = [child for child in children if child.is_file()]
+    files = [child for child in children if not child.is_dir()]
     files.sort(key=lambda file: (file.suffix.lower() != ".json", file.suffix.lower() not in _TABLES))
     return _recognised(children, readers) or next(filter(None, map(_nearest_of_file, files)), None)
 
@@ -104,6 +101,12 @@ def _nearest_of_image(file: Path) -> Nearest | None:
 
 def _nearest_of_file(file: Path) -> Nearest | None:
     suffix = file.suffix.lower()
+    try:
+        open_file(file).close()
+    except OSError as error:
+        is_known = suffix in (".json", *_TABLES, *_BY_SUFFIX)
+        fact = f"{file.name} cannot be read ({error.strerror})"
+        return Nearest("table", fact, f"replace {file} with a file that can be read") if is_known else None
     if suffix == ".json":
         return _nearest_of_json(file)
     if suffix in _TABLES:
@@ -116,8 +119,10 @@ def _nearest_of_file(file: Path) -> Nearest | None:
 
 def _nearest_of_json(file: Path) -> Nearest:
     try:
-        content: Any = json.loads(file.read_bytes()) if file.stat().st_size <= _LARGEST_JSON else None
-    except (ValueError, OSError, RecursionError) as error:
+        content: Any = read_json(file)
+    except OSError as error:
+        return Nearest("coco", f"{file.name} cannot be looked into ({error.strerror})", f"give {file} with `format`")
+    except ValueError as error:
         return Nearest("coco", f"{file.name} is not JSON ({one_line(error)[:80]})", f"save {file} again")
     if isinstance(content, dict) and "images" in content:
         if "annotations" in content:
@@ -140,8 +145,7 @@ def _nearest_of_json(file: Path) -> Nearest:
 
 def _nearest_of_table(file: Path) -> Nearest | None:
     try:
-        with file.open(encoding="utf-8-sig", errors="replace") as lines:
-            header = lines.readline(_LONGEST_HEADER).strip()
+        header = first_line(file)
     except OSError:
         return None
     is_text = file.suffix.lower() == ".txt"
@@ -166,7 +170,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _describe(path: Path) -> str:
     """Count the files by suffix, the most frequent first: `12 .jpg, 1 .xml`."""
-    if path.is_file():
+    if not path.is_dir():
         return f"a {path.suffix or 'file without a suffix'} of {path.stat().st_size:,} bytes"
     counts = Counter(suffix or "without a suffix" for suffix in _suffixes(path))
     shown = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(_SHOWN_KINDS))

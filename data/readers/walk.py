@@ -3,12 +3,17 @@
 It reads folders only: no file is opened, and only folders and symbolic links cost a `stat`.
 """
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipcap.data.errors import SourceError
+from clipcap.data.errors import unreadable
+
+logger = logging.getLogger(__name__)
+
+_MANY = 10_000  # folders
 
 
 class Walk:
@@ -36,6 +41,8 @@ class Walk:
     def __iter__(self) -> Iterator[tuple[str, list["os.DirEntry[str]"]]]:
         """Yield the path of each folder, and its files in sorted order. The folders are in no useful order.
 
+        A walk that takes long says so.
+
         Raises:
             SourceError: a folder cannot be read.
         """
@@ -51,11 +58,12 @@ class Walk:
                 if known != path:
                     self.links[path] = known
                     continue
+                if len(seen) % _MANY == 0:
+                    logger.info(f"{self._root}: {len(seen):,} folders so far, now in {path}")
                 with os.scandir(self._root / path) as entries:
                     visible = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
             except OSError as error:
-                fact = f"{error.filename} cannot be read ({error.strerror})"
-                raise SourceError(f"{fact}; check its permissions") from error
+                raise unreadable(self._root / path, error, "move it out of the dataset") from error
             files = []
             for entry in visible:
                 if not _is_folder(entry):

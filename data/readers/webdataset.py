@@ -9,7 +9,6 @@ A sample consists of the members of a tar with the same key, which is the name u
 Only the headers and the captions are read. The images stay where they are: `TarStore` reads them from the tars.
 """
 
-import json
 import re
 import tarfile
 from collections import Counter
@@ -18,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from clipcap.data.errors import SourceError, one_line
+from clipcap.data.errors import SourceError, one_line, unreadable
+from clipcap.data.files import open_file, parse_json
 from clipcap.data.readers.base import Columns, Reader
 from clipcap.data.readers.images import NO_CAPTIONS, SUFFIXES, path_split, walk_images
 from clipcap.data.readers.walk import walk_files
@@ -139,13 +139,11 @@ def _read_tar(path: Path) -> _Tar:
     Raises:
         SourceError: it is compressed, no regular file, or cannot be opened.
     """
-    if not path.is_file():
-        raise SourceError(f"{path} is not a regular file")  # a FIFO is not waited for
     tar = _Tar()
     try:
-        file = path.open("rb")
+        file = open_file(path)
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        raise unreadable(path, error, "give a folder of tars, or move it out of the folder") from error
     with file:
         head = file.read(8)
         compression = next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), None)
@@ -157,8 +155,8 @@ def _read_tar(path: Path) -> _Tar:
         try:
             for member in tar_members(file):
                 _add_member(tar, member, file)
-        except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
-            tar.damage = one_line(error)
+        except (tarfile.TarError, OSError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+            tar.damage = one_line(error)[:120]
     return tar
 
 
@@ -195,8 +193,8 @@ def _captions(tar: _Tar, member: tarfile.TarInfo, file: BinaryIO, kind: str) -> 
     file.seek(member.offset_data)
     try:
         text = file.read(member.size).decode("utf-8-sig")
-        found = _json_captions(json.loads(text)) if kind == "json" else _lines(text)
-    except (ValueError, RecursionError):
+        found = _json_captions(parse_json(text)) if kind == "json" else _lines(text)
+    except ValueError:
         tar.left_out[_UNREADABLE] += 1
         return []
     return [caption for caption in found if caption.strip()]

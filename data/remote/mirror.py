@@ -125,7 +125,8 @@ class Mirror(Files):
         for name, entry in entries.items():
             parts = name.split("/")
             target = self._root / name
-            if not _stays_inside(parts) or not target.is_relative_to(self._root):
+            a_stream = os.name == "nt" and ":" in name  # Windows takes `a:b` for a part of the file `a`
+            if not _stays_inside(parts) or not target.is_relative_to(self._root) or a_stream:
                 left_out.append(name)
                 continue
             if any(part.startswith(".") for part in parts):

@@ -1,17 +1,22 @@
 """Images inside Parquet files, as bytes in a column, and how Parquet files are read."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clipcap.data.errors import ImageError, SourceError, one_line
+from clipcap.data.errors import ImageError, SourceError, one_line, unreadable
 from clipcap.data.image_store import MAX_BYTES, Files, FileStamp, ImageStore, file_stamp
 from clipcap.data.stores.row_groups import RowGroups
 
-_BATCH = 4096  # rows
+_BATCH, _SMALL_BATCH = 4096, 16  # rows
+# What compresses better than texts do may expand to any size: a dictionary keeps a text that many rows share once.
+_RATIO = 20
+_MOST_RATIO, _MOST_BYTES = 100, 1 << 26
+_ROWS_PER_BYTE = 8
 _PATH = re.compile(r"(?P<file>.+\.parquet)/(?P<row>\d+)(?:/[^/]*)?", re.DOTALL | re.IGNORECASE)
 
 
@@ -80,18 +85,24 @@ def open_parquet(path: Path, files: Files | None = None) -> Any:
         A `pyarrow.parquet.ParquetFile` that starts no threads for reading: stage 1 has one for each core already.
 
     Raises:
-        SourceError: pyarrow is not installed, or the file cannot be read.
+        SourceError: pyarrow is not installed, or the file cannot be read, has several columns of one name, or claims
+            more rows than it can hold.
     """
-    if path.exists() and not path.is_file():
-        raise SourceError(f"{path} is not a regular file")  # a FIFO is not waited for
     try:
         from pyarrow import parquet
     except ImportError as error:
         raise SourceError(f"{path} is a parquet table; to read it, install pyarrow: pip install pyarrow") from error
     try:
-        return parquet.ParquetFile((files or Files()).open(path), pre_buffer=False)
+        opened = parquet.ParquetFile((files or Files()).open(path), pre_buffer=False)
     except Exception as error:  # pyarrow raises errors of many classes
-        raise SourceError(f"{path} cannot be read ({one_line(error)[:120]}); write or download it again") from error
+        raise unreadable(path, error, "write or download it again") from error
+    rows, size = opened.metadata.num_rows, path.stat().st_size
+    if rows > _ROWS_PER_BYTE * size:
+        raise SourceError(f"{path} claims to have {rows:,} rows in {size:,} bytes; write or download it again")
+    twice = next((name for name, count in Counter(opened.schema_arrow.names).items() if count > 1), None)
+    if twice is not None:
+        raise SourceError(f"{path} has several columns named {twice!r:.60}; rename them")
+    return opened
 
 
 def parquet_rows(path: Path, opened: Any, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -103,13 +114,28 @@ def parquet_rows(path: Path, opened: Any, columns: list[str] | None = None) -> I
         columns: that are read, as `a`, or as `a.b` for one field of a struct; by default all.
 
     Raises:
-        SourceError: the file is damaged.
+        SourceError: the file is damaged, or unpacks to far more than its size.
     """
+    most = _MOST_BYTES + _MOST_RATIO * path.stat().st_size
+    read = 0
     try:
-        for batch in opened.iter_batches(_BATCH, columns=columns, use_threads=False):
+        for batch in opened.iter_batches(
+            _batch_size(opened.metadata, path.stat().st_size), columns=columns, use_threads=False
+        ):
+            read += batch.nbytes
+            if read > most:
+                raise SourceError(f"{path} unpacks to more than {most:,} bytes of text; shorten its texts")
             yield from batch.to_pylist()
+    except SourceError:
+        raise
     except Exception as error:  # pyarrow raises errors of many classes
-        raise SourceError(f"{path} cannot be read ({one_line(error)[:120]}); write or download it again") from error
+        raise unreadable(path, error, "write or download it again") from error
+
+
+def _batch_size(metadata: Any, size: int) -> int:
+    # Of row groups alone: what pyarrow says of a column ends the process where that is damaged.
+    unpacked = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    return _SMALL_BATCH if unpacked > _RATIO * size else _BATCH
 
 
 def _below(name: str) -> PurePosixPath:

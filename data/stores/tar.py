@@ -1,16 +1,16 @@
 """Images inside tar files, which are read at their positions: nothing is unpacked."""
 
 import hashlib
-import os
 import tarfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from clipcap.data.errors import ImageError
+from clipcap.data.files import BoundedFile
 from clipcap.data.image_store import FileStamp, ImageStore, file_stamp
 
 _BLOCK = 512  # bytes
@@ -88,13 +88,15 @@ def tar_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     Raises:
         tarfile.TarError, OSError, ValueError: the tar is damaged or cut off after the members that were yielded.
     """
-    end = file.seek(0, os.SEEK_END)
     file.seek(0)
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    bounded: Any = BoundedFile(file)
+    with tarfile.open(fileobj=bounded, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would grow to all members
-            whole = 0 <= member.size <= end - member.offset_data
-            if member.isreg() and not member.issparse() and not whole:
+            # A header may give any size. tarfile goes back with a negative one, and never ends.
+            if member.size < 0 or tar.offset <= member.offset:
+                raise tarfile.ReadError("invalid header")
+            if member.isreg() and not member.issparse() and member.size > bounded.size - member.offset_data:
                 raise tarfile.ReadError("unexpected end of data")
             yield member
         position = tar.offset

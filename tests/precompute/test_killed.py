@@ -126,3 +126,6 @@ def test_a_second_run_into_the_same_output_is_refused_and_a_killed_one_does_not_
     assert run("precompute", *arguments).status == 0
     assert Cache.open(tmp_path / "c.h5").images == 60
     assert not (tmp_path / ".c.h5.lock").exists()
+    (tmp_path / ".c.h5.lock").write_text('{"pid": 1}')  # as of a process that was killed when all was written
+    assert "finished already" in run("precompute", *arguments).err
+    assert not (tmp_path / ".c.h5.lock").exists()

@@ -154,7 +154,7 @@ def load_corpora(
                 split.text.append(tables.text[caption])
     shape = cache.embedding_shape
     return {
-        name: split.corpus(shape, cache.views_of(name), max_tokens, device, stream)
+        name: split.corpus(shape, cache.views_of(name), max_tokens, device, stream, cache.encoder)
         for name, split in splits.items()
         if split.text
     }
@@ -181,9 +181,17 @@ class _Split:
     path: Texts = field(default_factory=Texts)
     text: Texts = field(default_factory=Texts)
 
-    def corpus(self, shape: tuple[int, ...], views: int, max_tokens: int, device: torch.device, stream: bool) -> Corpus:
+    def corpus(
+        self,
+        shape: tuple[int, ...],
+        views: int,
+        max_tokens: int,
+        device: torch.device,
+        stream: bool,
+        encoder: int,
+    ) -> Corpus:
         captions, length = np.concatenate(self.captions), np.concatenate(self.length)
-        stored = StoredEmbeddings(self.stored, shape, views, max(self.scale))
+        stored = StoredEmbeddings(self.stored, shape, views, max(self.scale), encoder)
         return Corpus(
             embedding=StreamedEmbeddings(stored, device) if stream else ResidentEmbeddings(stored, device),
             image=np.repeat(np.arange(len(captions)), captions),

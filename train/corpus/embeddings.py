@@ -65,12 +65,14 @@ class StoredEmbeddings:
         shape: of one picture's embedding: (d,) or (t, d).
         views: V, how many views each image of the split has.
         scale: the largest scale of the shards.
+        encoder: the number of the encoder in the cache.
     """
 
     shards: list[tuple[Path, Numbers]]
     shape: tuple[int, ...]
     views: int = 0
     scale: float = 1.0
+    encoder: int = 0
 
     def __len__(self) -> int:
         return sum(len(rows) for _, rows in self.shards)
@@ -90,14 +92,14 @@ class StoredEmbeddings:
         for path, rows in self.shards:
             wanted = rows[max(0, first - begin) : max(0, last - begin)]
             if len(wanted):
-                span, scale = read_embeddings(path, int(wanted[0]), int(wanted[-1]) + 1)
+                span, scale = read_embeddings(path, int(wanted[0]), int(wanted[-1]) + 1, self.encoder)
                 if span.shape[1:] != self.shape or scale > self.scale:
                     differs = "shape" if span.shape[1:] != self.shape else "scale"
                     raise DamagedCacheError(f"{path} has embeddings of another {differs} than the cache; {AGAIN}")
                 start = max(first, begin) - first
                 embedding[start : start + len(wanted), 0] = rescaled(span[wanted - wanted[0]], scale, self.scale)
                 if self.views:
-                    view, first_view = read_views(path, int(wanted[0]), int(wanted[-1]) + 1)
+                    view, first_view = read_views(path, int(wanted[0]), int(wanted[-1]) + 1, self.encoder)
                     rows_of_views = first_view[wanted - wanted[0], None] + np.arange(self.views)
                     if view.shape[1:] != self.shape or rows_of_views.max() >= len(view):
                         raise DamagedCacheError(f"{path} has other views than the cache; {AGAIN}")

@@ -34,10 +34,10 @@ def free_bytes(device: torch.device) -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return min(free + unused, allowed - torch.cuda.memory_allocated(device))
     with suppress(OSError, ValueError, StopIteration):  # Linux
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
         return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes share it
-    with suppress(OSError, ValueError):  # macOS only tells how much there is
+    with suppress(AttributeError, OSError, ValueError):  # macOS only tells how much there is, Windows nothing
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return 1 << 40
 

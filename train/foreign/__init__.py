@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clipcap.data.cache.fingerprint import Fingerprint
-from clipcap.data.errors import CheckpointError, SourceError, UsageError, one_line
+from clipcap.data.errors import CheckpointError, SourceError, UsageError, one_line, unreadable
+from clipcap.data.files import open_file
 from clipcap.data.memory import exhausted_memory
 from clipcap.data.pretrained.tokenizer import load_tokenizer, tokenizer_sha256
 from clipcap.data.safe_pickle import read_pickle, read_torch
@@ -123,7 +124,12 @@ def load_foreign(
 
 
 def _read(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
+    try:
+        with open_file(path) as file:
+            is_archive = zipfile.is_zipfile(file)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise unreadable(path, error, "give another file") from error
+    if is_archive:
         return read_torch(path)
     content = read_pickle(path, STUBS)
     return read_torch(path) if isinstance(content, int) else content  # files of torch before 1.6 begin with a number

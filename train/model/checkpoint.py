@@ -108,9 +108,9 @@ def save_checkpoint(
         save_tokenizer(tokenizer, new / "tokenizer")
         if state is not None:
             save_file(state[0], new / "training_state.safetensors")
-            (new / "training_state.json").write_text(json.dumps(state[1]))
+            (new / "training_state.json").write_text(json.dumps(state[1]), encoding="utf-8")
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(config)}
-        (new / "config.json").write_text(json.dumps(content, indent=1))
+        (new / "config.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
         for file in new.glob("*.safetensors"):  # safetensors makes them readable for their owner only
             shutil.copymode(new / "config.json", file)
         replace_folder(new, folder)

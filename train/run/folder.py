@@ -225,7 +225,7 @@ class RunFolder:
             ClipCapError: it cannot be written.
         """
         try:
-            with (self.path / "metrics.jsonl").open("a") as file:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             fact = f"{self.path / 'metrics.jsonl'} cannot be written ({one_line(error)})"
@@ -299,6 +299,7 @@ class RunFolder:
                 replacing.rmdir()
             for checkpoint in (self.last, self.best):
                 recover_folder(checkpoint)
+                shutil.rmtree(checkpoint.with_name(f".{checkpoint.name}.partial"), ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -64,12 +64,10 @@ def open_checkpoint(path: Path, cache: Path, captioner: "Captioner") -> Examined
         CheckpointError: the cache was made with another encoder.
         UsageError: the cache has no captions.
     """
-    from clipcap.data.cache.index import Cache
     from clipcap.data.pretrained.tokenizer import tokenizer_sha256
     from clipcap.train.corpus.captions import load_corpora
 
-    opened = Cache.open(cache)
-    captioner.check_fingerprint(cache, opened.fingerprint)
+    opened = captioner.open_cache(cache)
     longest = captioner.model.gpt.config.n_positions - captioner.config.mapper.prefix_length
     same = tokenizer_sha256(captioner.tokenizer) == opened.fingerprint.tokenizer_sha256
     corpora = load_corpora(opened, longest, None if same else captioner.tokenizer, device=captioner.device, stream=True)

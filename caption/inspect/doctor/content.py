@@ -152,9 +152,11 @@ class CacheContent:
         if recorded.tokenizer:
             given["tokenizer"] = recorded.tokenizer
         given |= changes
-        given["output"] = str(self.cache.path)
+        is_joined = len(self.cache.fingerprints) > 1
+        given["output"] = "CACHE" if is_joined else str(self.cache.path)
         options = " ".join(f"`{name}` {shlex.quote(value)}" for name, value in given.items())
-        return f"{before + ', then: ' if before else ''}clipcap-precompute {source} {options} `overwrite`"
+        after = f", for each CACHE that {self.cache.path} was joined from; then `join` these again" if is_joined else ""
+        return f"{before + ', then: ' if before else ''}clipcap-precompute {source} {options} `overwrite`{after}"
 
 
 def read_content(path: Path) -> CacheContent:

@@ -49,6 +49,9 @@ def examine_cache(path: str | Path) -> tuple[list[Finding], Facts]:
     """
     content = read_content(Path(path))
     facts: Facts = {"cache": str(path), "images": len(content), "captions": len(content.text)}
+    first, *others = content.cache.by_encoder()
+    if others:
+        facts |= {"encoder": first, "not_examined": f"the embeddings of {', '.join(others)}: only those of {first} are"}
     if not len(content):
         return [], facts
     return [finding for check in CACHE_CHECKS for finding in check(content, facts)], facts

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     torch.manual_seed(SEED)
     log("drawing")
-    with ProcessPoolExecutor() as workers:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
         samples = list(workers.map(draw, range(SCENES), chunksize=64))
     pixels = np.stack([sample[0] for sample in samples])  # uint8 (SCENES, PIXELS, PIXELS, 3)
     captions = [sample[1] for sample in samples]
@@ -231,7 +232,7 @@ def save_clip(clip: CLIP, folder: Path) -> None:
     # open_clip reads the tokenizer from the same folder; the name only says that it is not CLIP's own.
     text = {**CLIP_CONFIG["text_cfg"], "vocab_size": clip.vocab_size, "hf_tokenizer_name": folder.name}
     config = {"model_cfg": {**CLIP_CONFIG, "text_cfg": text}, "preprocess_cfg": PREPROCESS}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def save_text_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

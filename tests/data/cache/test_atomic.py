@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipcap.data.cache.atomic import make_new_folder, open_whole, recover_folder, replace_folder, write_file
+from clipcap.data.cache.atomic import make_new_folder, open_whole, recover_folder, replace_folder, set_aside, write_file
 from clipcap.data.errors import ClipCapError
 from small_world import Crash, crash_at
 
@@ -45,6 +45,7 @@ def test_a_folder_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pyt
             crashed = True
     assert crashed == (count < 6)
     recover_folder(old)
+    assert not set_aside(old).exists()
     contents = {(old / name).read_text() for name in "ab"}
     # One folder and two files are synced first, so the renames are the fourth and fifth calls.
     assert contents == ({"old"} if count < 5 else {"new"})

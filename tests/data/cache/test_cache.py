@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from clipcap.data.cache.columns import write_texts
+from clipcap.data.cache.encoded import Encoded
 from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.cache.index import Cache, ShardEntry, write_index
 from clipcap.data.cache.shard import ShardTables, read_embeddings, read_shard, read_views, write_shard
@@ -220,29 +221,50 @@ def test_files_follow_format_md(tmp_path: Path) -> None:
         assert list(shard["images/split"].attrs["names"]) == [b"train", b"val", b"test"]
 
 
-def test_the_content_hash_follows_format_md() -> None:
+def hashed(t: ShardTables) -> list[bytes]:
+    """Return what FORMAT.md says is hashed of `tables()`: the bytes of each dataset, by name."""
+
     def strings(name: str, texts: list[str]) -> bytes:
         data = b"".join(struct.pack("<q", len(text.encode())) + text.encode() for text in texts)
         return f"{name}\0str\0{len(texts)}\0".encode() + data
 
+    return [
+        b"captions/first_token\0<i8\x003\0" + struct.pack("<3q", 0, 3, 4),
+        strings("captions/text", t.text),
+        b"captions/token\0<u2\x004\0" + struct.pack("<4H", 5, 0, 50256, 50256),
+        strings("failures/path", t.failure_path),
+        strings("failures/reason", t.failure_reason),
+        b"images/embedding\0<f2\x002,3\0" + struct.pack("<6e", 1.5, -2, 0, 0, 0.25, 65504),
+        b"images/first_caption\0<i8\x003\0" + struct.pack("<3q", 0, 2, 2),
+        strings("images/id", t.id),
+        strings("images/path", t.path),
+        b"images/split\0|u1\x002\0" + bytes([0, 1]),
+    ]
+
+
+def test_the_content_hash_follows_format_md() -> None:
     t = tables()
-    expected = b"".join(
-        [
-            b"captions/first_token\0<i8\x003\0" + struct.pack("<3q", 0, 3, 4),
-            strings("captions/text", t.text),
-            b"captions/token\0<u2\x004\0" + struct.pack("<4H", 5, 0, 50256, 50256),
-            strings("failures/path", t.failure_path),
-            strings("failures/reason", t.failure_reason),
-            b"images/embedding\0<f2\x002,3\0" + struct.pack("<6e", 1.5, -2, 0, 0, 0.25, 65504),
-            b"images/first_caption\0<i8\x003\0" + struct.pack("<3q", 0, 2, 2),
-            strings("images/id", t.id),
-            strings("images/path", t.path),
-            b"images/split\0|u1\x002\0" + bytes([0, 1]),
-        ]
-    )
+    expected = b"".join(hashed(t))
     assert t.content() == hashlib.sha256(expected).hexdigest()
     scaled = hashlib.sha256(expected + b"scale\0" + struct.pack("<d", 16))
     assert replace(t, scale=16.0).content() == scaled.hexdigest()
+
+
+def test_the_content_hash_of_several_encoders_follows_format_md() -> None:
+    view, first_view = np.full((1, 2, 1), 3, np.float16), np.array([0, 0, 1])
+    one = Encoded(embedding=np.ones((2, 2, 1), np.float16), view=view, first_view=first_view)
+    other = Encoded(embedding=np.full((2, 1), 2, np.float16), scale=4.0)
+    further = [
+        b"encoders/1/embedding\0<f2\x002,2,1\0" + struct.pack("<4e", 1, 1, 1, 1),
+        b"encoders/1/first_view\0<i8\x003\0" + struct.pack("<3q", 0, 0, 1),
+        b"encoders/1/view\0<f2\x001,2,1\0" + struct.pack("<2e", 3, 3),
+        b"encoders/2/embedding\0<f2\x002,1\0" + struct.pack("<2e", 2, 2),
+    ]
+    pieces = hashed(tables())
+    pieces[3:3] = further
+    scales = b"scale\0" + struct.pack("<d", 16) + b"encoders/2/scale\0" + struct.pack("<d", 4)
+    expected = hashlib.sha256(b"".join(pieces) + scales).hexdigest()
+    assert replace(tables(), scale=16.0, further=(one, other)).content() == expected
 
 
 def test_an_opened_cache_counts_rows_and_reads_shards_in_order(tmp_path: Path) -> None:

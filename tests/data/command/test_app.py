@@ -54,6 +54,25 @@ def test_a_fault_of_ours_is_one_line_and_status_1(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == expected
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle", "out/c.h5"), "out/c.h5 cannot be read or written: Stale"),
+        (OSError(errno.ESTALE, "Stale file handle"), "a file cannot be read or written: Stale file handle"),
+        (OSError(errno.ENOSPC, "No space left on device", "c.h5"), "the disk is full (c.h5)"),
+    ],
+)
+def test_a_fault_of_the_machine_is_one_line_and_status_2(
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leave(fail_with(error), []) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"clipcap-test: {message}")
+    assert err.count("\n") == 1
+    assert "again" in err or "run the same command" in err
+
+
 def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave(fail_with(KeyboardInterrupt()), []) == 130
     assert capsys.readouterr().err == "clipcap-test: interrupted\n"

@@ -18,6 +18,7 @@ class Destructor:
             pass
 
 
+@pytest.mark.posix
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_ignores_is_raised_at_the_next_report_of_progress() -> None:
     with remember_interrupts(), Progress("encoding", "images", 10) as progress:
@@ -46,3 +47,15 @@ def test_a_handler_of_another_program_stays() -> None:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_an_error_that_a_library_makes_of_an_interrupt_is_an_interrupt() -> None:
+    with pytest.raises(KeyboardInterrupt), remember_interrupts():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+        except KeyboardInterrupt:
+            raise TypeError("could not determine the shape of object type") from None
+    with pytest.raises(TypeError), remember_interrupts():  # the next command's errors are its own
+        raise TypeError

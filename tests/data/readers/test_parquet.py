@@ -272,7 +272,7 @@ def test_a_pointer_of_git_lfs_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train.parquet")
-    with pytest.raises(SourceError, match=r"train\.parquet is not a regular file"):
+    with pytest.raises(SourceError, match=r"train\.parquet cannot be read \(a FIFO, not a file\)"):
         read_source(tmp_path)
 
 

@@ -239,7 +239,7 @@ def test_a_tar_without_images_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.tar")
-    with pytest.raises(SourceError, match=r"x\.tar is not a regular file"):
+    with pytest.raises(SourceError, match=r"x\.tar cannot be read \(a FIFO, not a file\)"):
         read_source(tmp_path)
 
 

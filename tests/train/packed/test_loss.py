@@ -180,6 +180,17 @@ def test_the_example_in_the_docstring_is_what_pack_returns() -> None:
     assert seen == [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 5]]
 
 
+def test_an_image_with_more_than_16_captions_in_a_batch_is_several_packs() -> None:
+    image, token = np.zeros(33, np.int64), np.arange(33)[:, None]
+    packs = [len(pack(image[:count], token[:count], PREFIX).first_caption) for count in (16, 17, 32, 33)]
+    assert packs == [1, 2, 2, 3]
+
+
+def test_the_longest_pack_has_one_empty_cell_after_it_and_no_more_than_fill_up_to_16() -> None:
+    shapes = [pack(np.array([0]), np.arange(length)[None], 2).branch_end.shape for length in (14, 15)]
+    assert shapes == [(1, 16), (1, 32)]  # 2 + 13 cells and an empty one, 2 + 14 cells and an empty one
+
+
 def test_rows_and_cells_are_inverse_to_each_other() -> None:
     for image, token in packings():
         found = pack(image, token, PREFIX)
@@ -196,6 +207,7 @@ def test_rows_and_cells_are_inverse_to_each_other() -> None:
         column = np.tile(np.arange(cells), packs)
         assert (found.branch_end.ravel()[empty] == column[empty] + 1).all()
         assert (found.cell_of_row[len(real) :] == packs * cells - 1).all()
+        assert (found.predicting_row[packs + len(found.input_token) :] == rows - 1).all()
         assert (np.diff(found.target_row) >= 0).all()
         assert packs == sum(-(-n // PACK_CAPTIONS) for n in np.bincount(image))
 

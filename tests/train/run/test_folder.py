@@ -31,9 +31,9 @@ OLD = {
     "curves.png": b"old",
     "last/config.json": b"old last",
     "best/config.json": b"old best",
-    ".best.old/config.json": b"an older best",
     "tensorboard/events.out.tfevents.1": b"old events",
 }
+LEFT = {".best.old/config.json": b"an older best", ".last.partial/config.json": b"half"}  # by killed runs
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_crash_at_any_change_of_the_disk_leaves_the_old_run_or_the_new_one(
     new: dict[str, Any] = {**files(tmp_path / "new"), "metrics.jsonl": [b'{"step": 1}\n']}  # and perhaps a second line
     outcomes = []
     for count in range(1000):
-        folder = write(tmp_path / str(count), {**OLD, "notes.txt": b"mine"})
+        folder = write(tmp_path / str(count), {**OLD, "notes.txt": b"mine", **LEFT})
         crashed = False
         with monkeypatch.context() as patch:
             crash_at(patch, count)
