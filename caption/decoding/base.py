@@ -134,8 +134,11 @@ class RowStrategy(Strategy):
     lengths: torch.Tensor
 
     @abstractmethod
-    def pick(self, tokens: torch.Tensor, ages: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
-        """The next token of each row, int64 (R), on the device of the logits. Arguments are those of `update`."""
+    def pick(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The next token of each row, int64 (R), on the device of the logits.
+
+        Arguments are those of `update`. What is picked for a row that has ended is not used.
+        """
 
     @abstractmethod
     def finish(self, image: int, rows: list[list[int]], places: range) -> None:
@@ -167,7 +170,7 @@ class RowStrategy(Strategy):
     def update(self, tokens: torch.Tensor, ages: Sequence[int], logits: torch.Tensor) -> Choice:
         """Append the token that is picked to the rows that are open."""
         k = self.rows_per_image
-        picked = torch.where(self.open, self.pick(tokens, ages, logits), self.ending.end)
+        picked = torch.where(self.open, self.pick(tokens, logits), self.ending.end)
         texts = torch.cat([tokens, picked[:, None]], dim=1)
         self.lengths = self.lengths + self.open
         self.open = self.open & ~self.ending(texts)
@@ -175,8 +178,7 @@ class RowStrategy(Strategy):
         stay = [i for i, age in enumerate(ages) if goes_on[i] and age + 1 < self.limit]
         if len(stay) == len(ages):
             return Choice(picked)
-        staying = set(stay)
-        for i in (i for i in range(len(ages)) if i not in staying):
+        for i in sorted({*range(len(ages))} - {*stay}):
             places = range(i * k, (i + 1) * k)
             found = texts[places.start : places.stop, texts.shape[1] - ages[i] - 1 :].tolist()
             lengths = self.lengths[places.start : places.stop].tolist()

@@ -27,6 +27,7 @@ from clipcap.caption.decoding.base import AT_ONCE, Strategy
 from clipcap.caption.decoding.greedy import Greedy
 from clipcap.caption.decoding.loop import Choice
 from clipcap.caption.decoding.options import DecodeOptions
+from clipcap.caption.decoding.reader import Reader
 from clipcap.caption.decoding.rules import penalize_repetition
 from clipcap.data.errors import UsageError
 from clipcap.train.model.captioning import ClipCapModel
@@ -118,7 +119,7 @@ class Beam(BeamStrategy):
     def update(self, tokens: torch.Tensor, ages: Sequence[int], logits: torch.Tensor) -> Choice:
         """Continue the beams: the k best candidates that go on become the new beams."""
         G, k = self.scores.shape
-        length = torch.tensor(ages, device=tokens.device)[:, None] + 1  # (G, 1)
+        length = (tokens[::k] != Reader.PAD).sum(dim=1, keepdim=True) + 1  # (G, 1), of the candidates
         log_probs = penalize_repetition(logits.float().log_softmax(dim=-1), tokens, self.options.repetition_penalty)
         sums = log_probs.view(G, k, -1).add_(self.scores[:, :, None])  # (G, k, V), in place: the vocabulary is large
         scores, chosen = sums.flatten(1).topk(2 * k)  # (G, c)
@@ -133,14 +134,19 @@ class Beam(BeamStrategy):
         self.scores = going.values
         # A heuristic of transformers: the best mean of a beam now is taken for the best that it can reach.
         better = self.scores[:, :1] / divisor > self.finished_scores.amin(dim=1, keepdim=True)
-        goes_on = (better & (length < self.limit))[:, 0]
+        goes_on = (better & (length < self.limit))[:, 0].tolist()
         token, rows = token.gather(1, going.indices), rows.gather(1, going.indices)
-        if bool(goes_on.all()):
+        stay = [i for i in range(G) if goes_on[i]]
+        if len(stay) == G:
             return Choice(token.flatten(), rows.flatten())
-        self._leave((~goes_on).nonzero()[:, 0])
-        stay = goes_on.nonzero()[:, 0]
-        self._keep(stay)
-        return Choice(token[stay].flatten(), rows[stay].flatten(), stay.tolist())
+        for i in range(G):
+            if not goes_on[i]:
+                self.captions_of[self.images[i]] = self._best(i)
+        kept = torch.tensor(stay, dtype=torch.long, device=tokens.device)
+        self.images = [self.images[i] for i in stay]
+        self.scores, self.finished = self.scores[kept], self.finished[kept]
+        self.finished_scores, self.finished_lengths = self.finished_scores[kept], self.finished_lengths[kept]
+        return Choice(token[kept].flatten(), rows[kept].flatten(), stay)
 
     def _finish(self, texts: torch.Tensor, length: torch.Tensor, means: torch.Tensor, ends: torch.Tensor) -> None:
         """Let the candidates that ended take places among the k finished captions of their image.
@@ -162,18 +168,11 @@ class Beam(BeamStrategy):
         lengths = torch.cat([self.finished_lengths, length.expand(-1, 2 * k)], dim=1)
         self.finished_lengths = lengths.gather(1, places)
 
-    def _leave(self, gone: torch.Tensor) -> None:
-        """Take the n best finished captions of images, int64 (G'). Of captions with equal text, the best is kept."""
-        texts, lengths = self.finished[gone].tolist(), self.finished_lengths[gone].tolist()
-        for i, rows, row_lengths in zip(gone.tolist(), texts, lengths, strict=True):
-            by_text: dict[str, list[int]] = {}
-            for row, length in zip(rows, row_lengths, strict=True):
-                if len(by_text) < self.options.captions:
-                    tokens = row[self.limit - length :]
-                    by_text.setdefault(self.text(tokens, self.tokenizer), tokens)
-            self.captions_of[self.images[i]] = list(by_text.values())
-
-    def _keep(self, stay: torch.Tensor) -> None:
-        self.images = [self.images[i] for i in stay.tolist()]
-        self.scores, self.finished = self.scores[stay], self.finished[stay]
-        self.finished_scores, self.finished_lengths = self.finished_scores[stay], self.finished_lengths[stay]
+    def _best(self, image: int) -> list[list[int]]:
+        """The n best finished captions of an image. Of captions with equal text, the best is kept."""
+        by_text: dict[str, list[int]] = {}
+        for row, length in zip(self.finished[image].tolist(), self.finished_lengths[image].tolist(), strict=True):
+            if len(by_text) < self.options.captions:
+                tokens = row[self.limit - length :]
+                by_text.setdefault(self.text(tokens, self.tokenizer), tokens)
+        return list(by_text.values())

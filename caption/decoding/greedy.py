@@ -1,7 +1,5 @@
 """Greedy decoding."""
 
-from collections.abc import Sequence
-
 import torch
 
 from clipcap.caption.decoding.base import RowStrategy
@@ -19,7 +17,7 @@ class Greedy(RowStrategy):
             fact = f"greedy decoding has one caption, not {self.options.captions}"
             raise UsageError(f"{fact}; use `decode` beam or sample")
 
-    def pick(self, tokens: torch.Tensor, ages: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
+    def pick(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """The likeliest token of each row."""
         return penalize_repetition(logits.float(), tokens, self.options.repetition_penalty).argmax(dim=-1)
 

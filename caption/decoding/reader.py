@@ -16,7 +16,8 @@ G images, k rows of each, R = G * k rows, K positions of a prefix, W columns, H 
 model, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,12 +47,9 @@ class Reader:
         self.model, self.rows_per_image = model, rows_per_image
         self._gpt = model.gpt.transformer
         config = model.gpt.config
-        self._scales = [
-            (config.hidden_size // config.num_attention_heads) ** -0.5 if config.scale_attn_weights else 1.0
-            for _ in self._gpt.h
-        ]
-        if config.scale_attn_by_inverse_layer_idx:
-            self._scales = [scale / (layer + 1) for layer, scale in enumerate(self._scales)]
+        scale = (config.hidden_size // config.num_attention_heads) ** -0.5 if config.scale_attn_weights else 1.0
+        by_layer = config.scale_attn_by_inverse_layer_idx
+        self._scales = [scale / (layer + 1) if by_layer else scale for layer in range(len(self._gpt.h))]
         device = self._gpt.wte.weight.device
         self.ages: list[int] = []
         self.tokens = torch.empty(0, 0, dtype=torch.long, device=device)
@@ -74,14 +72,18 @@ class Reader:
         prefix, logits = self.read_prefix(embedding)
         k, W = self.rows_per_image, self.tokens.shape[1]
         rows = len(embedding) * k
-        self.logits = torch.cat([self.logits.to(logits.dtype), logits.repeat_interleave(k, dim=0)])
-        self.tokens = torch.cat([self.tokens, self.tokens.new_full((rows, W), self.PAD)])
+        logits = logits.repeat_interleave(k, dim=0)
         if not self.ages:
-            self._prefix = prefix
+            self.logits, self._prefix = logits, prefix
             self._read = [part.new_empty(2, rows, part.shape[2], 0, part.shape[4]) for part in prefix]
         else:
-            self._prefix = [torch.cat(parts, dim=1) for parts in zip(self._prefix, prefix, strict=True)]
-            self._read = [torch.cat([part, part.new_zeros(2, rows, *part.shape[2:])], dim=1) for part in self._read]
+            self.logits = torch.cat([self.logits, logits])
+            for layer, part in enumerate(prefix):  # each in its place, so that memory holds only one layer twice
+                self._prefix[layer] = torch.cat([self._prefix[layer], part], dim=1)
+                read = self._read[layer]
+                # Zeros, because what attention masks still enters its sum, with weight 0.
+                self._read[layer] = torch.cat([read, read.new_zeros(2, rows, *read.shape[2:])], dim=1)
+        self.tokens = torch.cat([self.tokens, self.tokens.new_full((rows, W), self.PAD)])
         self.ages += [0] * len(embedding)
 
     def advance(self, tokens: torch.Tensor, rows: torch.Tensor | None, images: Sequence[int] | None) -> None:
@@ -97,10 +99,12 @@ class Reader:
         if not self.ages:
             self.logits = self.logits[:0]
             return
-        positions = torch.tensor(self.ages, device=tokens.device).repeat_interleave(self.rows_per_image)
-        positions = positions + self._prefix[0].shape[3]
+        # From the tokens, not from `ages`: copying a list to a GPU waits until the GPU has caught up.
+        present = self.tokens != self.PAD  # (R', W)
+        positions = self._prefix[0].shape[3] + present.sum(dim=1)
+        empty = None if min(self.ages) == present.shape[1] else F.pad(~present, (0, 1))[:, None]
         hidden = self.embed(self._gpt.wte(tokens), positions)
-        hidden = self._through_blocks(hidden, self._attend_to_text)
+        hidden = self._through_blocks(hidden, partial(self._attend_to_text, empty))
         self.logits = self.model.gpt.lm_head(self._gpt.ln_f(hidden))
         self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
         self.ages = [age + 1 for age in self.ages]
@@ -130,8 +134,14 @@ class Reader:
         added: torch.Tensor = inputs.to(self._gpt.wpe.weight.dtype) + self._gpt.wpe(positions)
         return added
 
-    def _through_blocks(self, hidden: torch.Tensor, attend: Any) -> torch.Tensor:
-        """Send rows (R, D), or sequences (G', K, D), through the blocks of GPT-2."""
+    def _through_blocks(self, hidden: torch.Tensor, attend: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """Send rows (R, D), or sequences (G', K, D), through the blocks of GPT-2.
+
+        Args:
+            hidden: float, the inputs with their positions.
+            attend: gets the number of a block, and its queries, keys and values, (R, H, E) or (G', H, K, E); returns
+                what is attended to, in the same shape.
+        """
         heads = self.model.gpt.config.num_attention_heads
         block: Any
         for layer, block in enumerate(self._gpt.h):
@@ -144,39 +154,45 @@ class Reader:
             hidden = hidden + block.mlp(block.ln_2(hidden))
         return hidden
 
-    def _attend_to_text(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Attend from one token of each row to its prefix, its earlier tokens, and itself. All are (R, H, E)."""
+    def _attend_to_text(
+        self, empty: torch.Tensor | None, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """Attend from one token of each row to its prefix, its earlier tokens, and itself.
+
+        Args:
+            empty: bool (R, 1, W), the columns in which a row has no token; the last is the new one. None stands for no
+                such column.
+            layer: number of the block.
+            query, key, value: float (R, H, E), of the new tokens.
+
+        Returns:
+            float (R, H, E).
+        """
         new = torch.stack([key, value])[:, :, :, None]  # (2, R, H, 1, E)
         keys, values = self._read[layer] = torch.cat([self._read[layer], new], dim=3)
         prefix_keys, prefix_values = self._prefix[layer]
         G, k, W = len(self.ages), self.rows_per_image, keys.shape[2]
+        query = query * self._scales[layer]  # before the products, which could overflow in fp16
         grouped = query.unflatten(0, (G, k)).transpose(1, 2)  # (G, H, k, E)
         to_prefix = grouped @ prefix_keys.transpose(-1, -2)  # (G, H, k, K)
         to_tokens = (keys @ query[..., None])[..., 0]  # (R, H, W)
-        if min(self.ages) + 1 < W:
-            to_tokens = to_tokens.masked_fill(self._unread(W), -torch.inf)
+        if empty is not None:
+            to_tokens = to_tokens.masked_fill(empty, -torch.inf)
         to_tokens = to_tokens.unflatten(0, (G, k)).transpose(1, 2)  # (G, H, k, W)
-        scores = torch.cat([to_prefix, to_tokens], dim=-1) * self._scales[layer]
-        weights = (
-            scores.float().softmax(dim=-1).to(values.dtype) if scores.dtype != torch.double else scores.softmax(-1)
-        )
+        scores = torch.cat([to_prefix, to_tokens], dim=-1)
+        weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float)).to(values.dtype)
         of_prefix, of_tokens = weights.split([prefix_keys.shape[2], W], dim=-1)
         from_prefix: torch.Tensor = (of_prefix @ prefix_values).transpose(1, 2).flatten(0, 1)  # (R, H, E)
         from_tokens: torch.Tensor = (of_tokens.transpose(1, 2).flatten(0, 1)[:, :, None] @ values)[:, :, 0]
         return from_prefix + from_tokens
-
-    def _unread(self, columns: int) -> torch.Tensor:
-        """Which of the columns, with the new one, a row has no token in: bool (R, 1, W)."""
-        device = self.tokens.device
-        ages = torch.tensor(self.ages, device=device).repeat_interleave(self.rows_per_image)
-        return (torch.arange(columns, device=device) < columns - 1 - ages[:, None])[:, None]
 
     def _keep(self, rows: torch.Tensor | None, images: Sequence[int] | None) -> None:
         """Let images leave, reorder the rows of the others, and drop the columns that no row has a token in."""
         device = self.tokens.device
         if images is not None:
             chosen = torch.tensor(images, dtype=torch.long, device=device)
-            self._prefix = [part[:, chosen] for part in self._prefix]
+            for layer, part in enumerate(self._prefix):
+                self._prefix[layer] = part[:, chosen]
             self.ages = [self.ages[image] for image in images]
             if rows is None:
                 k = self.rows_per_image
@@ -184,4 +200,5 @@ class Reader:
         if rows is not None:
             empty = self.tokens.shape[1] - max(self.ages, default=0)
             self.tokens = self.tokens[rows, empty:]
-            self._read = [part[:, :, :, empty:].index_select(1, rows) for part in self._read]
+            for layer, part in enumerate(self._read):
+                self._read[layer] = part[:, :, :, empty:].index_select(1, rows)

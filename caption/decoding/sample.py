@@ -27,6 +27,7 @@ class Sample(RowStrategy):
         embedding: of all images, float (B, d) or (B, t, d).
         trial: number of the run of the loop, from 0.
         begun: how many rows of each image have begun in this run.
+        device: where tokens are drawn, and where the next two are.
         uniform: float64 (R, limit), the random numbers of each row.
         scores: float64 (R), sum of the log-probabilities of each row, as the model gave them.
         found: of each image its distinct captions so far: text to mean log-probability and tokens.
@@ -37,6 +38,7 @@ class Sample(RowStrategy):
     embedding: torch.Tensor
     trial: int
     begun: Counter[int]
+    device: torch.device
     uniform: torch.Tensor
     scores: torch.Tensor
     found: list[dict[str, tuple[float, list[int]]]]
@@ -60,8 +62,9 @@ class Sample(RowStrategy):
         """Begin, with no row."""
         super().reset(device, limit)
         self.begun = Counter()
-        self.scores = torch.empty(0, dtype=torch.double, device=device)
-        self.uniform = torch.empty(0, limit, dtype=torch.double, device=device)
+        self.device = drawing_device(device)
+        self.scores = torch.empty(0, dtype=torch.double, device=self.device)
+        self.uniform = torch.empty(0, limit, dtype=torch.double, device=self.device)
 
     def add(self, images: Sequence[int]) -> None:
         """Add rows, with the random numbers of each."""
@@ -73,33 +76,39 @@ class Sample(RowStrategy):
                 numbers.append(_uniform(self.embedding[image], stream, self.limit))
                 self.begun[image] += 1
         self.scores = torch.cat([self.scores, self.scores.new_zeros(len(numbers))])
-        self.uniform = torch.cat([self.uniform, torch.stack(numbers).to(self.uniform.device)])
+        self.uniform = torch.cat([self.uniform, torch.stack(numbers).to(self.device)])
 
     def keep(self, rows: torch.Tensor) -> None:
         """Keep the state of these rows alone, int64 (R')."""
         super().keep(rows)
+        rows = rows.to(self.device)
         self.scores, self.uniform = self.scores[rows], self.uniform[rows]
 
-    def pick(self, tokens: torch.Tensor, ages: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
+    def pick(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Draw the next token of each row after penalty, temperature, top-k and top-p, in this order."""
         options = self.options
         # In double precision: the running sum over the vocabulary would lose small probabilities.
-        exact = logits.double()
-        shaped = penalize_repetition(exact, tokens, options.repetition_penalty)
+        exact = logits.to(self.device).double()
+        shaped = penalize_repetition(exact, tokens.to(self.device), options.repetition_penalty)
         if options.temperature != 1:
             shaped = shaped / options.temperature
         shaped = keep_nucleus(keep_likeliest(shaped, options.top_k), options.top_p)
-        age = torch.tensor(ages, device=tokens.device).repeat_interleave(self.rows_per_image)
-        drawn = _draw(shaped, self.uniform.gather(1, age[:, None])[:, 0])
+        # The length of an open row is the number of its tokens, and so of the random numbers that it has used.
+        drawn = _draw(shaped, self.uniform.gather(1, self.lengths.to(self.device)[:, None])[:, 0])
         log_probs = exact.log_softmax(dim=-1).gather(1, drawn[:, None])[:, 0]
-        self.scores = self.scores + torch.where(self.open, log_probs, 0.0)
-        return drawn
+        self.scores = self.scores + torch.where(self.open.to(self.device), log_probs, 0.0)
+        return drawn.to(logits.device)
 
     def finish(self, image: int, rows: list[list[int]], places: range) -> None:
         """Add the captions of an image, unless it has them already."""
         scores = self.scores[places.start : places.stop].tolist()
         for row, score in zip(rows, scores, strict=True):
             self.found[image].setdefault(self.text(row, self.tokenizer), (score / len(row), row))
+
+
+def drawing_device(device: torch.device) -> torch.device:
+    """The device on which tokens are drawn, given that of the model: Apple's GPUs have no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _uniform(embedding: torch.Tensor, stream: str, count: int) -> torch.Tensor:

@@ -63,7 +63,7 @@ def first_tokens(captioner: Captioner, embedding: torch.Tensor, count: int, **op
     strategy.add([0] * count)
     with torch.inference_mode():
         logits = Reader(captioner.model, 1).read_prefix(embedding)[1].expand(count, -1)
-        drawn = strategy.pick(torch.empty(count, 0, dtype=torch.long), [0] * count, logits)
+        drawn = strategy.pick(torch.empty(count, 0, dtype=torch.long), logits)
     return Counter(drawn.tolist())
 
 

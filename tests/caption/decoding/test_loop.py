@@ -1,7 +1,9 @@
 """The loop: which logits a decoder sees, whatever it does with the rows, and whenever images come and go."""
 
+import copy
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.caption.decoding.loop import Choice, TokenDecoder, run_loop
 from clipcap.caption.decoding.reader import Reader
+from clipcap.data.pretrained.device import autocast
 from clipcap.train.mappers import mapper_config
 from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
@@ -72,12 +75,13 @@ def model() -> ClipCapModel:
     return ClipCapModel(mapper, GPT2LMHeadModel(config)).eval().double()
 
 
-def check_logits(model: ClipCapModel, embedding: torch.Tensor, decoder: Scripted) -> None:
+def check_logits(model: ClipCapModel, embedding: torch.Tensor, decoder: Scripted, tolerance: float = 1e-12) -> None:
     """Compare the logits that a decoder saw with those of whole texts, read by transformers without a cache."""
     for image, tokens, logits in decoder.seen:
         words = model.gpt.transformer.wte(torch.tensor([tokens], dtype=torch.long))
         inputs = torch.cat([model.clip_project(embedding[image : image + 1]), words], dim=1)
-        torch.testing.assert_close(logits, model.gpt(inputs_embeds=inputs).logits[0, -1], rtol=0, atol=1e-12)
+        expected = model.gpt(inputs_embeds=inputs).logits[0, -1]
+        torch.testing.assert_close(logits.to(expected.dtype), expected, rtol=0, atol=tolerance)
 
 
 @torch.no_grad()
@@ -127,3 +131,37 @@ def test_the_options_of_a_config_are_followed(options: dict[str, object]) -> Non
     decoder = Scripted(2, lambda image: 3 + image, random.Random(0))
     run_loop(Reader(model, 2), embedding, [0, 1, 2], decoder, 10, at_once=2)
     check_logits(model, embedding, decoder)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 0.005)])
+def test_logits_in_half_precision_are_near_those_in_float32(
+    model: ClipCapModel, precision: str, tolerance: float
+) -> None:
+    single = copy.deepcopy(model).float()
+    embedding = torch.randn(5, 4)
+    decoder = Scripted(2, lambda image: 3 + image, random.Random(0))
+    with autocast(torch.device("cpu"), precision):
+        run_loop(Reader(single, 2), embedding, range(5), decoder, 10, at_once=3)
+    check_logits(single, embedding, decoder, tolerance)
+
+
+@torch.no_grad()
+def test_large_products_of_queries_and_keys_do_not_overflow_in_fp16() -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "n_embd": 256,
+        "n_layer": 1,
+        "n_head": 1,
+        "n_positions": POSITIONS,
+        "vocab_size": VOCABULARY,
+    }
+    lm = GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=0))
+    attention: Any = lm.transformer.h[0].attn
+    attention.c_attn.weight.data.zero_()
+    attention.c_attn.bias.data[:512] = 30  # every product is 256 * 30 * 30, which divided by 16 is within fp16
+    mapper = Mapper(mapper_config(kind="mlp", embedding_width=4, lm_width=256, prefix_length=PREFIX))
+    half, embedding = ClipCapModel(mapper, lm).eval().half(), torch.randn(2, 4).half()
+    decoder = Scripted(2, lambda image: 3 + image, random.Random(0))
+    run_loop(Reader(half, 2), embedding, range(2), decoder, 10, at_once=2)
+    assert all(logits.isfinite().all() for _, _, logits in decoder.seen)

@@ -22,6 +22,8 @@ from clipcap.caption.decoding import rules
 from clipcap.caption.decoding.base import Strategy
 from clipcap.caption.decoding.options import DecodeOptions
 from clipcap.caption.decoding.registry import choose_strategy
+from clipcap.caption.decoding.sample import drawing_device
+from clipcap.train.foreign.jmisilo import JmisiloModel
 from clipcap.train.mappers import mapper_config
 from clipcap.train.mappers.module import Mapper
 from clipcap.train.model.captioning import ClipCapModel
@@ -102,21 +104,64 @@ def test_tokens_end_with_end_of_text_only_where_the_model_ended(tokenizer: Any, 
     assert len(ended) > 2, ended
 
 
-@pytest.mark.parametrize("name", ["greedy", "beam", "sample"])
-def test_how_many_images_are_captioned_at_once_changes_no_caption(tokenizer: Any, name: str) -> None:
+@pytest.mark.parametrize(
+    ("system", "name"),
+    [
+        ("clipcap", "greedy"), ("clipcap", "beam"), ("clipcap", "sample"), ("rmokady", "beam"), ("jmisilo", "greedy"),
+    ],
+)  # fmt: skip
+def test_how_many_images_are_captioned_at_once_changes_no_caption(tokenizer: Any, system: str, name: str) -> None:
     for seed in range(6):
         draw = random.Random(seed)
-        model = random_model(seed, tokenizer.eos_token_id, len(tokenizer)).double()
+        stop = draw.choice(STOPS) if system == "clipcap" else "a" if system == "rmokady" else None
+        # rmokady's captions end with the stop text, not with end-of-text.
+        end = tokenizer.encode(stop)[0] if system == "rmokady" else tokenizer.eos_token_id
+        model = random_model(seed, end, len(tokenizer)).double()
+        if system == "jmisilo":
+            model = JmisiloModel(model.clip_project, model.gpt).eval()
         options = DecodeOptions(
             captions=1 if name == "greedy" else 3,
             max_tokens=draw.choice([3, 12, 100]),
-            repetition_penalty=draw.choice([1.0, 1.3]),
-            stop=draw.choice(STOPS),
+            repetition_penalty=draw.choice([1.0, 1.3]) if system == "clipcap" else 1.0,
+            stop=stop,
             temperature=draw.choice([0.5, 2.0]) if name == "sample" else 1.0,
         )
         embedding = 3 * torch.randn(11, WIDTH, dtype=torch.double)
-        found = [choose_strategy(name, options).decode(model, embedding, tokenizer, count) for count in (1, 4, 11, 99)]
+        strategy = choose_strategy(name, options, system)
+        found = [strategy.decode(model, embedding, tokenizer, count) for count in (1, 4, 11, 99)]
         assert found[0] == found[1] == found[2] == found[3], (seed, options)
+        assert strategy.decode(model, embedding[:0], tokenizer) == []
+
+
+@pytest.mark.parametrize(
+    ("system", "name"), [("clipcap", "greedy"), ("clipcap", "beam"), ("clipcap", "sample"), ("rmokady", "beam")]
+)
+def test_a_step_in_which_all_images_stay_makes_no_tensor_of_a_list(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, system: str, name: str
+) -> None:
+    # A GPU would copy it from the CPU, which waits for all that the GPU has been given to do.
+    model = random_model(0, tokenizer.eos_token_id, len(tokenizer))
+    model.gpt.transformer.ln_f.bias.data -= 30 * model.gpt.transformer.wte.weight[model.end].detach()
+    embedding, make, made = torch.randn(4, WIDTH), torch.tensor, []
+
+    def counted(*given: Any, **more: Any) -> torch.Tensor:
+        made.append(given)
+        return make(*given, **more)
+
+    monkeypatch.setattr(torch, "tensor", counted)
+    counts = set()
+    for limit in (2, 20):
+        options = DecodeOptions(max_tokens=limit, repetition_penalty=1.3 if system == "clipcap" else 1.0)
+        made.clear()
+        captions = choose_strategy(name, options, system).decode(model, embedding, tokenizer)
+        counts.add(len(made))
+        assert [len(row) for (row,) in captions] == [limit] * 4
+    assert len(counts) == 1
+
+
+def test_tokens_are_drawn_on_a_device_that_has_float64() -> None:
+    assert drawing_device(torch.device("mps")) == torch.device("cpu")
+    assert drawing_device(torch.device("cuda:1")) == torch.device("cuda:1")
 
 
 def test_a_nucleus_larger_than_what_is_sorted_is_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
