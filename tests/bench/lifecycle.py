@@ -99,9 +99,8 @@ def run_stage(
         done = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(done[1])
     if code != 0 and code not in ENDED:
-        sys.exit(
-            f"{stage} ended with {code} after {seconds:.2f} s and {number.name}:\n{log.read_text() if log.exists() else ''}"
-        )
+        said = log.read_text() if log.exists() else ""
+        sys.exit(f"{stage} ended with {code} after {seconds:.2f} s and {number.name}:\n{said}")
     return None if code else done[2].ru_utime + done[2].ru_stime
 
 
