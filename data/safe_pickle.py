@@ -76,7 +76,9 @@ def read_torch(path: Path) -> Any:
     try:
         with open_file(path) as file:
             _check_archive(file)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            stored: Any = file if zipfile.is_zipfile(file) else BoundedFile(file)  # texts in it may claim any length
+            file.seek(0)
+            return torch.load(stored, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise refusal(path, one_line(error)) from error
     except (OSError, MemoryError) as error:
