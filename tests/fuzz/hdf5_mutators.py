@@ -1,8 +1,9 @@
 """Changes the structure of HDF5 files: links, places of rows, dtypes, ranks, offsets and attributes."""
 
-import io
 import json
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,13 +21,15 @@ def change_hdf5(data: bytes, random: Random, others: Sequence[bytes]) -> bytes:
     Raises:
         ValueError: an earlier change broke the file.
     """
-    buffer = io.BytesIO(data)
-    try:
-        with h5py.File(buffer, "r+") as file:
-            random.choice(_CHANGES)(file, random)
-    except Exception as error:  # h5py raises errors of many classes
-        raise ValueError("not HDF5 that can be changed") from error
-    return buffer.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "changed.h5")  # h5py crashes on some damaged files in memory that it may write to
+        path.write_bytes(data)
+        try:
+            with h5py.File(path, "r+") as file:
+                random.choice(_CHANGES)(file, random)
+        except Exception as error:  # h5py raises errors of many classes
+            raise ValueError("not HDF5 that can be changed") from error
+        return path.read_bytes()
 
 
 def _datasets(file: h5py.File) -> list[str]:
