@@ -15,7 +15,7 @@ from clipcap.caption.settings import DEFAULT_MODEL, MODEL, OUTPUT, CaptionerSett
 from clipcap.data.command.app import Debug, Version, command, new_app, run_command
 from clipcap.data.command.config import Config
 from clipcap.data.command.options import with_settings
-from clipcap.data.command.progress import Progress
+from clipcap.data.command.progress import Progress, plural
 from clipcap.data.errors import UsageError
 from clipcap.data.settings import parameters_of
 
@@ -144,8 +144,13 @@ def caption(
             todo = models[out.model :]
             results = start.caption(found, todo, settings, decode=decode, options=options, start=out.start)
             # Results on the same terminal show the progress; a bar would overwrite them.
-            with Progress("captioning", "inputs", None, bar=output is not None or not sys.stdout.isatty()) as progress:
+            count = found.count()
+            total, done = (None, 0) if count is None else (count * len(models), count * out.model + out.start)
+            bar = output is not None or not sys.stdout.isatty()
+            with Progress("captioning", "inputs", total, done, bar=bar) as progress:
                 _write(results, models, writer, out, folders, progress)
+        if progress.skipped:
+            logger.warning(f"{plural(progress.skipped, 'input')} of {progress.done:,} skipped")
 
 
 def _write(

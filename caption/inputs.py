@@ -64,6 +64,9 @@ class _Source(Protocol):
     def names(self) -> Iterator[str]:
         """The names of all inputs in order."""
 
+    def count(self) -> int | None:
+        """How many inputs there are; None where only reading all of them would tell."""
+
     def identity(self) -> object:
         """What tells these inputs from others, as JSON stores it."""
 
@@ -142,6 +145,17 @@ class Inputs:
         for source in self._sources:
             yield from source.names()
 
+    def count(self) -> int | None:
+        """How many inputs there are; None where only reading all of them would tell.
+
+        Raises:
+            CacheError: a cache cannot be opened.
+            SourceError: a file of rows cannot be read.
+        """
+        counts = [source.count() for source in self._sources]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
     def identity(self) -> object:
         """What tells these inputs from others, as JSON stores it: names, and the sizes and times of files of rows."""
         return [source.identity() for source in self._sources]
@@ -215,6 +229,9 @@ class _Images:
     def names(self) -> Iterator[str]:
         return map(self._name, self.paths)
 
+    def count(self) -> int | None:
+        return len(self.paths)
+
     def identity(self) -> object:
         digest = hashlib.sha256()
         for path in self.paths:
@@ -282,6 +299,12 @@ class _Rows:
         rows, names = read_rows(self.path)
         return iter(self._names(names, range(len(rows) if rows.ndim > 1 else 1)))
 
+    def count(self) -> int | None:
+        if self.path.suffix.lower() != ".npy":  # which alone is not read to be counted
+            return None
+        rows, _ = read_rows(self.path)
+        return len(rows) if rows.ndim > 1 else 1
+
     def identity(self) -> object:
         return _file_identity(self.path)
 
@@ -327,6 +350,15 @@ class _CachedRows:
         for tables in Cache.open(self.path).tables(embeddings=False):
             for row in np.flatnonzero(self._chosen(tables.split)):
                 yield tables.path[row]
+
+    def count(self) -> int | None:
+        from clipcap.data.cache.index import Cache
+        from clipcap.data.cache.shard import read_summary
+
+        cache = Cache.open(self.path)
+        if self.split is None:
+            return cache.images
+        return sum(read_summary(shard.path)[0].count(self.split) for shard in cache.shards)
 
     def identity(self) -> object:
         return _file_identity(self.path)

@@ -18,7 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clipcap.caption import Captioner, CaptionerSettings, caption
+from clipcap.caption.inputs import Inputs
 from clipcap.data.cache.index import Cache
+from clipcap.data.command import progress
 from clipcap.data.errors import CheckpointError, UsageError
 from clipcap.precompute.parallel import map_in_order
 from small_world import copy_scaled, make_clip, make_coco, small_models, spawn
@@ -75,7 +77,10 @@ def test_patterns_and_a_list_on_stdin_name_images(
     result = run("caption", "-", *model, "--json")
     assert result.status == 0
     assert json.loads(result.out) == everything[:2]
-    assert result.err == f"warning: {tmp_path}/gone.jpg skipped: there is no such file\n"
+    assert result.err.splitlines() == [
+        f"warning: {tmp_path}/gone.jpg skipped: there is no such file",
+        "warning: 1 input of 3 skipped",
+    ]
     give("")
     result = run("caption", "-", *model)
     assert result.status == 2
@@ -223,6 +228,26 @@ def test_a_damaged_image_is_skipped_and_the_others_are_captioned(
     assert result.status == 0
     assert [Path(entry["input"]).stem[-3:] for entry in json.loads(result.out)] == ["113", "114", "116", "117"]
     assert f"warning: {folder}/000000000115.jpg skipped: " in result.err
+
+
+def test_a_run_knows_how_many_inputs_it_has(small_cache: Path, tmp_path: Path) -> None:
+    images = small_cache.parent / "coco/val2017"
+    np.save(tmp_path / "rows.npy", np.ones((3, 8), np.float32))
+    np.save(tmp_path / "row.npy", np.ones(8, np.float32))
+    np.savez(tmp_path / "rows.npz", embedding=np.ones((2, 8), np.float32))
+    assert Inputs([images, tmp_path / "rows.npy", tmp_path / "row.npy", small_cache]).count() == 5 + 3 + 1 + 17
+    assert Inputs([small_cache], split="val").count() == 5
+    assert Inputs([images, tmp_path / "rows.npz"]).count() is None
+
+
+def test_the_progress_of_captioning_has_a_total_over_all_models(
+    run: Any, model: list[object], small_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    np.save(tmp_path / "rows.npy", next(Cache.open(small_cache).tables()).embedding[:4])
+    said = run("caption", tmp_path / "rows.npy", *model, "-o", tmp_path / "c.jsonl").err.splitlines()
+    assert [line.split(" inputs")[0] for line in said] == [f"captioning {number}/4" for number in range(1, 5)]
+    assert all(" left" in line for line in said)
 
 
 def test_a_run_without_a_readable_image_is_an_error(tmp_path: Path, run: Any, model: list[object]) -> None:
