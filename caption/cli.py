@@ -64,14 +64,16 @@ Table = Annotated[bool, typer.Option("--table", rich_help_panel=OUTPUT, help="Wr
 Json = Annotated[
     bool,
     typer.Option(
-        "--json", rich_help_panel=OUTPUT, help="Write a JSON array of objects: input, caption (with -n: captions)."
+        "--json",
+        rich_help_panel=OUTPUT,
+        help="Write a JSON array of objects: input, caption (with -n: captions), or error.",
     ),
 ]
 JsonLines = Annotated[
     bool, typer.Option("--jsonl", rich_help_panel=OUTPUT, help="Write the same objects, one on each line.")
 ]
 Csv = Annotated[
-    bool, typer.Option("--csv", rich_help_panel=OUTPUT, help="Write a table with the columns input and caption.")
+    bool, typer.Option("--csv", rich_help_panel=OUTPUT, help="Write a table with the columns input, caption and error.")
 ]
 SaveImages = Annotated[
     Path | None,
@@ -165,6 +167,7 @@ def _write(
     for result in results:
         if result.reason is not None:
             logger.warning(f"{result.input} skipped: {result.reason}")
+            writer.write_failure(result.input, result.reason, str(result.model))  # a file gets it with the next result
             progress.advance(skipped=1)
             continue
         if result.image is not None and folders:

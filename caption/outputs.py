@@ -55,6 +55,9 @@ class Writer(ABC):
     def write(self, name: str, captions: Sequence[str], model: str) -> None:
         """Write the captions of one input, best first; `model` is written only if there are several."""
 
+    def write_failure(self, name: str, reason: str, model: str) -> None:  # noqa: B027 (people are told on stderr)
+        """Write why an input has no captions, in formats that programs read."""
+
     def close(self) -> None:  # noqa: B027 (most formats have nothing after the last result)
         """Write what comes after the last result."""
 
@@ -115,16 +118,25 @@ class Table(Writer):
 
 
 class JsonLines(Writer):
-    """A JSON object on each line: `input`, `model` if there are several, and `caption`, or `captions` if several."""
+    """A JSON object on each line: `input`, `model` if there are several, and `caption`, or `captions` if several.
+
+    An input that could not be read has `error` in the place of its captions.
+    """
 
     def write(self, name: str, captions: Sequence[str], model: str) -> None:
-        self.stream.write(self.object(name, captions, model) + "\n")
+        content = {"captions": list(captions)} if self.layout.several_captions else {"caption": captions[0]}
+        self.write_object(self._object(name, model, content))
 
-    def object(self, name: str, captions: Sequence[str], model: str) -> str:
-        """The JSON of one input."""
-        result: dict[str, Any] = {"input": name, **({"model": model} if self.layout.several_models else {})}
-        result |= {"captions": list(captions)} if self.layout.several_captions else {"caption": captions[0]}
-        return printable_json(json.dumps(result, ensure_ascii=False))
+    def write_failure(self, name: str, reason: str, model: str) -> None:
+        self.write_object(self._object(name, model, {"error": reason}))
+
+    def write_object(self, text: str) -> None:
+        """Write the JSON of one input."""
+        self.stream.write(text + "\n")
+
+    def _object(self, name: str, model: str, content: dict[str, Any]) -> str:
+        named = {"input": name, **({"model": model} if self.layout.several_models else {})}
+        return printable_json(json.dumps(named | content, ensure_ascii=False))
 
     @staticmethod
     def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:
@@ -138,8 +150,8 @@ class Json(JsonLines):
         super().__init__(stream, layout)
         self._separator = "," if layout.resumed else "["
 
-    def write(self, name: str, captions: Sequence[str], model: str) -> None:
-        self.stream.write(f"{self._separator}\n{self.object(name, captions, model)}")
+    def write_object(self, text: str) -> None:
+        self.stream.write(f"{self._separator}\n{text}")
         self._separator = ","
 
     def close(self) -> None:
@@ -159,12 +171,13 @@ class Json(JsonLines):
 
 
 class Csv(Writer):
-    """A table with the header `input,caption`, or `image,model,caption` with several models; a row for each caption.
+    """A table with the header `input,caption,error`, or `image,model,caption,error` with several models.
 
-    No spreadsheet runs a cell as a formula (`data/csv_cells.py`).
+    There is a row for each caption, and one with `error` for an input that could not be read. No spreadsheet runs a
+    cell as a formula (`data/csv_cells.py`).
     """
 
-    _HEADERS = (["input", "caption"], ["image", "model", "caption"])
+    _HEADERS = (["input", "caption", "error"], ["image", "model", "caption", "error"])
 
     def __init__(self, stream: TextIO, layout: Layout) -> None:
         super().__init__(stream, layout)
@@ -172,16 +185,22 @@ class Csv(Writer):
             write_csv_row(stream, self._HEADERS[layout.several_models])
 
     def write(self, name: str, captions: Sequence[str], model: str) -> None:
-        models = [model] if self.layout.several_models else []
         for caption in captions:
-            write_csv_row(self.stream, [name, *models, caption])
+            write_csv_row(self.stream, [*self._named(name, model), caption, ""])
+
+    def write_failure(self, name: str, reason: str, model: str) -> None:
+        write_csv_row(self.stream, [*self._named(name, model), "", reason])
+
+    def _named(self, name: str, model: str) -> list[str]:
+        return [name, model] if self.layout.several_models else [name]
 
     @staticmethod
     def recognises(lines: Iterator[str], names: Callable[[], Iterable[str]]) -> bool:
         rows = csv.reader(lines)
         header = next(rows)
         try:
-            return header in Csv._HEADERS and all(len(row) == len(header) for row in rows)
+            known = [*Csv._HEADERS, *(columns[:-1] for columns in Csv._HEADERS)]  # version 0.1 had no `error`
+            return header in known and all(len(row) == len(header) for row in rows)
         except csv.Error:
             return False
 
@@ -223,4 +242,5 @@ def _is_result(line: str) -> bool:
     return isinstance(found, dict) and [name for name in found if name != "model"] in (
         ["input", "caption"],
         ["input", "captions"],
+        ["input", "error"],
     )

@@ -3,9 +3,10 @@
     [{"image_id": 391895, "caption": "A man rides a motorcycle."}]     COCO's result format
     [{"input": "img/dog.jpg", "caption": "A dog runs."}]               --json; --jsonl has an object on each line
     [{"input": "img/dog.jpg", "captions": ["A dog runs.", "A dog."]}]  with -n 2: the first of an image counts
-    input,caption                                                      --csv; with -n, the first row of an image counts
+    input,caption,error                                                --csv; with -n, the first row of an image counts
     {"391895": "A man rides a motorcycle."}                            captions by id, also as lists of one caption
 
+An entry with an `error` and no caption is of an image that could not be read, and is left out.
 A file with captions of several models names the model of each, and becomes one `Predictions` for each model.
 """
 
@@ -127,7 +128,8 @@ def _read_array(path: Path, text: str) -> Iterator[_Entry]:
     except ValueError as error:
         raise SourceError(f"{path} is not JSON ({one_line(error)}); give a whole file: {_FORMATS}") from error
     for number, value in enumerate(content, 1):
-        yield _entry(f"{path} entry {number:,}", value, number)
+        if not _is_failure(value):
+            yield _entry(f"{path} entry {number:,}", value, number)
 
 
 def _read_objects(path: Path, text: str) -> Iterator[_Entry]:
@@ -156,7 +158,8 @@ def _read_lines(path: Path, text: str) -> Iterator[_Entry]:
             value = parse_json(line)
         except ValueError as error:
             raise SourceError(f"{where} is not JSON ({one_line(error)}); expected {_FORMATS}") from error
-        yield _entry(where, value, number)
+        if not _is_failure(value):
+            yield _entry(where, value, number)
 
 
 def _read_csv(path: Path, text: str) -> Iterator[_Entry]:
@@ -170,7 +173,13 @@ def _read_csv(path: Path, text: str) -> Iterator[_Entry]:
         if len(row.fields) != len(columns):
             fact = f"{where} has {plural(len(row.fields), 'field')}, and the header has {len(columns)}"
             raise SourceError(f"{fact}; put quotes around a caption with commas")
-        yield _entry(where, dict(zip(columns, map(unescape_formula, row.fields), strict=True)), number)
+        value = dict(zip(columns, map(unescape_formula, row.fields), strict=True))
+        if not _is_failure(value):
+            yield _entry(where, value, number)
+
+
+def _is_failure(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value.get("error")) and not (value.get("caption") or value.get("captions"))
 
 
 def _entry(where: str, value: Any, number: int) -> _Entry:

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clipcap.caption import Captioner, CaptionerSettings, caption
+from clipcap.caption.evaluate.predictions import read_predictions
 from clipcap.caption.inputs import Inputs
 from clipcap.data.cache.index import Cache
 from clipcap.data.command import progress
@@ -76,7 +77,11 @@ def test_patterns_and_a_list_on_stdin_name_images(
     give(f"{files[0]}\n{tmp_path}/gone.jpg\n{files[1]}")
     result = run("caption", "-", *model, "--json")
     assert result.status == 0
-    assert json.loads(result.out) == everything[:2]
+    assert json.loads(result.out) == [
+        everything[0],
+        {"input": f"{tmp_path}/gone.jpg", "error": "there is no such file"},
+        everything[1],
+    ]
     assert result.err.splitlines() == [
         f"warning: {tmp_path}/gone.jpg skipped: there is no such file",
         "warning: 1 input of 3 skipped",
@@ -207,8 +212,8 @@ def test_several_captions_of_each_input_come_best_first(run: Any, model: list[ob
     )
     assert [entry["captions"][0] for entry in found] == [entry["caption"] for entry in best]
     table = list(csv.reader(io.StringIO(run("caption", small_cache, *options, "--csv").out)))
-    assert table[0] == ["input", "caption"]
-    assert table[1:] == [[entry["input"], caption] for entry in found for caption in entry["captions"]]
+    assert table[0] == ["input", "caption", "error"]
+    assert table[1:] == [[entry["input"], caption, ""] for entry in found for caption in entry["captions"]]
 
 
 def test_captions_go_to_a_file(tmp_path: Path, run: Any, model: list[object], small_cache: Path) -> None:
@@ -226,8 +231,25 @@ def test_a_damaged_image_is_skipped_and_the_others_are_captioned(
     (folder / "000000000115.jpg").write_text("no image")
     result = run("caption", folder, *model, "--json", "--batch-size", 2)
     assert result.status == 0
-    assert [Path(entry["input"]).stem[-3:] for entry in json.loads(result.out)] == ["113", "114", "116", "117"]
-    assert f"warning: {folder}/000000000115.jpg skipped: " in result.err
+    found = json.loads(result.out)
+    assert [(Path(entry["input"]).stem[-3:], "error" in entry) for entry in found] == [
+        *[("113", False), ("114", False), ("115", True), ("116", False), ("117", False)]
+    ]
+    reason = found[2]["error"]
+    assert f"warning: {folder}/000000000115.jpg skipped: {reason}\n" in result.err
+    lines = run("caption", folder, *model, "--jsonl", "-o", tmp_path / "captions.jsonl")
+    assert lines.status == 0
+    assert list(map(json.loads, (tmp_path / "captions.jsonl").read_text().splitlines())) == found
+    table = list(csv.reader(io.StringIO(run("caption", folder, *model, "--csv").out)))
+    assert table == [
+        ["input", "caption", "error"],
+        *([entry["input"], entry.get("caption", ""), entry.get("error", "")] for entry in found),
+    ]
+    for name, text in (("a.json", result.out), ("a.csv", run("caption", folder, *model, "--csv").out)):
+        (tmp_path / name).write_text(text)
+        (predicted,) = read_predictions(tmp_path / name)
+        assert predicted.captions == {entry["input"]: entry["caption"] for entry in found if "caption" in entry}
+    assert run("caption", folder, *model, "-o", tmp_path / "captions.jsonl").status == 0  # it may be replaced
 
 
 def test_a_run_knows_how_many_inputs_it_has(small_cache: Path, tmp_path: Path) -> None:
