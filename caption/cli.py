@@ -146,13 +146,8 @@ def caption(
             todo = models[out.model :]
             results = start.caption(found, todo, settings, decode=decode, options=options, start=out.start)
             # Results on the same terminal show the progress; a bar would overwrite them.
-            count = found.count()
-            total, done = (None, 0) if count is None else (count * len(models), count * out.model + out.start)
             bar = output is not None or not sys.stdout.isatty()
-            with Progress("captioning", "inputs", total, done, bar=bar) as progress:
-                _write(results, models, writer, out, folders, progress)
-        if progress.skipped:
-            logger.warning(f"{plural(progress.skipped, 'input')} of {progress.done:,} skipped")
+            _write(results, models, writer, out, folders, found.count(), bar)
 
 
 def _write(
@@ -161,20 +156,37 @@ def _write(
     writer: "Writer",
     output: "Output",
     folders: "dict[Path, ImageFolder]",
-    progress: Progress,
+    count: int | None,
+    bar: bool,
 ) -> None:
-    """Write each result when it comes, its image first: a run that is interrupted in between writes both again."""
-    for result in results:
-        if result.reason is not None:
-            logger.warning(f"{result.input} skipped: {result.reason}")
-            writer.write_failure(result.input, result.reason, str(result.model))  # a file gets it with the next result
-            progress.advance(skipped=1)
-            continue
-        if result.image is not None and folders:
-            folders[result.model].save(result.image, result.captions)
-        writer.write(result.input, result.captions, str(result.model))
-        output.done(models.index(result.model), result.number)
-        progress.advance()
+    """Write each result when it comes, its image first: a run that is interrupted in between writes both again.
+
+    Args:
+        results: of all models, from where the output continues.
+        models: all of them, also those that are done.
+        writer: writes to the output.
+        output: takes note of what is written.
+        folders: for captioned images, by model.
+        count: how many inputs there are, if that is known.
+        bar: whether a bar may be drawn.
+    """
+    total, done = (None, 0) if count is None else (count * len(models), count * output.model + output.start)
+    with Progress("captioning", "inputs", total, done, bar=bar) as progress:
+        for result in results:
+            if result.reason is not None:
+                logger.warning(f"{result.input} skipped: {result.reason}")
+                writer.write_failure(
+                    result.input, result.reason, str(result.model)
+                )  # a file gets it with the next result
+                progress.advance(skipped=1)
+                continue
+            if result.image is not None and folders:
+                folders[result.model].save(result.image, result.captions)
+            writer.write(result.input, result.captions, str(result.model))
+            output.done(models.index(result.model), result.number)
+            progress.advance()
+    if progress.skipped:
+        logger.warning(f"{plural(progress.skipped, 'input')} of {progress.done:,} skipped")
 
 
 def main() -> None:
