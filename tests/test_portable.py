@@ -52,7 +52,8 @@ def problems(source: str) -> list[str]:
 def problems_of_call(call: ast.Call) -> Iterator[str]:
     name, options = ast.unparse(call.func), {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
     method = isinstance(call.func, ast.Attribute)
-    if method and name.endswith((".read_text", ".write_text")) and "encoding" not in options:
+    ours = name == "files.read_text"  # always UTF-8
+    if method and name.endswith((".read_text", ".write_text")) and "encoding" not in options and not ours:
         yield "has no encoding"
     if name == "open" or (method and name.endswith(".open")):
         modes = [ast.unparse(argument).strip("'") for argument in call.args]

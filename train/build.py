@@ -97,7 +97,7 @@ def build_trainer(
             raise
         raise UsageError(f"the model does not fit into the memory of {device}; use `device` cpu") from error
     retokenize = None if start.cached_tokens else tokenizer
-    corpora = load_corpora(cache, longest, retokenize, device=device, stream=bool(settings.stream))
+    corpora = load_corpora(cache, longest, retokenize, device=device, stream=bool(settings.stream), finite=True)
     for corpus in corpora.values():
         if len(corpus.token) and int(corpus.token.max()) >= config.vocab_size:
             fact = f"{cache.path} has a token {int(corpus.token.max()):,}, the model has {config.vocab_size:,} tokens"

@@ -357,7 +357,7 @@ def save_archives_and_pickles() -> None:
         (["scalar.npy"], ["scalar.npy", "()"]),
         (["none.npy"], ["none.npy", "(0, 16)"]),
         (["nan.npy"], ["nan.npy", "row 1"]),
-        (["zip.npy"], ["zip.npy", "archive"]),
+        (["zip.npy"], ["zip.npy", "no header of numpy"]),
         (["bad.npz"], ["bad.npz"]),
         (["damaged.npz"], ["damaged.npz"]),
         (["unknown.npz"], ["unknown.npz", "embeddings", "it has x"]),

@@ -111,6 +111,7 @@ def load_corpora(
     *,
     device: torch.device | None = None,
     stream: bool = False,
+    finite: bool = False,
 ) -> dict[str, Corpus]:
     """Read a cache into a corpus for each split that has captions.
 
@@ -121,6 +122,7 @@ def load_corpora(
         device: device of the batches; by default the CPU.
         stream: keep only a few blocks of the embeddings in memory, and read them when they are accessed. Otherwise all
             are read at the first access, and stay in memory.
+        finite: whether an embedding that is NaN or infinite is an error when it is read.
 
     Returns:
         The corpora by the names of their splits: `train`, and `val` and `test` if the cache has them.
@@ -154,7 +156,7 @@ def load_corpora(
                 split.text.append(tables.text[caption])
     shape = cache.embedding_shape
     return {
-        name: split.corpus(shape, cache.views_of(name), max_tokens, device, stream, cache.encoder)
+        name: split.corpus(shape, cache.views_of(name), max_tokens, device, stream, cache.encoder, finite)
         for name, split in splits.items()
         if split.text
     }
@@ -189,9 +191,10 @@ class _Split:
         device: torch.device,
         stream: bool,
         encoder: int,
+        finite: bool,
     ) -> Corpus:
         captions, length = np.concatenate(self.captions), np.concatenate(self.length)
-        stored = StoredEmbeddings(self.stored, shape, views, max(self.scale), encoder)
+        stored = StoredEmbeddings(self.stored, shape, views, max(self.scale), encoder, finite)
         return Corpus(
             embedding=StreamedEmbeddings(stored, device) if stream else ResidentEmbeddings(stored, device),
             image=np.repeat(np.arange(len(captions)), captions),

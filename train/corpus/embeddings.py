@@ -66,6 +66,7 @@ class StoredEmbeddings:
         views: V, how many views each image of the split has.
         scale: the largest scale of the shards.
         encoder: the number of the encoder in the cache.
+        finite: whether an embedding that is NaN or infinite is an error, as for training.
     """
 
     shards: list[tuple[Path, Numbers]]
@@ -73,6 +74,7 @@ class StoredEmbeddings:
     views: int = 0
     scale: float = 1.0
     encoder: int = 0
+    finite: bool = False
 
     def __len__(self) -> int:
         return sum(len(rows) for _, rows in self.shards)
@@ -85,7 +87,7 @@ class StoredEmbeddings:
             divided by `scale`.
 
         Raises:
-            CacheError: a shard cannot be read any more, or an embedding in it is not finite.
+            CacheError: a shard cannot be read any more, or holds an embedding that must be finite and is not.
         """
         embedding = np.empty((last - first, 1 + self.views, *self.shape), dtype=np.float16)
         begin = 0  # index of the shard's first image
@@ -104,7 +106,8 @@ class StoredEmbeddings:
                     if view.shape[1:] != self.shape or rows_of_views.max() >= len(view):
                         raise DamagedCacheError(f"{path} has other views than the cache; {AGAIN}")
                     embedding[start : start + len(wanted), 1:] = rescaled(view[rows_of_views], scale, self.scale)
-                _check_finite(path, embedding[start : start + len(wanted)], wanted)
+                if self.finite:
+                    _check_finite(path, embedding[start : start + len(wanted)], wanted)
             begin += len(rows)
         return embedding
 

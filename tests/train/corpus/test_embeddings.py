@@ -185,7 +185,8 @@ def test_a_row_that_is_not_finite_is_named_where_it_is_read(small_cache: Path, t
     cache = Cache.open(tmp_path / small_cache.name)
     with h5py.File(cache.shards[1].path, "r+") as file:
         file["images/embedding"][3, 5] = value
-    stored = StoredEmbeddings([(s.path, np.arange(s.images)) for s in cache.shards], cache.embedding_shape)
+    rows = [(s.path, np.arange(s.images)) for s in cache.shards]
+    stored = StoredEmbeddings(rows, cache.embedding_shape, finite=True)
     for embedding in (ResidentEmbeddings(stored, CPU), StreamedEmbeddings(stored, CPU)):
         with pytest.raises(CacheError, match=r"cache-00001\.h5 has 1 embeddings that are not finite \(as row 3\)"):
             embedding[np.arange(len(stored))]
