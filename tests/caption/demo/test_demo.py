@@ -100,6 +100,7 @@ def test_ctrl_c_reaches_the_command_and_waits_for_it(tmp_path: Path) -> None:
     )
     while not (tmp_path / "demo/checkpoints/run.json").exists():
         assert process.poll() is None
+        time.sleep(0.05)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
     _, err = process.communicate(timeout=120)
