@@ -277,7 +277,7 @@ def test_a_run_without_a_readable_image_is_an_error(tmp_path: Path, run: Any, mo
     result = run("caption", tmp_path / "x.jpg", *model, "--json")
     assert result.status == 2
     assert "none of 1 image" in result.err.splitlines()[-1]
-    assert json.loads(result.out) == []
+    assert [entry["input"] for entry in json.loads(result.out) if entry["error"]] == [str(tmp_path / "x.jpg")]
 
 
 def test_an_encoder_whose_weights_changed_is_refused(
@@ -525,9 +525,13 @@ def test_an_image_that_cannot_be_cropped_does_not_end_the_run(
     (tmp_path / ".hidden.jpg").write_bytes(b"not looked at")
     result = run("caption", tmp_path, *model, "--jsonl")
     assert result.status == 0
-    assert [json.loads(line)["input"] for line in result.out.splitlines()] == [str(tmp_path / "a.jpg")]
+    found = [json.loads(line) for line in result.out.splitlines()]
+    assert [(entry["input"], "caption" in entry) for entry in found] == [
+        (str(tmp_path / "a.jpg"), True),
+        (str(tmp_path / "thin.png"), False),
+    ]
     assert f"{tmp_path}/thin.png skipped: 4,000 x 2" in result.err
-    assert len(result.err.splitlines()) == 1
+    assert result.err.splitlines()[1:] == ["warning: 1 input of 2 skipped"]
 
 
 def test_options_of_one_strategy_choose_it(run: Any, model: list[object], small_cache: Path) -> None:

@@ -70,8 +70,8 @@ def test_several_models_caption_a_folder_in_turn(tmp_path: Path, run: Any, train
     result = run("caption", images, *both, "--csv", "--save-pictures", tmp_path / "out")
     assert result.status == 0, result.err
     table = list(csv.reader(io.StringIO(result.out)))
-    assert table[0] == ["image", "model", "caption"]
-    assert table[1:] == [[e["input"], str(m), e["caption"]] for m, some in ((best, one), (last, two)) for e in some]
+    assert table[0] == ["image", "model", "caption", "error"]
+    assert table[1:] == [[e["input"], str(m), e["caption"], ""] for m, some in ((best, one), (last, two)) for e in some]
     assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.jpg")) == sorted(
         f"{model}/{Path(entry['input']).name}" for model in ("best", "last") for entry in one
     )

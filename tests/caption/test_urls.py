@@ -72,7 +72,9 @@ def test_urls_on_stdin_that_cannot_be_read_are_skipped(
     lines = f"hub://set/{image.name}\nhub://set/none.jpg\nhub://set/bad.jpg\n{image}\n"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     result = run("caption", "-", "--json", *model)
-    assert [entry["input"] for entry in json.loads(result.out)] == [f"hub://set/{image.name}", str(image)]
+    found = json.loads(result.out)
+    assert [entry["input"] for entry in found if "caption" in entry] == [f"hub://set/{image.name}", str(image)]
+    assert [entry["input"] for entry in found if "error" in entry] == ["hub://set/none.jpg", "hub://set/bad.jpg"]
     fact = "hub://set/none.jpg does not exist, or is private; check the URL, or sign in"
     assert f"warning: hub://set/none.jpg skipped: {fact}\n" in result.err
     assert "warning: hub://set/bad.jpg skipped: not an image of a known format\n" in result.err

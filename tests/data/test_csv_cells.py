@@ -85,7 +85,7 @@ def test_captions_are_written_as_texts_and_read_as_they_were(tmp_path: Path) -> 
             writer.write(name, [caption], "other")
     with (tmp_path / "c.csv").open(newline="") as file:
         header, first, *_ = csv.reader(file)
-    assert (header, first) == (["image", "model", "caption"], ["'=1+10.jpg", "'-m", "'=1+1"])
+    assert (header, first) == (["image", "model", "caption", "error"], ["'=1+10.jpg", "'-m", "'=1+1", ""])
     one, _ = read_predictions(tmp_path / "c.csv")
     assert one.model == "-m"
     assert one.captions == {name: caption.replace("\r", "\n") for name, caption in captions.items()}

@@ -161,7 +161,7 @@ def captions(form: str, stream: io.StringIO) -> str:
 
 def test_captions_in_a_pipe_are_a_line_each_and_tables_keep_their_texts() -> None:
     assert captions("text", io.StringIO()) == f"{IN_A_PIPE}: caption {IN_A_PIPE}\n"
-    assert captions("csv", io.StringIO()) == f'input,caption\n"{EVIL}","caption {EVIL}"\n'
+    assert captions("csv", io.StringIO()) == f'input,caption,error\n"{EVIL}","caption {EVIL}",\n'
     for form in ("json", "jsonl"):
         written = captions(form, io.StringIO())
         assert all(printable(line) == line for line in written.split("\n"))
@@ -173,7 +173,7 @@ def test_captions_on_a_terminal_have_no_control(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "dumb")
     assert captions("text", Terminal()) == f"{ON_A_TERMINAL}: caption {ON_A_TERMINAL}\n"
-    assert captions("csv", Terminal()) == f"input,caption\n{ON_A_TERMINAL},caption {ON_A_TERMINAL}\n"
+    assert captions("csv", Terminal()) == f"input,caption,error\n{ON_A_TERMINAL},caption {ON_A_TERMINAL},\n"
     rows = [line.split() for line in captions("table", io.StringIO()).splitlines()]
     assert rows == [["input", "caption"], [ON_A_TERMINAL, "caption", ON_A_TERMINAL]]
     for form in FORMATS:
