@@ -24,6 +24,8 @@ from clipcap.data.cache.shard import ShardTables, group_of, read_shard, table
 from clipcap.data.errors import CacheError, DamagedCacheError, UsageError
 from clipcap.data.pretrained.new_tokenizer import is_new
 
+_LONGEST_NAME = 255  # bytes of the name of a file
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
@@ -367,8 +369,8 @@ def _read_entries(path: Path, folder: Path, file: h5py.File) -> list[ShardEntry]
     counts = [numbers(file, f"shards/{name}", (OFFSETS,))[:].tolist() for name in ("images", "captions", "tokens")]
     rows = list(zip(names, sums, *counts, strict=True))
     for name in names:
-        if Path(name).name != name or "\0" in name:
-            raise CacheError(f"{path} names a shard outside its folder ({name!r}); {AGAIN}")
+        if Path(name).name != name or "\0" in name or len(name.encode()) > _LONGEST_NAME:
+            raise CacheError(f"{path} names a shard outside its folder ({name!r:.80}); {AGAIN}")
     if not names:
         raise DamagedCacheError(f"{path} lists no shards; delete it and {AGAIN}")
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None

@@ -206,6 +206,7 @@ def rewrite_names(file: h5py.File, names: list[str]) -> None:
         (["c-00000.h5", "c-00000.h5"], r"lists c-00000.h5 more than once"),
         ([], "lists no shards"),
         (["c-00000.h5\0"], "names a shard outside its folder"),
+        (["c" * 300], "names a shard outside its folder"),
         (["/etc/passwd"], "names a shard outside its folder"),
         (["fifo"], r"fifo, a shard of .*, is missing"),
         (["c.h5"], r"c.h5"),
