@@ -7,6 +7,8 @@ import errno
 import re
 from pathlib import Path
 
+from clipcap.data.memory import exhausted_memory
+
 LINE_BREAKS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # those of `str.splitlines`
 # Errors of the file system that are the machine's: a disk that is full, broken or read-only, a mount that went away.
 MACHINE_ERRORS = {
@@ -85,7 +87,7 @@ def unreadable(path: Path, error: BaseException, way_out: str) -> SourceError:
         error: what was raised. If memory ran out, the file is not called damaged.
         way_out: what to do about a damaged file.
     """
-    if isinstance(error, MemoryError):
+    if exhausted_memory(error):
         return SourceError(f"{path} needs more memory than there is; free some, or give a smaller dataset")
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
         way_out = "check its permissions"

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from clipcap.data.errors import SourceError, one_line, unreadable
 from clipcap.data.files import BoundedFile, open_file
+from clipcap.data.memory import exhausted_memory
 
 _SlowReader: Any = pickle._Unpickler
 _MAX_DEPTH = 64
@@ -75,30 +76,32 @@ def read_torch(path: Path) -> Any:
 
     try:
         with open_file(path) as file:
-            _check_archive(file)
-            stored: Any = file if zipfile.is_zipfile(file) else BoundedFile(file)  # texts in it may claim any length
-            file.seek(0)
+            stored: Any = file if _is_archive(file) else BoundedFile(file)  # texts in it may claim any length
             return torch.load(stored, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise refusal(path, one_line(error)) from error
     except (OSError, MemoryError) as error:
         raise unreadable(path, error, "give another file") from error
     except Exception as error:
+        if exhausted_memory(error):  # a RuntimeError of torch
+            raise unreadable(path, error, "") from error
         fact = f"{type(error).__name__}: {one_line(error)}"
         raise SourceError(f"{path} cannot be read by torch ({fact[:160]}); give another file") from error
 
 
-def _check_archive(file: BinaryIO) -> None:
-    """Refuse an archive whose members are compressed: torch writes none, and unpacks any.
+def _is_archive(file: BinaryIO) -> bool:
+    """Whether a file is an archive, as torch writes since 1.6; the file is left at its beginning.
 
     Raises:
-        ValueError: it is one.
+        ValueError: its members are compressed: torch writes none of these, and unpacks any.
     """
-    if zipfile.is_zipfile(file):
+    is_archive = zipfile.is_zipfile(file)
+    if is_archive:
         with zipfile.ZipFile(file) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("it is a compressed archive")
     file.seek(0)
+    return is_archive
 
 
 def refusal(path: Path, message: str) -> SourceError:

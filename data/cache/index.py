@@ -9,6 +9,7 @@ The index holds counts and content hashes, and no rows. It is written last, so a
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -373,9 +374,9 @@ def _read_entries(path: Path, folder: Path, file: h5py.File) -> list[ShardEntry]
             raise CacheError(f"{path} names a shard outside its folder ({name!r:.80}); {AGAIN}")
     if not names:
         raise DamagedCacheError(f"{path} lists no shards; delete it and {AGAIN}")
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
-    if twice is not None:
-        raise DamagedCacheError(f"{path} lists {twice} more than once; delete it and {AGAIN}")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DamagedCacheError(f"{path} lists {name} more than once; delete it and {AGAIN}")
     return [
         ShardEntry(path=folder / name, images=images, captions=captions, tokens=tokens, content=content)
         for name, content, images, captions, tokens in rows

@@ -1,10 +1,11 @@
 """Messages are one line, whatever is in the names that they have."""
 
 import copy
+from pathlib import Path
 
 import pytest
 
-from clipcap.data.errors import CacheError, ClipCapError, UnknownSourceError
+from clipcap.data.errors import CacheError, ClipCapError, UnknownSourceError, unreadable
 
 
 @pytest.mark.parametrize("kind", [ClipCapError, CacheError])
@@ -18,3 +19,11 @@ def test_an_unknown_source_has_its_three_lines() -> None:
     error = UnknownSourceError("one\rfound\ntwo\nthree")
     assert str(error) == "one\\rfound\ntwo\nthree"
     assert str(copy.copy(error)) == str(error)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_ran_out_is_not_blamed_on_the_file(error: Exception) -> None:
+    assert str(unreadable(Path("a.pt"), error, "give another file")).startswith("a.pt needs more memory than there is")
+    assert "give another file" in str(unreadable(Path("a.pt"), RuntimeError("bad header"), "give another file"))
