@@ -154,6 +154,13 @@ def copy_scaled(index: Path, folder: Path, *scales: float) -> Path:
     return folder / index.name
 
 
+def change_json(file: Path, edit: Callable[[Any], object]) -> None:
+    """Change the content of a JSON file in place."""
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
 def make_tar(file: Path, members: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> Path:
     """Write a tar of regular files, in the order of the dictionary."""
     file.parent.mkdir(parents=True, exist_ok=True)

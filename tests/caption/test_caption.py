@@ -104,8 +104,8 @@ def test_several_processes_decode_a_folder_in_order(
         started.append(threads)
         return map_in_order(function, items, threads)
 
-    monkeypatch.setattr("clipcap.caption.inputs.map_in_order", count)
-    monkeypatch.setattr("clipcap.caption.inputs.choose_workers", lambda: 3)
+    monkeypatch.setattr("clipcap.caption.input_kinds.map_in_order", count)
+    monkeypatch.setattr("clipcap.caption.input_kinds.choose_workers", lambda: 3)
     assert run("caption", folder, *model, "--batch-size", 2).out == expected.out
     assert run("caption", folder / "val2017", *model).status == 0
     assert started == [3, 0]  # none for a single batch

@@ -1,6 +1,5 @@
 """A folder of a stranger's tokenizer or model is checked before a library reads it, which could end the process."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from clipcap.data.errors import ModelError
 from clipcap.data.pretrained import tokenizer as module
 from clipcap.data.pretrained.model_folder import check_tokenizer_files
 from clipcap.data.pretrained.tokenizer import load_tokenizer
+from small_world import change_json
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -22,12 +22,6 @@ def folder(tokenizer_folder: Path, tmp_path: Path) -> Path:
     """A copy of the small tokenizer, to be changed."""
     shutil.copytree(tokenizer_folder, tmp_path / "tokenizer")
     return tmp_path / "tokenizer"
-
-
-def change(file: Path, edit: Change) -> None:
-    content = json.loads(file.read_text())
-    edit(content)
-    file.write_text(json.dumps(content))
 
 
 def vocabulary(**tokens: Any) -> Change:
@@ -64,7 +58,7 @@ CHANGES: list[tuple[Change, str]] = [
 
 @pytest.mark.parametrize(("edit", "message"), CHANGES)
 def test_a_tokenizer_that_the_library_may_not_survive_is_refused(folder: Path, edit: Change, message: str) -> None:
-    change(folder / "tokenizer.json", edit)
+    change_json(folder / "tokenizer.json", edit)
     with pytest.raises(ModelError) as found:
         load_tokenizer(str(folder))
     assert str(found.value).startswith(f"the tokenizer in {folder} cannot be read (")
@@ -75,7 +69,7 @@ def test_a_tokenizer_that_the_library_may_not_survive_is_refused(folder: Path, e
 def test_a_vocabulary_alone_is_checked_too(folder: Path, edit: Change) -> None:
     for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
         (folder / name).unlink()
-    change(folder / "vocab.json", edit)
+    change_json(folder / "vocab.json", edit)
     with pytest.raises(ModelError, match=r"vocab\.json: the token 'a' has the id"):
         load_tokenizer(str(folder))
 

@@ -29,6 +29,7 @@ from clipcap.train.model.checkpoint import (
 )
 from clipcap.train.model.find import find_checkpoint
 from clipcap.train.run.state import TrainState, from_files, to_files
+from small_world import change_json
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -62,12 +63,6 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     """A copy of the checkpoint, to be changed."""
     shutil.copytree(saved, tmp_path / "last")
     return tmp_path / "last"
-
-
-def change(file: Path, edit: Change) -> None:
-    content = json.loads(file.read_text())
-    edit(content)
-    file.write_text(json.dumps(content))
 
 
 def put(*path: Any) -> Change:
@@ -117,7 +112,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("edit", CONFIGS)
 def test_a_config_with_an_odd_value_is_refused_in_one_line_with_its_file(folder: Path, edit: Change) -> None:
-    change(folder / "config.json", edit)
+    change_json(folder / "config.json", edit)
     with pytest.raises(CheckpointError) as found:
         load_checkpoint(folder)
     assert str(folder) in str(found.value) or "output layer" in str(found.value)
@@ -126,7 +121,7 @@ def test_a_config_with_an_odd_value_is_refused_in_one_line_with_its_file(folder:
 
 @pytest.mark.parametrize("value", [[1, 2], None, "x", 2**40])
 def test_the_tokenizer_decides_which_token_ends_a_text(folder: Path, value: Any) -> None:
-    change(folder / "config.json", lm("eos_token_id", value))
+    change_json(folder / "config.json", lm("eos_token_id", value))
     model, tokenizer, _ = load_checkpoint(folder)
     assert model.end == tokenizer.eos_token_id
 
@@ -212,7 +207,7 @@ def test_memory_that_runs_out_is_not_called_damage(
 )
 @pytest.mark.parametrize("value", ["1", [], float("nan"), 2**70, {}])
 def test_a_training_state_with_an_odd_value_is_refused_with_its_folder(folder: Path, name: str, value: Any) -> None:
-    change(folder / "training_state.json", put(name, value))
+    change_json(folder / "training_state.json", put(name, value))
     with pytest.raises(CheckpointError, match=f"the training state in {folder} is damaged"):
         from_files(folder)
 
