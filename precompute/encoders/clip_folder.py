@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.data.files import as_object, read_json_object
-from clipcap.data.pretrained.model_folder import check_model_folder, check_tokenizer_files
+from clipcap.data.pretrained.model_folder import check_model_folder
 
 CONFIG = "open_clip_config.json"
 _LARGEST = {"layers": 1000, "depth": 1000, "context_length": 1 << 12, "vocab_size": 1 << 24, "mlp_ratio": 64}
@@ -21,10 +21,9 @@ def check_clip_folder(folder: Path) -> None:
 
     Raises:
         OSError: a file is of another kind, too large, or cannot be read.
-        ValueError: the configuration or the tokenizer is not what it must be, or a number is too large.
+        ValueError: the configuration is not what it must be, or a number is too large.
     """
     check_model_folder(folder)
-    check_tokenizer_files(folder)
     content = read_json_object(folder / CONFIG)
     _check_preprocessing(as_object(content.get("preprocess_cfg", {})))
     model = as_object(content.get("model_cfg"))

@@ -19,10 +19,11 @@ from clipcap.data.errors import ModelError, UsageError, one_line
 from clipcap.data.memory import exhausted_memory
 from clipcap.data.pretrained.device import autocast
 from clipcap.data.pretrained.hub import use_hub_if_reachable
+from clipcap.data.pretrained.model_folder import check_tokenizer_files
 from clipcap.data.pretrained.remote_code import remote_code_refused
 from clipcap.data.pretrained.weights import weights_sha256
 from clipcap.precompute.encoders.clip import load_clip
-from clipcap.precompute.encoders.clip_choice import EncoderChoice
+from clipcap.precompute.encoders.clip_choice import LOCAL, EncoderChoice
 
 TEXTS_IN_BATCH = 256
 Tokenize = Callable[[list[str]], torch.Tensor]  # texts become token ids, int64 (n, context length)
@@ -178,6 +179,8 @@ def _load_tokenizer(choice: EncoderChoice) -> Tokenize:
     if choice.weights is not None and "hf_tokenizer_name" in open_clip.get_model_config(choice.name)["text_cfg"]:
         use_hub_if_reachable()
     try:
+        if choice.model_name.startswith(LOCAL):
+            check_tokenizer_files(Path(choice.model_name.removeprefix(LOCAL)))
         with remote_code_refused():
             tokenizer: Tokenize = open_clip.get_tokenizer(choice.model_name)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError and the errors of its parsers

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from clipcap.data.cache.fingerprint import Fingerprint
 from clipcap.data.errors import ModelError
 from clipcap.data.pretrained.bundled import BUNDLED_ENCODERS
 from clipcap.precompute.encoders.clip_folder import check_clip_folder
+from clipcap.precompute.encoders.clip_text import load_text_tower
 from clipcap.precompute.encoders.load import load_encoder
+from small_world import change_json
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -52,9 +55,7 @@ def set_in(part: str, **values: Any) -> Change:
 )
 def test_a_configuration_with_an_odd_value_is_refused_in_one_line(folder: Path, edit: Change, message: str) -> None:
     file = folder / "open_clip_config.json"
-    content = json.loads(file.read_text())
-    edit(content)
-    file.write_text(json.dumps(content))
+    change_json(file, edit)
     with pytest.raises(ModelError) as found:
         load_encoder(str(folder), device=torch.device("cpu"))
     assert str(found.value).startswith(f"{folder} cannot be loaded (")
@@ -67,6 +68,16 @@ def test_weights_that_are_a_fifo_are_named_and_not_waited_for(folder: Path) -> N
     os.mkfifo(folder / "open_clip_model.safetensors")
     with pytest.raises(ModelError, match="a FIFO, not a file"):
         load_encoder(str(folder), device=torch.device("cpu"))
+
+
+def test_a_tokenizer_that_is_not_supported_ends_the_text_tower_and_not_the_image_tower(folder: Path) -> None:
+    """The folders of the first SigLIP hold such a tokenizer, which images do not need."""
+    tokenizer = {"model": {"type": "Unigram", "vocab": []}, "normalizer": {"type": "Precompiled"}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    encoder = load_encoder(str(folder), device=torch.device("cpu"))
+    fingerprint = Fingerprint.unchecked(encoder=str(folder), width=encoder.shape[-1])
+    with pytest.raises(ModelError, match=r"tokenizer of the text tower .* Precompiled normalizer, which is not supp"):
+        load_text_tower(fingerprint, device=torch.device("cpu"))
 
 
 def test_a_folder_as_it_was_saved_passes(folder: Path) -> None:
